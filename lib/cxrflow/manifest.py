@@ -1,0 +1,109 @@
+"""The small files by which jobs find each other: a table's manifest and a run's records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from cxrflow import storage
+from cxrflow.errors import UserError
+
+TABLE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of samples, with exactly one row group."""
+
+    path: str
+    """Place below the table's folder."""
+    split: str
+    rows: int
+    labels: dict[str, int]
+    """Rows of each label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """``TABLE/manifest.json``: what a table holds. It names every shard with its row count, so that no worker
+    has to list a folder or open footers; a Parquet file that it does not name is not part of the table."""
+
+    version: int = TABLE_VERSION
+    height: int
+    width: int
+    labels: list[str]
+    """In the order of the model's outputs."""
+    shards: list[Shard]
+    quarantined: dict[str, int]
+    """Files of each reason."""
+    config: dict
+    """The ingest configuration."""
+    split_thresholds: dict[str, list[float]] = field(default_factory=dict)
+    """Per label, where train ends and where val ends on the patients' hash from 0 to 1."""
+
+    def of_split(self, split: str) -> list[Shard]:
+        """The shards of a split, or of all of them for ``"all"``."""
+        return [shard for shard in self.shards if split in ("all", shard.split)]
+
+    def rows(self) -> int:
+        """Samples of the whole table."""
+        return sum(shard.rows for shard in self.shards)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by split and label."""
+        counts: dict[str, dict[str, int]] = {}
+        for shard in self.shards:
+            of_split = counts.setdefault(shard.split, dict.fromkeys(self.labels, 0))
+            for label, rows in shard.labels.items():
+                of_split[label] += rows
+        return counts
+
+
+def read_manifest(table: str) -> Manifest:
+    """The table's manifest. Raises UserError where the folder is no table, or one of another version."""
+    url = storage.join(table, "manifest.json")
+    if not storage.exists(url):
+        raise UserError(f"--table: expected a table that ingest.py wrote, found no manifest.json in {table!r}; "
+                        "run jobs/ingest.py first or name another folder")
+    try:
+        content = json.loads(storage.read_bytes(url))
+        version = content.get("version")
+        if version != TABLE_VERSION:
+            raise UserError(f"{url}: expected a table of version {TABLE_VERSION}, got {version}; ingest it again")
+        return Manifest(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{url}: expected the manifest that ingest.py writes, got something else ({error}); "
+                        "ingest the images again") from None
+
+
+def write_manifest(table: str, manifest: Manifest) -> None:
+    write_json(storage.join(table, "manifest.json"), dataclasses.asdict(manifest))
+
+
+def write_json(url: str, content: dict) -> None:
+    """Write plain data as JSON that a person can read."""
+    storage.write_bytes(url, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+
+
+class RunDirectory:
+    """The files of a training run, by name. Nothing is read or made before it is asked for."""
+
+    def __init__(self, url: str):
+        self.url = storage.absolute(url)
+        self.config = storage.join(url, "config.json")
+        self.history = storage.join(url, "history.json")
+        self.model = storage.join(url, "model.keras")
+        self.metrics = storage.join(url, "metrics.json")
+        self.scores = storage.join(url, "scores.parquet")
+        self.report = storage.join(url, "report.html")
+
+    def picture(self, name: str) -> str:
+        return storage.join(self.url, f"{name}.png")
+
+    def read(self, url: str, made_by: str) -> dict:
+        """One of the JSON files. Raises UserError where it is missing, with the job that makes it."""
+        if not storage.exists(url):
+            raise UserError(f"--run: expected a run directory with {url.rsplit('/', 1)[1]}, found none in "
+                            f"{self.url!r}; run jobs/{made_by}.py first or name another folder")
+        return json.loads(storage.read_bytes(url))

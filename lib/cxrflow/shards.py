@@ -1,0 +1,52 @@
+"""Writing and reading shards: Parquet files of samples with exactly one row group. pyarrow only."""
+
+from __future__ import annotations
+
+import uuid
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrflow import storage
+from cxrflow.schema import SAMPLES
+
+
+def write_shard(folder: str, split: str, table: pa.Table) -> str:
+    """Write ``table`` (schema SAMPLES) as one row group below ``folder``; returns its path there.
+
+    The name is new each time, so a task that is tried twice never writes over itself: whoever collects the
+    shards decides by name which of them count.
+    """
+    name = f"split={split}/{uuid.uuid4().hex}.parquet"
+    with storage.open_file(storage.join(folder, name), "wb") as file:
+        # Pixels hardly repeat, so a dictionary of them would only cost; the names repeat a lot.
+        pq.write_table(table, file, row_group_size=max(1, table.num_rows), compression="zstd", compression_level=1,
+                       use_dictionary=["label", "patient_id", "split", "source_format"])
+    return name
+
+
+def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
+    """The shard's rows, or some of their columns."""
+    with storage.open_file(url) as file:
+        return pq.read_table(file, columns=columns, use_threads=False)
+
+
+class ShardWriter:
+    """Gathers the samples of one split and writes a shard whenever ``rows`` of them are there."""
+
+    def __init__(self, folder: str, split: str, rows: int):
+        self._folder, self._split, self._rows = folder, split, rows
+        self._pending: list[dict] = []
+
+    def add(self, sample: dict) -> str | None:
+        """Take one sample; returns the path of the shard that it completed, if it did."""
+        self._pending.append(sample)
+        return self.flush() if len(self._pending) == self._rows else None
+
+    def flush(self) -> str | None:
+        """Write what is pending as a shorter shard; returns its path, or None where nothing was pending."""
+        if not self._pending:
+            return None
+        table = pa.Table.from_pylist(self._pending, schema=SAMPLES)
+        self._pending = []
+        return write_shard(self._folder, self._split, table)

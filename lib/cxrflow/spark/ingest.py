@@ -1,0 +1,182 @@
+"""Image files to a table: list, place, decode on the executors, even out the shards, commit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import uuid
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from cxrflow import storage
+from cxrflow.config import IngestConfig, to_dict
+from cxrflow.errors import UserError
+from cxrflow.manifest import Manifest, Shard, write_manifest
+from cxrflow.schema import QUARANTINE, spark_ddl
+from cxrflow.shards import read_shard, write_shard
+from cxrflow.spark.decode import OUTCOME, DecodeTask
+from cxrflow.spark.listing import check_images, list_files
+from cxrflow.spark.placement import place_files
+from cxrflow.spark.session import settings, task_slots
+
+log = logging.getLogger(__name__)
+
+# Aimed at for one decoding task: long enough to pay its start, short enough to balance and to try again.
+TASK_BYTES = 256 * 2**20
+# Bytes of files that Spark hands a Python worker at a time where the files come through the JVM.
+CONTENT_BATCH_BYTES = 64 * 2**20
+
+
+def check_ingest(config: IngestConfig) -> None:
+    """Raise UserError for what shows to be wrong before Spark is started."""
+    check_images(config.images)
+    if config.labels and storage.is_local(config.labels) and not storage.exists(config.labels):
+        raise UserError(f"--labels: expected a CSV or Parquet file, found nothing at {config.labels!r}")
+    if storage.exists(storage.join(config.table, "manifest.json")) and not config.overwrite:
+        raise UserError(f"--table: expected a new folder, but {config.table!r} holds a table already; "
+                        "name another folder, or replace the table with --overwrite")
+
+
+def ingest(spark: SparkSession, config: IngestConfig) -> dict:
+    """Decode every file below ``config.images`` into the table ``config.table``.
+
+    Every file ends either as a row of samples or as a row of quarantine with its reason. The table appears at
+    once at the end, when its manifest is written; a run that dies before leaves the old table as it was.
+
+    Returns files, samples, quarantined (by reason), counts (by split and label), patients, shards and seconds.
+    Raises UserError for bad input, RuntimeError where the counts do not reconcile.
+    """
+    started = time.monotonic()
+    check_ingest(config)
+    slots = task_slots(spark)
+    # A listing is small: what Spark would open files and split shuffles for costs more than the work itself.
+    with settings(spark, {
+        "spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * slots),
+        "spark.sql.execution.arrow.maxRecordsPerBatch": 10_000,
+    }):
+        files = list_files(spark, config.images).cache()
+        total = files.agg(F.count("*").alias("files"), F.sum("size").alias("bytes"), F.max("size").alias("largest")).first()
+        log.info("%s files, %.1f MB, below %s", f"{total['files']:,}", total["bytes"] / 1e6, config.images)
+        placed, thresholds = place_files(spark, files, config)
+        staging = storage.join(config.table, "_staging", uuid.uuid4().hex)
+        try:
+            outcomes = _decode_all(spark, config, placed, total, staging)
+            manifest = _manifest(spark, config, outcomes, staging, thresholds)
+            _reconcile(total["files"], manifest)
+            _commit(config.table, staging, manifest, outcomes)
+        finally:
+            storage.remove(staging)
+    return {
+        "files": total["files"], "samples": manifest.rows(), "quarantined": sum(manifest.quarantined.values()),
+        "reasons": manifest.quarantined, "counts": manifest.counts(), "shards": len(manifest.shards),
+        "table": storage.absolute(config.table), "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _decode_all(spark: SparkSession, config: IngestConfig, placed: DataFrame, total, staging: str) -> DataFrame:
+    """Decode every file, leaving shards below ``staging``; returns the outcomes, one row a file."""
+    if storage.is_local(config.images):
+        # A hash of the path spreads labels and sizes evenly over tasks and mixes them within each.
+        work = placed.repartition(_tasks(spark, config, total), "path").sortWithinPartitions(F.xxhash64("path"))
+    else:
+        # Only Spark can read the files, so their bytes come through the JVM; they are never shuffled.
+        work = list_files(spark, config.images, content=True).select("path", "content").join(F.broadcast(placed), "path")
+        batch = max(1, CONTENT_BATCH_BYTES // max(1, total["largest"]))
+        spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch)  # restored by ingest's block
+    task = DecodeTask(staging, config.height, config.width, config.shard_rows)
+    index = storage.for_spark(storage.join(staging, "outcomes"))
+    work.mapInArrow(task, spark_ddl(OUTCOME)).write.parquet(index)
+    return spark.read.parquet(index)
+
+
+def _tasks(spark: SparkSession, config: IngestConfig, total) -> int:
+    """Decoding tasks: enough to balance, few enough that most shards are filled within one task."""
+    wanted = min(math.ceil(total["bytes"] / TASK_BYTES), total["files"] // (8 * config.shard_rows))
+    return max(1, min(total["files"], max(task_slots(spark), wanted)))
+
+
+def _manifest(spark: SparkSession, config: IngestConfig, outcomes: DataFrame, staging: str,
+              thresholds: dict[str, list[float]]) -> Manifest:
+    """What the table will hold, read off the outcomes; short shards are evened out on the way."""
+    shards = _even_out(spark, config, staging, _shards(outcomes))
+    refused = outcomes.where("reason is not null").groupBy("reason").count().orderBy("reason")
+    return Manifest(
+        height=config.height, width=config.width, labels=sorted({label for shard in shards for label in shard.labels}),
+        shards=shards, quarantined={row["reason"]: row["count"] for row in refused.collect()},
+        config=to_dict(config), split_thresholds=thresholds)
+
+
+def _shards(outcomes: DataFrame) -> list[Shard]:
+    """The shards that committed tasks wrote."""
+    rows = outcomes.where("shard is not null").groupBy("shard", "split", "label").count().collect()
+    labels: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows:
+        labels.setdefault((row["shard"], row["split"]), {})[row["label"]] = row["count"]
+    return [Shard(path=path, split=split, rows=sum(counts.values()), labels=counts)
+            for (path, split), counts in sorted(labels.items())]
+
+
+def _even_out(spark: SparkSession, config: IngestConfig, staging: str, shards: list[Shard]) -> list[Shard]:
+    """Rewrite the shorter shards that tasks ended with, so that all of a split but the last have ``shard_rows``."""
+    full = [shard for shard in shards if shard.rows == config.shard_rows]
+    recipes = []
+    for split in sorted({shard.split for shard in shards}):
+        recipes += cut_evenly([s for s in shards if s.split == split and s.rows < config.shard_rows], config.shard_rows)
+    if recipes:
+        merged = spark.sparkContext.parallelize(recipes, len(recipes)).map(lambda recipe: _merge(staging, recipe))
+        full += merged.collect()
+    return sorted(full, key=lambda shard: (shard.split, shard.path))
+
+
+def cut_evenly(shards: list[Shard], rows: int) -> list[list[tuple[Shard, int, int]]]:
+    """Cut shards laid end to end into pieces of ``rows``; each piece is a list of (shard, first row, end row)."""
+    pieces: list[list[tuple[Shard, int, int]]] = []
+    room = 0
+    for shard in shards:
+        start = 0
+        while start < shard.rows:
+            if room == 0:
+                pieces.append([])
+                room = rows
+            stop = min(shard.rows, start + room)
+            pieces[-1].append((shard, start, stop))
+            room -= stop - start
+            start = stop
+    return pieces
+
+
+def _merge(staging: str, recipe: list[tuple[Shard, int, int]]) -> Shard:
+    table = pa.concat_tables([
+        read_shard(storage.join(staging, shard.path)).slice(start, stop - start) for shard, start, stop in recipe])
+    split = recipe[0][0].split
+    counts = {pair["values"]: pair["counts"] for pair in table["label"].combine_chunks().value_counts().to_pylist()}
+    return Shard(path=write_shard(staging, split, table), split=split, rows=table.num_rows, labels=counts)
+
+
+def _reconcile(files: int, manifest: Manifest) -> None:
+    samples, quarantined = manifest.rows(), sum(manifest.quarantined.values())
+    if samples + quarantined != files:
+        raise RuntimeError(f"{files} files were listed, but {samples} became samples and {quarantined} were quarantined; "
+                           "nothing was committed. Did the folder change while it was read? Run the job again")
+    if not samples:
+        table = ", ".join(f"{reason}: {count}" for reason, count in manifest.quarantined.items())
+        raise UserError(f"--images: expected readable images, but none of {files} files gave one ({table})")
+
+
+def _commit(table: str, staging: str, manifest: Manifest, outcomes: DataFrame) -> None:
+    """Move what was staged into the table, name it in the manifest, then remove what no manifest names."""
+    staged = storage.join(staging, "quarantine")
+    outcomes.where("reason is not null").select(*QUARANTINE.names).coalesce(1).write.parquet(storage.for_spark(staged))
+    for shard in manifest.shards:
+        storage.move(storage.join(staging, shard.path), storage.join(table, "samples", shard.path))
+    storage.remove(storage.join(table, "quarantine"))
+    for path in storage.files(staged, ".parquet"):
+        storage.move(path, storage.join(table, "quarantine", path.rsplit("/", 1)[1]))
+    write_manifest(table, manifest)
+    named = {storage.join(table, "samples", shard.path) for shard in manifest.shards}
+    for path in storage.files(storage.join(table, "samples"), ".parquet"):
+        if path not in named:
+            storage.remove(path)

@@ -1,0 +1,60 @@
+"""The Spark session of a job, and what it can run at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+from cxrflow.environment import java_home
+
+
+def open_session(app_name: str) -> SparkSession:
+    """The running session if there is one, otherwise a new one; local mode where no master is set."""
+    # Executors take the system's Python unless told otherwise.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    home = java_home()
+    if home:
+        os.environ["JAVA_HOME"] = home
+    spark = SparkSession.builder.appName(app_name).getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def task_slots(spark: SparkSession) -> int:
+    """Tasks that can run at once on the executors that are there now."""
+    context = spark.sparkContext._jsc.sc()
+    profile = context.resourceProfileManager().defaultResourceProfile()
+    return context.maxNumConcurrentTasks(profile)
+
+
+def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
+    """The number of task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
+
+    The executors of a cluster register one after the other while the driver already runs.
+    """
+    deadline = time.monotonic() + seconds
+    is_local = spark.sparkContext.master.startswith("local")
+    while (slots := task_slots(spark)) < wanted and not is_local and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return slots
+
+
+@contextmanager
+def settings(spark: SparkSession, values: dict[str, object]) -> Iterator[None]:
+    """Session settings for the length of a block; a notebook's session gets its own back afterwards."""
+    before = {key: spark.conf.get(key, None) for key in values}
+    try:
+        for key, value in values.items():
+            spark.conf.set(key, str(value))
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, value)

@@ -1,0 +1,139 @@
+"""Paths and URLs, for Python (through fsspec) and for Spark. Every file that Python reads or writes passes here.
+
+A place is written as a plain path, a ``file:`` URL, or a URL of any file system that fsspec knows (``s3://``,
+``hdfs://``, ``abfss://``, ``gs://``). On Databricks ``dbfs:/x`` is reached by Python as ``/dbfs/x``, and a Unity
+Catalog volume, ``/Volumes/...``, is a plain path to both.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import uuid
+
+import fsspec
+
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=/)")
+
+
+def absolute(url: str) -> str:
+    """The place as every process can name it: a URL with a scheme, or an absolute path for a local file."""
+    match = _SCHEME.match(url)
+    scheme = match.group(1).lower() if match else None
+    if scheme == "dbfs":
+        return "/dbfs" + url[match.end():].rstrip("/")
+    if scheme == "file":
+        return os.path.abspath("/" + url[match.end():].lstrip("/"))
+    return url.rstrip("/") if scheme else os.path.abspath(os.path.expanduser(url))
+
+
+def is_local(url: str) -> bool:
+    """Whether Python opens the place as an ordinary file, on this machine or on a mount."""
+    return not _SCHEME.match(absolute(url))
+
+
+def for_spark(url: str) -> str:
+    """The place as Spark names it, whatever Spark's default file system is."""
+    url = absolute(url)
+    if not is_local(url) or url.startswith("/Volumes/"):
+        return url
+    return "dbfs:" + url.removeprefix("/dbfs") if url.startswith("/dbfs/") else "file://" + url
+
+
+def from_spark(path: str) -> str:
+    """A path that Spark reports, as a person would write it: ``file:/a b.png`` becomes ``/a b.png``."""
+    return re.sub(r"^file:/+", "/", path)
+
+
+def for_petastorm(url: str) -> str:
+    """The place as a URL, which is what Petastorm wants even of a local file."""
+    return "file://" + url if is_local(url) else url
+
+
+def join(url: str, *parts: str) -> str:
+    """The place ``parts`` below ``url``."""
+    return posixpath.join(absolute(url), *parts)
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system that holds the place, and the place's path in it."""
+    return fsspec.core.url_to_fs(absolute(url))
+
+
+def exists(url: str) -> bool:
+    fs, path = filesystem(url)
+    return fs.exists(path)
+
+
+def is_folder(url: str) -> bool:
+    fs, path = filesystem(url)
+    return fs.isdir(path)
+
+
+def is_empty_folder(url: str) -> bool:
+    fs, path = filesystem(url)
+    return fs.isdir(path) and not fs.ls(path, detail=False)
+
+
+def open_file(url: str, mode: str = "rb"):
+    """An open file object; for writing, the folder is made first."""
+    fs, path = filesystem(url)
+    if "w" in mode:
+        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    return fs.open(path, mode)
+
+
+def read_bytes(url: str) -> bytes:
+    if is_local(url):  # fsspec's detour would cost more than reading a small file does
+        with open(absolute(url), "rb") as file:
+            return file.read()
+    with open_file(url) as file:
+        return file.read()
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a whole file so that a reader sees either the old one or the new one."""
+    if not is_local(url):
+        with open_file(url, "wb") as file:  # an object store shows an object when it is closed
+            file.write(data)
+        return
+    path = absolute(url)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def move(source: str, target: str) -> None:
+    fs, path = filesystem(source)
+    _, target_path = filesystem(target)
+    fs.makedirs(posixpath.dirname(target_path), exist_ok=True)
+    fs.mv(path, target_path)
+
+
+def remove(url: str) -> None:
+    """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
+    fs, path = filesystem(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def files(url: str, ending: str) -> list[str]:
+    """All files below the folder whose name has the ending, as places; none where there is no folder."""
+    fs, path = filesystem(url)
+    return sorted(_restore(url, found) for found in fs.find(path) if found.endswith(ending)) if fs.exists(path) else []
+
+
+def _restore(url: str, path: str) -> str:
+    """fsspec's path as a place again: it drops the scheme of a URL."""
+    fs, _ = filesystem(url)
+    return path if is_local(url) else fs.unstrip_protocol(path)

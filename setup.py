@@ -1,0 +1,43 @@
+"""Package metadata. Ranges here are wide; ``requirements*.lock`` pin what ``make setup`` installs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    # Databricks and most clusters bring their own Spark, so it is not a hard dependency.
+    "spark": ["pyspark>=3.5,<4"],
+    # Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
+    "train": ["keras>=3.5,<3.16", "petastorm>=0.12.1,<0.14", "pyarrow>=10,<15", "numpy<2"],
+    # Horovod 0.28.1, the last release, does not compile against TensorFlow 2.19.
+    "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
+    "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
+    "torch": ["torch>=2.2"],
+    "report": ["matplotlib>=3.7", "jinja2>=3.1"],
+    "test": ["pytest>=8", "hypothesis>=6", "pyyaml>=6"],
+}
+EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
+
+setup(
+    name="cxrflow",
+    version="0.1.0",
+    description="Train and apply chest X-ray classifiers on a Spark cluster",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    package_dir={"": "lib"},
+    packages=find_packages("lib"),
+    package_data={"cxrflow.report": ["*.html"]},
+    install_requires=[
+        "fsspec>=2023.1",
+        "numpy>=1.23",
+        "pandas>=1.5,<3",
+        "pillow>=9.5",
+        "pyarrow>=10",
+        "scikit-learn>=1.2",
+        "scipy>=1.9",
+        "tqdm>=4.64",
+        "tyro>=0.9",
+    ],
+    extras_require=EXTRAS,
+)
