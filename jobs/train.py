@@ -1,0 +1,22 @@
+"""Train a classifier on a table, on one or many workers, streaming the images from Parquet.
+
+The run directory receives the model with the best validation AUC, the history and the configuration. For example,
+with two workers that Horovod starts in two Spark task slots:
+
+    spark-submit jobs/train.py --table /data/table --run /data/run --launcher horovod --workers 2
+"""
+
+from cxrflow.cli import run_job
+from cxrflow.config import TrainConfig
+
+
+def main(config: TrainConfig) -> dict:
+    from cxrflow.launch.train import check_train, train
+    from cxrflow.spark.session import open_session
+
+    check_train(config)
+    return train(None if config.launcher == "local" else open_session("cxrflow train"), config)
+
+
+if __name__ == "__main__":
+    run_job(TrainConfig, main, __doc__)

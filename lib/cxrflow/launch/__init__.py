@@ -1,0 +1,46 @@
+"""Starting workers: one file a launcher, chosen by name.
+
+A launcher takes ``function(config, worker)`` and its configuration, runs it on every worker, and returns what rank 0
+returned. Its module is loaded when it is chosen, since each needs packages of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from cxrflow.errors import UserError
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where a launcher's ``launch`` function is, and what it needs."""
+
+    module: str
+    requires: str
+    """Module that must be installed."""
+    keras_backend: str
+    install: str
+
+    def load(self):
+        """The function ``launch(function, config, spark)``."""
+        return importlib.import_module(self.module).launch
+
+
+LAUNCHERS = {
+    "local": Launcher("cxrflow.launch.local", "keras", "tensorflow", "pip install cxrflow[train,tensorflow]"),
+    "horovod": Launcher("cxrflow.launch.horovod", "horovod", "tensorflow",
+                        "install a C++ compiler and run make setup again, or use --launcher torch"),
+    "torch": Launcher("cxrflow.launch.torch", "torch", "torch", "pip install torch, or use --launcher horovod"),
+}
+
+
+def find_launcher(name: str) -> Launcher:
+    """The launcher of that name. Raises UserError for an unknown name or where its package is missing."""
+    if name not in LAUNCHERS:
+        raise UserError(f"--launcher: expected one of {', '.join(LAUNCHERS)}; got {name!r}")
+    launcher = LAUNCHERS[name]
+    if importlib.util.find_spec(launcher.requires) is None:
+        raise UserError(f"--launcher {name}: the package {launcher.requires} is not installed; {launcher.install}")
+    return launcher

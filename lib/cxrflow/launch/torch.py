@@ -1,0 +1,77 @@
+"""Workers started by Spark's own TorchDistributor, one a Spark task slot, with torch under Keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.worker import Worker
+
+
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None) -> dict:
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    threads = spark.conf.get("spark.task.cpus", "1")
+    distributor = TorchDistributor(num_processes=config.workers, local_mode=False, use_gpu=False)
+    return distributor.run(_main, function, config, int(threads))
+
+
+def _main(function, config: TrainConfig, threads: int) -> dict:
+    # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
+    os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads))
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(threads)
+    dist.init_process_group("gloo")
+    try:
+        return function(config, TorchWorker())
+    finally:
+        dist.destroy_process_group()  # left open, torch ends the process with a noisy warning
+
+
+class TorchWorker(Worker):
+    """Talks through torch.distributed; gradients go as one flat tensor."""
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+
+    def average_gradients(self, gradients: list) -> list:
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.size
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+    def average(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        import torch
+
+        if not arrays:
+            return []
+        averaged = self.average_gradients([torch.tensor(array) for array in arrays])
+        return [tensor.numpy() for tensor in averaged]
+
+    def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        import torch
+        import torch.distributed as dist
+
+        tensors = [torch.tensor(array) for array in arrays]
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+        return [tensor.numpy() for tensor in tensors]
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        import torch.distributed as dist
+
+        parts: list = [None] * self.size
+        dist.all_gather_object(parts, array)
+        return np.concatenate(parts)

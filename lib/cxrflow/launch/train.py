@@ -1,0 +1,68 @@
+"""The driver's side of training: check everything that can be checked, then hand over to a launcher."""
+
+from __future__ import annotations
+
+from cxrflow import storage
+from cxrflow.config import TrainConfig
+from cxrflow.errors import UserError
+from cxrflow.launch import find_launcher
+from cxrflow.manifest import Manifest, RunDirectory, read_manifest
+from cxrflow.training.models import check_model
+
+
+def check_train(config: TrainConfig) -> None:
+    """Raise UserError for what shows to be wrong before Spark or a worker is started."""
+    find_launcher(config.launcher)
+    check_model(config.model)
+    if config.launcher == "local" and config.workers != 1:
+        raise UserError(f"--workers: expected 1 with the local launcher, got {config.workers}; "
+                        "use --launcher horovod or torch for more")
+    manifest = read_manifest(config.table)
+    _check_splits(manifest, config)
+    if storage.exists(RunDirectory(config.run).config) and not config.overwrite:
+        raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; "
+                        "name another folder, or replace the run with --overwrite")
+
+
+def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
+    counts = manifest.counts()
+    for split in ("train", "val"):
+        if not manifest.of_split(split):
+            raise UserError(f"--table: expected images in the splits train and val, but {split} of {config.table!r} is "
+                            "empty; ingest again with another --split")
+    present = [label for label, rows in counts["train"].items() if rows]
+    if len(present) < 2:
+        raise UserError(f"--table: expected at least two labels to tell apart, but the train split of {config.table!r} "
+                        f"has only {', '.join(present)}; ingest images of another label as well")
+    if config.positive_label is not None and config.positive_label not in manifest.labels:
+        raise UserError(f"--positive-label: expected one of {', '.join(manifest.labels)}; got {config.positive_label!r}")
+
+
+def train(spark, config: TrainConfig) -> dict:
+    """Train on ``config.workers`` workers; returns what ``training.fit.fit`` returns on rank 0.
+
+    ``spark`` is the running session, whose task slots the workers take; the local launcher needs none (None).
+    Raises UserError for bad input.
+    """
+    check_train(config)
+    if config.launcher != "local":
+        _check_slots(spark, config)
+    if config.overwrite:
+        storage.remove(config.run)
+    return find_launcher(config.launcher).load()(_fit, config, spark)
+
+
+def _check_slots(spark, config: TrainConfig) -> None:
+    from cxrflow.spark.session import wait_for_slots
+
+    slots = wait_for_slots(spark, config.workers)
+    if slots < config.workers:
+        raise UserError(f"--workers: expected at most {slots}, the task slots of this Spark application, got "
+                        f"{config.workers}; ask for fewer workers, or for more cores (--master local[N], --total-executor-cores)")
+
+
+def _fit(config: TrainConfig, worker) -> dict:
+    # Keras is loaded on the worker alone, after the launcher has chosen its backend.
+    from cxrflow.training.fit import fit
+
+    return fit(config, worker)

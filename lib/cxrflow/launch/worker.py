@@ -1,0 +1,36 @@
+"""The one value that knows which worker this is and how workers talk to each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Worker:
+    """A worker on its own; each launcher has a subclass that talks to the others.
+
+    Every method that exchanges is collective: all workers call it in the same order, with arrays of the same
+    dtypes, and of the same shapes but for ``gather``.
+    """
+
+    rank: int = 0
+    """Which worker this is: 0 to size - 1. Only rank 0 writes files."""
+    size: int = 1
+    """Number of workers."""
+    local_rank: int = 0
+    """Which of the workers on this machine."""
+
+    def average_gradients(self, gradients: list) -> list:
+        """The mean over all workers of each tensor of Keras' backend, in one exchange; called in the train step."""
+        return gradients
+
+    def average(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The mean over all workers of each array."""
+        return arrays
+
+    def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Rank 0's arrays."""
+        return arrays
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """All workers' arrays, laid end to end along the first axis in order of rank."""
+        return array

@@ -1,0 +1,33 @@
+"""AdamW whose gradients are averaged over the workers, and its learning rate."""
+
+from __future__ import annotations
+
+import keras
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.worker import Worker
+
+
+def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay to zero.
+
+    The peak is the learning rate of one worker times the growth that ``lr_scaling`` names: the square root of the
+    number of workers (Malladi et al. 2022, for Adam), the number itself (Goyal et al. 2017, for SGD), or 1.
+    """
+    growth = {"sqrt": worker.size**0.5, "linear": worker.size, "none": 1}[config.lr_scaling]
+    peak = config.learning_rate * growth
+    total = config.epochs * steps_per_epoch
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        peak / 100 if warmup else peak, max(1, total - warmup), warmup_target=peak if warmup else None,
+        warmup_steps=warmup)
+    return _averaging(worker)(learning_rate=schedule, weight_decay=config.weight_decay)
+
+
+def _averaging(worker: Worker) -> type[keras.optimizers.AdamW]:
+    # Horovod's own wrapper is for Keras 2. In Keras 3 every way to train ends in the optimizer's apply.
+    class AveragingAdamW(keras.optimizers.AdamW):
+        def apply(self, grads, trainable_variables=None):
+            return super().apply(worker.average_gradients(list(grads)), trainable_variables)
+
+    return AveragingAdamW
