@@ -10,6 +10,7 @@ from cxrflow import storage
 from cxrflow.errors import UserError
 
 TABLE_VERSION = 1
+PICTURES = ("curves", "roc", "confusion", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +108,9 @@ class RunDirectory:
             raise UserError(f"--run: expected a run directory with {url.rsplit('/', 1)[1]}, found none in "
                             f"{self.url!r}; run jobs/{made_by}.py first or name another folder")
         return json.loads(storage.read_bytes(url))
+
+    def clear(self) -> None:
+        """Remove what jobs wrote here, and nothing else that the folder may hold."""
+        for url in [self.config, self.history, self.model, self.metrics, self.scores, self.report,
+                    *map(self.picture, PICTURES)]:
+            storage.remove(url)

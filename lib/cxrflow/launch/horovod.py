@@ -21,7 +21,7 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
     results = horovod.spark.run(
         _main, args=(function, config, int(threads)), num_proc=config.workers, start_timeout=START_SECONDS,
         stdout=sys.stdout, stderr=sys.stderr, verbose=0, prefix_output_with_timestamp=False, use_gloo=True,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
     return results[0]
 
 

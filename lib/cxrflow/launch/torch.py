@@ -21,7 +21,7 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
 
 def _main(function, config: TrainConfig, threads: int) -> dict:
     # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
-    os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads))
+    os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
     import torch
     import torch.distributed as dist
 

@@ -48,7 +48,7 @@ def train(spark, config: TrainConfig) -> dict:
     if config.launcher != "local":
         _check_slots(spark, config)
     if config.overwrite:
-        storage.remove(config.run)
+        RunDirectory(config.run).clear()
     return find_launcher(config.launcher).load()(_fit, config, spark)
 
 

@@ -60,7 +60,7 @@ class DecodeTask:
         pending: dict[str, list[dict]] = {}  # outcomes whose shard has no name yet, by split
         for batch in batches:
             done = []
-            for row in _rows(batch):
+            for row in rows_of(batch):
                 outcome, sample = self._one(row)
                 split = outcome["split"]
                 if sample is None:
@@ -90,7 +90,7 @@ class DecodeTask:
         }
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict]:
+def rows_of(batch: pa.RecordBatch) -> Iterator[dict]:
     """The batch's rows one at a time, so that the bytes of only one file are a Python object."""
     for index in range(batch.num_rows):
         yield batch.slice(index, 1).to_pylist()[0]

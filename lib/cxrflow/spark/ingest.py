@@ -18,7 +18,7 @@ from cxrflow.manifest import Manifest, Shard, write_manifest
 from cxrflow.schema import QUARANTINE, spark_ddl
 from cxrflow.shards import read_shard, write_shard
 from cxrflow.spark.decode import OUTCOME, DecodeTask
-from cxrflow.spark.listing import check_images, list_files
+from cxrflow.spark.listing import check_images, list_files, small_batches
 from cxrflow.spark.placement import place_files
 from cxrflow.spark.session import settings, task_slots
 
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 # Aimed at for one decoding task: long enough to pay its start, short enough to balance and to try again.
 TASK_BYTES = 256 * 2**20
-# Bytes of files that Spark hands a Python worker at a time where the files come through the JVM.
-CONTENT_BATCH_BYTES = 64 * 2**20
 
 
 def check_ingest(config: IngestConfig) -> None:
@@ -35,9 +33,14 @@ def check_ingest(config: IngestConfig) -> None:
     check_images(config.images)
     if config.labels and storage.is_local(config.labels) and not storage.exists(config.labels):
         raise UserError(f"--labels: expected a CSV or Parquet file, found nothing at {config.labels!r}")
-    if storage.exists(storage.join(config.table, "manifest.json")) and not config.overwrite:
-        raise UserError(f"--table: expected a new folder, but {config.table!r} holds a table already; "
-                        "name another folder, or replace the table with --overwrite")
+    if storage.exists(storage.join(config.table, "manifest.json")):
+        if not config.overwrite:
+            raise UserError(f"--table: expected a new folder, but {config.table!r} holds a table already; "
+                            "name another folder, or replace the table with --overwrite")
+    elif storage.exists(config.table) and not storage.is_empty_folder(config.table):
+        if not storage.exists(storage.join(config.table, "_staging")):  # left by an ingest that died
+            raise UserError(f"--table: expected a new or empty folder, but {config.table!r} holds something else, "
+                            "which is left alone; name another folder")
 
 
 def ingest(spark: SparkSession, config: IngestConfig) -> dict:
@@ -53,12 +56,10 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     check_ingest(config)
     slots = task_slots(spark)
     # A listing is small: what Spark would open files and split shuffles for costs more than the work itself.
-    with settings(spark, {
-        "spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * slots),
-        "spark.sql.execution.arrow.maxRecordsPerBatch": 10_000,
-    }):
+    listing = {"spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * slots)}
+    with settings(spark, listing), small_batches(spark, config.images):
         files = list_files(spark, config.images).cache()
-        total = files.agg(F.count("*").alias("files"), F.sum("size").alias("bytes"), F.max("size").alias("largest")).first()
+        total = files.agg(F.count("*").alias("files"), F.sum("size").alias("bytes")).first()
         log.info("%s files, %.1f MB, below %s", f"{total['files']:,}", total["bytes"] / 1e6, config.images)
         placed, thresholds = place_files(spark, files, config)
         staging = storage.join(config.table, "_staging", uuid.uuid4().hex)
@@ -84,8 +85,6 @@ def _decode_all(spark: SparkSession, config: IngestConfig, placed: DataFrame, to
     else:
         # Only Spark can read the files, so their bytes come through the JVM; they are never shuffled.
         work = list_files(spark, config.images, content=True).select("path", "content").join(F.broadcast(placed), "path")
-        batch = max(1, CONTENT_BATCH_BYTES // max(1, total["largest"]))
-        spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch)  # restored by ingest's block
     task = DecodeTask(staging, config.height, config.width, config.shard_rows)
     index = storage.for_spark(storage.join(staging, "outcomes"))
     work.mapInArrow(task, spark_ddl(OUTCOME)).write.parquet(index)

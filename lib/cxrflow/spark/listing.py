@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
@@ -10,6 +12,11 @@ from pyspark.sql import functions as F
 
 from cxrflow import storage
 from cxrflow.errors import UserError
+from cxrflow.spark.session import settings
+
+# Bytes of files that Spark hands a Python worker at a time where the files come through the JVM. Its default of
+# 10,000 files at a time would be gigabytes of full-size X-rays.
+CONTENT_BATCH_BYTES = 64 * 2**20
 
 
 def check_images(images: str) -> None:
@@ -46,3 +53,17 @@ def list_files(spark: SparkSession, images: str, content: bool = False) -> DataF
     if files.select("path").isEmpty():
         raise UserError(f"--images: expected image files, but there is none below {images!r}")
     return files
+
+
+@contextmanager
+def small_batches(spark: SparkSession, images: str) -> Iterator[None]:
+    """Within the block, Spark hands Python workers batches that fit in memory even of the folder's largest file.
+
+    Where Python opens the files itself, batches hold paths only and nothing is changed.
+    """
+    if storage.is_local(images):
+        yield
+        return
+    largest = list_files(spark, images).agg({"size": "max"}).first()[0]
+    with settings(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": max(1, CONTENT_BATCH_BYTES // max(1, largest))}):
+        yield

@@ -1,0 +1,21 @@
+"""Score a split of a table with a trained model and judge it, with a 95 % interval beside each rate.
+
+The threshold is the one that training chose on its own validation data. For example:
+
+    spark-submit jobs/evaluate.py --run /data/run --table /data/table --split test
+"""
+
+from cxrflow.cli import run_job
+from cxrflow.config import EvaluateConfig
+
+
+def main(config: EvaluateConfig) -> dict:
+    from cxrflow.spark.evaluate import check_evaluate, evaluate
+    from cxrflow.spark.session import open_session
+
+    check_evaluate(config)
+    return evaluate(open_session("cxrflow evaluate"), config)
+
+
+if __name__ == "__main__":
+    run_job(EvaluateConfig, main, __doc__)

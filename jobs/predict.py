@@ -1,0 +1,22 @@
+"""Score raw X-ray files with a trained model, as a Spark batch job. Research software, not a medical device.
+
+Each file gets a row: a score for each label and the predicted label, or the reason why it could not be read.
+For example:
+
+    spark-submit jobs/predict.py --run /data/run --images /data/new --predictions /data/predictions
+"""
+
+from cxrflow.cli import run_job
+from cxrflow.config import PredictConfig
+
+
+def main(config: PredictConfig) -> dict:
+    from cxrflow.spark.predict import check_predict, predict
+    from cxrflow.spark.session import open_session
+
+    check_predict(config)
+    return predict(open_session("cxrflow predict"), config)
+
+
+if __name__ == "__main__":
+    run_job(PredictConfig, main, __doc__)

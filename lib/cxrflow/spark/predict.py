@@ -1,0 +1,112 @@
+"""Score raw image files on the executors: list, decode as ingest does, score, write Parquet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from cxrflow import metrics, schema, storage
+from cxrflow.config import PredictConfig
+from cxrflow.errors import UserError
+from cxrflow.images import Unreadable
+from cxrflow.schema import score_column
+from cxrflow.spark.decode import read_and_decode, rows_of
+from cxrflow.spark.listing import check_images, list_files, small_batches
+from cxrflow.spark.score import BATCH, Run, Scorer, read_run
+from cxrflow.spark.session import settings, task_slots
+
+log = logging.getLogger(__name__)
+
+FILES_PER_TASK = 2000
+
+
+def check_predict(config: PredictConfig) -> Run:
+    """Read the run; raises UserError for what shows to be wrong before Spark is started."""
+    check_images(config.images)
+    if storage.exists(config.predictions) and not storage.is_empty_folder(config.predictions):
+        if not config.overwrite:
+            raise UserError(f"--predictions: expected a new folder, but {config.predictions!r} exists; "
+                            "name another folder, or replace the predictions with --overwrite")
+        if not storage.exists(storage.join(config.predictions, "_SUCCESS")):
+            raise UserError(f"--predictions: expected predictions to replace, but {config.predictions!r} holds something "
+                            "else, which is left alone; name another folder")
+    return read_run(config.run)
+
+
+def predict(spark: SparkSession, config: PredictConfig) -> dict:
+    """Score every file below ``config.images`` with the run's model, as training saw its images.
+
+    Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, or the
+    reason where the file could not be read. Returns files, scored, unreadable (by reason), counts by predicted
+    label, and seconds. Raises UserError for bad input.
+    """
+    started = time.monotonic()
+    run = check_predict(config)
+    through_spark = not storage.is_local(config.images)
+    columns = schema.predictions(run.labels)
+    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), small_batches(spark, config.images):
+        files = list_files(spark, config.images, content=through_spark)
+        if not through_spark:
+            total = files.count()
+            log.info("%s files below %s", f"{total:,}", config.images)
+            files = files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")
+        scored = files.mapInArrow(_ScoreFiles(run.height, run.width, run.labels, run.positive, run.threshold,
+                                              Scorer(spark, run)), schema.spark_ddl(columns))
+        scored.write.mode("overwrite").parquet(storage.for_spark(config.predictions))
+        counts = spark.read.parquet(storage.for_spark(config.predictions)).groupBy("predicted_label", "reason").agg(
+            F.count("*").alias("files")).collect()
+    called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
+    reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
+    return {
+        "files": sum(called.values()) + sum(reasons.values()), "scored": sum(called.values()),
+        "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
+        "predicted": dict(sorted(called.items())), "threshold": run.threshold,
+        "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+@dataclass(frozen=True)
+class _ScoreFiles:
+    """Decodes and scores the files of one Spark partition, a small batch at a time."""
+
+    height: int
+    width: int
+    labels: list[str]
+    positive: int
+    threshold: float | None
+    scorer: Scorer
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pending: list[dict] = []
+        for batch in batches:
+            for row in rows_of(batch):
+                pending.append(self._decode(row))
+                if len(pending) == BATCH:
+                    yield self._score(pending)
+                    pending = []
+        if pending:
+            yield self._score(pending)
+
+    def _decode(self, row: dict) -> dict:
+        digest, decoded = read_and_decode(row, self.height, self.width)
+        result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
+        if isinstance(decoded, Unreadable):
+            return {**result, "reason": decoded.reason, "detail": decoded.detail}
+        return {**result, "pixels": decoded.pixels}
+
+    def _score(self, results: list[dict]) -> pa.RecordBatch:
+        readable = [result for result in results if "pixels" in result]
+        if readable:
+            scores = self.scorer(np.stack([result.pop("pixels") for result in readable]))
+            called = metrics.predicted(scores, self.positive, self.threshold)
+            for result, row, place in zip(readable, scores.tolist(), called, strict=True):
+                result |= dict(zip(map(score_column, self.labels), row, strict=True))
+                result["predicted_label"] = self.labels[place]
+        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.labels))

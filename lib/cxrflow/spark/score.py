@@ -1,0 +1,83 @@
+"""A trained model on the executors: loaded once in each Python worker, from bytes that Spark broadcasts, so that
+no executor has to reach the run directory. Keras is imported on executors only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from cxrflow import storage
+from cxrflow.errors import UserError
+from cxrflow.manifest import RunDirectory
+
+BATCH = 32
+_loaded: dict[str, object] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a trained run says of its model."""
+
+    labels: list[str]
+    """In the order of the model's outputs."""
+    positive: int
+    threshold: float | None
+    """Of the positive label's score, chosen on validation data; None with more than two labels."""
+    height: int
+    width: int
+    backend: str
+    model: bytes
+    """The model file."""
+
+
+def read_run(url: str) -> Run:
+    """Raises UserError where the run directory or a file in it is missing."""
+    run = RunDirectory(url)
+    config, history = run.read(run.config, "train"), run.read(run.history, "train")
+    if not storage.exists(run.model):
+        raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
+    return Run(labels=config["labels"], positive=config["labels"].index(config["positive_label"]),
+               threshold=history["best"]["threshold"], height=config["height"], width=config["width"],
+               backend=config["backend"], model=storage.read_bytes(run.model))
+
+
+class Scorer:
+    """Scores images on an executor. Small to send: the model travels as a broadcast."""
+
+    def __init__(self, spark: SparkSession, run: Run):
+        self._model = spark.sparkContext.broadcast(run.model)
+        self._backend = run.backend
+        self._labels = len(run.labels)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, height, width) to float32 (n, labels), each row a softmax."""
+        model = _load(self._model.value, self._backend)
+        scores = np.empty((len(pixels), self._labels), np.float32)
+        for start in range(0, len(pixels), BATCH):
+            part = pixels[start:start + BATCH]
+            filled = np.zeros((BATCH, *part.shape[1:], 1), np.uint8)  # one shape, so that nothing is compiled twice
+            filled[:len(part), ..., 0] = part
+            scores[start:start + len(part)] = np.asarray(model.predict_on_batch(filled))[:len(part)]
+        return scores
+
+
+def _load(content: bytes, backend: str):
+    """The model, read once in a process."""
+    key = hashlib.sha256(content).hexdigest()
+    if key not in _loaded:
+        # Read when the framework is loaded: each Spark task has one core, and its neighbours want theirs.
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ[name] = "1"
+        os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
+        import keras
+
+        with tempfile.NamedTemporaryFile(suffix=".keras") as file:
+            file.write(content)
+            file.flush()
+            _loaded[key] = keras.saving.load_model(file.name, compile=False, safe_mode=True)
+    return _loaded[key]
