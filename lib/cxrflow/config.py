@@ -195,8 +195,8 @@ class DemoConfig:
     """How training workers are started: horovod, torch or local."""
     workers: int = 2
     """Number of training workers."""
-    epochs: int | None = None
-    """Passes over the training split; if not given, what suits the images."""
+    epochs: int = 15
+    """Passes over the training split."""
     size: int = 128
     """Height and width that images are decoded to."""
     master: str | None = None

@@ -18,7 +18,7 @@ from cxrflow.manifest import Manifest, Shard, write_manifest
 from cxrflow.schema import QUARANTINE, spark_ddl
 from cxrflow.shards import read_shard, write_shard
 from cxrflow.spark.decode import OUTCOME, DecodeTask
-from cxrflow.spark.listing import check_images, list_files, small_batches
+from cxrflow.spark.listing import check_images, list_files, read_contents, small_batches
 from cxrflow.spark.placement import place_files
 from cxrflow.spark.session import settings, task_slots
 
@@ -58,7 +58,7 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     # A listing is small: what Spark would open files and split shuffles for costs more than the work itself.
     listing = {"spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * slots)}
     with settings(spark, listing), small_batches(spark, config.images):
-        files = list_files(spark, config.images).cache()
+        files = list_files(spark, config.images)
         total = files.agg(F.count("*").alias("files"), F.sum("size").alias("bytes")).first()
         log.info("%s files, %.1f MB, below %s", f"{total['files']:,}", total["bytes"] / 1e6, config.images)
         placed, thresholds = place_files(spark, files, config)
@@ -84,7 +84,7 @@ def _decode_all(spark: SparkSession, config: IngestConfig, placed: DataFrame, to
         work = placed.repartition(_tasks(spark, config, total), "path").sortWithinPartitions(F.xxhash64("path"))
     else:
         # Only Spark can read the files, so their bytes come through the JVM; they are never shuffled.
-        work = list_files(spark, config.images, content=True).select("path", "content").join(F.broadcast(placed), "path")
+        work = read_contents(spark, config.images).join(F.broadcast(placed), "path", "right")
     task = DecodeTask(staging, config.height, config.width, config.shard_rows)
     index = storage.for_spark(storage.join(staging, "outcomes"))
     work.mapInArrow(task, spark_ddl(OUTCOME)).write.parquet(index)

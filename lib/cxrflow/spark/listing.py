@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
+import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import storage
 from cxrflow.errors import UserError
+from cxrflow.schema import SOURCE, spark_ddl
 from cxrflow.spark.session import settings
 
 # Bytes of files that Spark hands a Python worker at a time where the files come through the JVM. Its default of
 # 10,000 files at a time would be gigabytes of full-size X-rays.
 CONTENT_BATCH_BYTES = 64 * 2**20
+LISTING = pa.schema([field for field in SOURCE if field.name != "sha256"])
+LISTING_BATCH = 10_000
 
 
 def check_images(images: str) -> None:
@@ -31,12 +37,30 @@ def check_images(images: str) -> None:
         raise UserError(f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder")
 
 
-def list_files(spark: SparkSession, images: str, content: bool = False) -> DataFrame:
-    """path (as a person would write it), size (bytes) and modified of every file below the folder; with
-    ``content`` also the file's bytes. Without it nothing is read but the folder's listing.
+def list_files(spark: SparkSession, images: str) -> DataFrame:
+    """path (as a person would write it), size (bytes) and modified of every file below the folder.
 
+    Files whose names begin with ``_`` or ``.`` are left out, as Spark does. Nothing but the folder is read.
     Raises UserError where there is no such folder or no file in it.
     """
+    if storage.is_local(images):
+        # Spark's own listing leaves out files of zero bytes without a word.
+        root = storage.absolute(images)
+        files = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
+    else:
+        files = _binary_files(spark, images).select(*LISTING.names)
+    files = files.cache()
+    if files.isEmpty():
+        raise UserError(f"--images: expected image files, but there is none below {images!r}")
+    return files
+
+
+def read_contents(spark: SparkSession, images: str) -> DataFrame:
+    """path and content (bytes) of every file below the folder, read by Spark."""
+    return _binary_files(spark, images).select("path", "content")
+
+
+def _binary_files(spark: SparkSession, images: str) -> DataFrame:
     # Spark takes these characters for a pattern, even in the name of a folder.
     literal = re.sub(r"([\\\[\]{}*?])", r"\\\1", storage.for_spark(images))
     try:
@@ -44,15 +68,36 @@ def list_files(spark: SparkSession, images: str, content: bool = False) -> DataF
     except AnalysisException as error:
         raise UserError(f"--images: expected a folder that Spark can read, got {images!r} "
                         f"({str(error).splitlines()[0]})") from None
-    files = files.select(
-        F.regexp_replace("path", "^file:/+", "/").alias("path"),
-        F.col("length").alias("size"),
-        F.col("modificationTime").alias("modified"),
-        *(["content"] if content else []),
-    )
-    if files.select("path").isEmpty():
-        raise UserError(f"--images: expected image files, but there is none below {images!r}")
-    return files
+    return files.select(F.regexp_replace("path", "^file:/+", "/").alias("path"), F.col("length").alias("size"),
+                        F.col("modificationTime").alias("modified"), "content")
+
+
+def walk(root: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The files below ``root`` as Arrow batches of LISTING; runs in one task, since it only reads folders."""
+    for _ in batches:
+        found = []
+        for path in _visible_files(root, set()):
+            status = os.stat(path)
+            found.append({"path": path, "size": status.st_size,
+                          "modified": datetime.fromtimestamp(status.st_mtime, timezone.utc)})
+            if len(found) == LISTING_BATCH:
+                yield pa.RecordBatch.from_pylist(found, schema=LISTING)
+                found = []
+        yield pa.RecordBatch.from_pylist(found, schema=LISTING)
+
+
+def _visible_files(folder: str, seen: set[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a link back to a folder that this one lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(("_", ".")):
+                continue
+            if entry.is_dir():
+                yield from _visible_files(entry.path, seen | {real})
+            else:
+                yield entry.path
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Unreadable
 from cxrflow.schema import score_column
 from cxrflow.spark.decode import read_and_decode, rows_of
-from cxrflow.spark.listing import check_images, list_files, small_batches
+from cxrflow.spark.listing import check_images, list_files, read_contents, small_batches
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
 from cxrflow.spark.session import settings, task_slots
 
@@ -49,14 +49,15 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     """
     started = time.monotonic()
     run = check_predict(config)
-    through_spark = not storage.is_local(config.images)
     columns = schema.predictions(run.labels)
     with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), small_batches(spark, config.images):
-        files = list_files(spark, config.images, content=through_spark)
-        if not through_spark:
-            total = files.count()
-            log.info("%s files below %s", f"{total:,}", config.images)
+        files = list_files(spark, config.images)
+        total = files.count()
+        log.info("%s files below %s", f"{total:,}", config.images)
+        if storage.is_local(config.images):
             files = files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")
+        else:
+            files = read_contents(spark, config.images).join(F.broadcast(files), "path", "right")
         scored = files.mapInArrow(_ScoreFiles(run.height, run.width, run.labels, run.positive, run.threshold,
                                               Scorer(spark, run)), schema.spark_ddl(columns))
         scored.write.mode("overwrite").parquet(storage.for_spark(config.predictions))
