@@ -128,6 +128,7 @@ class TrainConfig:
     def __post_init__(self):
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
+        _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),
                  f"--lr-scaling: expected one of sqrt, linear, none; got {self.lr_scaling!r}")

@@ -69,7 +69,8 @@ def youden_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
     ``positive``: bool (n,), both values present; ``scores``: float (n,), 0 to 1.
     """
     false_rate, true_rate, thresholds = roc_curve(positive, scores, drop_intermediate=False)
-    best = float(thresholds[np.argmax(true_rate - false_rate)])
+    # The first point calls nothing positive, at an infinite threshold; a model worse than chance would end there.
+    best = float(thresholds[1:][np.argmax((true_rate - false_rate)[1:])])
     below = scores[scores < best]
     return (best + float(below.max())) / 2 if len(below) else best
 

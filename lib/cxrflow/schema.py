@@ -8,16 +8,17 @@ import pyarrow as pa
 SOURCE = [
     pa.field("path", pa.string(), nullable=False),  # the file's URL as a person would write it
     pa.field("size", pa.int64(), nullable=False),  # bytes
-    pa.field("modified", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("modified", pa.timestamp("us", tz="UTC")),  # null where Spark does not tell it
     pa.field("sha256", pa.string()),  # of the file's bytes; null where they could not be read
 ]
 
+# The column split (train, val or test) is in the name of a shard's folder, split=..., where Spark, pandas, pyarrow
+# and others find it; inside the file as well, it would collide with itself.
 SAMPLES = pa.schema([
     pa.field("sample_id", pa.int64(), nullable=False),  # first eight bytes of the SHA-256 of path
     *SOURCE,
     pa.field("label", pa.string(), nullable=False),
     pa.field("patient_id", pa.string(), nullable=False),
-    pa.field("split", pa.string(), nullable=False),  # train, val or test
     pa.field("height", pa.int32(), nullable=False),
     pa.field("width", pa.int32(), nullable=False),
     pa.field("source_height", pa.int32(), nullable=False),

@@ -21,7 +21,7 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
     with storage.open_file(storage.join(folder, name), "wb") as file:
         # Pixels hardly repeat, so a dictionary of them would only cost; the names repeat a lot.
         pq.write_table(table, file, row_group_size=max(1, table.num_rows), compression="zstd", compression_level=1,
-                       use_dictionary=["label", "patient_id", "split", "source_format"])
+                       use_dictionary=["label", "patient_id", "source_format"])
     return name
 
 

@@ -84,7 +84,7 @@ class DecodeTask:
             return {**outcome, "reason": decoded.reason, "detail": decoded.detail}, None
         return outcome, {
             **source, "sample_id": sample_id(row["path"]), "label": row["label"], "patient_id": row["patient_id"],
-            "split": row["split"], "height": self.height, "width": self.width,
+            "height": self.height, "width": self.width,
             "source_height": decoded.source_height, "source_width": decoded.source_width,
             "source_format": decoded.source_format, "pixels": decoded.pixels.tobytes(),
         }

@@ -68,12 +68,12 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
 def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str, run: Run) -> pd.DataFrame:
     """One row a sample, in order of path: path, label, patient_id, split, the score of each label, and where its
     pixels are (shard, row). About 300 bytes a sample on the driver, and no pixels."""
-    shards = [(shard.path,) for shard in manifest.of_split(split)]
+    shards = [(shard.path, shard.split) for shard in manifest.of_split(split)]
     task = _ScoreShards(storage.join(table, "samples"), manifest.height, manifest.width, run.labels, Scorer(spark, run))
     columns = ", ".join(f"`{score_column(label)}` float" for label in run.labels)
     schema = f"path string, label string, patient_id string, split string, {columns}, shard string, row int"
     with settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": True}):
-        work = spark.createDataFrame(shards, "shard string").repartition(min(len(shards), 4 * task_slots(spark)))
+        work = spark.createDataFrame(shards, "shard string, split string").repartition(min(len(shards), 4 * task_slots(spark)))
         return work.mapInArrow(task, schema).toPandas().sort_values("path", ignore_index=True)
 
 
@@ -89,14 +89,14 @@ class _ScoreShards:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for shard in batch["shard"].to_pylist():
-                yield from self._score(shard).to_batches()
+            for row in batch.to_pylist():
+                yield from self._score(**row).to_batches()
 
-    def _score(self, shard: str) -> pa.Table:
-        table = read_shard(storage.join(self.samples, shard), ["path", "label", "patient_id", "split", "pixels"])
+    def _score(self, shard: str, split: str) -> pa.Table:
+        table = read_shard(storage.join(self.samples, shard), ["path", "label", "patient_id", "pixels"])
         pixels = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8)
         scores = self.scorer(pixels.reshape(-1, self.height, self.width))
-        table = table.drop_columns(["pixels"])
+        table = table.drop_columns(["pixels"]).append_column("split", pa.array([split] * len(table)))
         for place, label in enumerate(self.labels):
             table = table.append_column(score_column(label), pa.array(scores[:, place]))
         table = table.append_column("shard", pa.array([shard] * len(table)))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyspark.errors import AnalysisException
@@ -48,7 +49,7 @@ def list_files(spark: SparkSession, images: str) -> DataFrame:
         root = storage.absolute(images)
         files = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
     else:
-        files = _binary_files(spark, images).select(*LISTING.names)
+        files = _list_through_spark(spark, images)
     files = files.cache()
     if files.isEmpty():
         raise UserError(f"--images: expected image files, but there is none below {images!r}")
@@ -58,6 +59,14 @@ def list_files(spark: SparkSession, images: str) -> DataFrame:
 def read_contents(spark: SparkSession, images: str) -> DataFrame:
     """path and content (bytes) of every file below the folder, read by Spark."""
     return _binary_files(spark, images).select("path", "content")
+
+
+def _list_through_spark(spark: SparkSession, images: str) -> DataFrame:
+    """LISTING, from the binaryFile source and from the index below it, which alone knows the empty files."""
+    files = _binary_files(spark, images)
+    names = [(storage.from_spark(unquote(name)),) for name in files.inputFiles()]
+    known = files.select(*LISTING.names)
+    return spark.createDataFrame(names, "path string").join(known, "path", "left").fillna(0, "size")
 
 
 def _binary_files(spark: SparkSession, images: str) -> DataFrame:

@@ -105,6 +105,10 @@ def _thresholds(patients: DataFrame, fractions: dict[str, float]) -> dict[str, l
     rows = patients.groupBy("patient_label").agg(
         F.percentile("place", F.array(F.lit(train_end), F.lit(min(val_end, 1.0)))).alias("quantiles")).collect()
 
+    if not rows:
+        raise UserError("--labels: expected labels for the images, but no path in the labels file is that of a file "
+                        "below the images folder; give full paths or paths relative to that folder")
+
     def cut(share: float, quantile: float) -> float:
         return 0.0 if share <= 0 else 1.0 if share >= 1 - 1e-9 else quantile
 

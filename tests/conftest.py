@@ -1,0 +1,67 @@
+"""What tests share: real X-rays where they are, synthetic phantoms, one Spark session, one small table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Real X-rays at full resolution, in NORMAL and PNEUMONIA."""
+    folder = SHARED / "chest_xray_full"
+    if not folder.is_dir():
+        pytest.skip(f"the real X-rays are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """A real session with two task slots, as a notebook would hand it to the library."""
+    from cxrflow.spark.session import open_session
+
+    os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --driver-memory 1g pyspark-shell"
+    session = open_session("cxrflow tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """48 synthetic phantoms of 24 patients and four broken files."""
+    from cxrflow.phantom import make_phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms") / "synthetic"
+    make_phantoms(str(folder), patients=24, images_a_patient=2, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table(spark, phantoms, tmp_path_factory) -> Path:
+    """The phantoms as a table of 48x40 pixels, in shards of 6 rows."""
+    from cxrflow.config import IngestConfig
+    from cxrflow.phantom import PATIENT_RULE
+    from cxrflow.spark.ingest import ingest
+
+    place = tmp_path_factory.mktemp("table") / "table"
+    ingest(spark, IngestConfig(images=str(phantoms), table=str(place), height=48, width=40, shard_rows=6,
+                               patients=PATIENT_RULE))
+    return place
+
+
+@pytest.fixture(scope="session")
+def run_job():
+    """Start a job as a user would: ``run_job("train", "--epochs", 3)`` returns the finished process."""
+
+    def run(job: str, *arguments, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)],
+                              capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+
+    return run

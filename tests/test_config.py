@@ -1,0 +1,58 @@
+import dataclasses
+
+import pytest
+import tyro
+
+from cxrflow import config
+from cxrflow.errors import UserError
+
+FLAGS = {
+    config.IngestConfig: {"images", "table", "height", "width", "split", "labels", "patients", "shard_rows", "seed",
+                          "overwrite"},
+    config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
+                         "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
+                         "shuffle_rows", "reader_threads", "seed", "overwrite"},
+    config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
+    config.PredictConfig: {"run", "images", "predictions", "overwrite"},
+    config.ReportConfig: {"run", "predictions", "examples"},
+}
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_the_command_line_surface_is_pinned(kind):
+    assert {field.name for field in dataclasses.fields(kind)} == FLAGS[kind]
+
+
+def test_flags_and_fields_are_the_same():
+    parsed = tyro.cli(config.TrainConfig, args=["--table", "t", "--run", "r", "--batch-size", "8", "--overwrite"])
+    assert parsed == config.TrainConfig(table="t", run="r", batch_size=8, overwrite=True)
+
+
+def test_split_fractions():
+    assert config.split_fractions("0.6,0.2,0.2") == {"train": 0.6, "val": 0.2, "test": 0.2}
+    assert config.split_fractions("test") == {"train": 0.0, "val": 0.0, "test": 1.0}
+
+
+@pytest.mark.parametrize("split", ["0.6,0.2", "0.6,0.3,0.2", "a,b,c", "holdout", "1.2,-0.1,-0.1", ""])
+def test_a_split_that_does_not_add_up_is_refused_with_what_came(split):
+    with pytest.raises(UserError, match="expected three shares that add up to 1.*" + repr(split).replace(".", r"\.")):
+        config.IngestConfig(images="i", table="t", split=split)
+
+
+@pytest.mark.parametrize("field", ["height", "width", "shard_rows"])
+def test_a_size_of_zero_is_refused(field):
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')}: expected a number above 0, got 0"):
+        config.IngestConfig(images="i", table="t", **{field: 0})
+
+
+@pytest.mark.parametrize("rule", ["phantom", "(unclosed"])
+def test_a_patient_rule_without_a_group_is_refused(rule):
+    with pytest.raises(UserError, match="--patients"):
+        config.IngestConfig(images="i", table="t", patients=rule)
+
+
+@pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
+                                    {"lr_scaling": "cubic"}, {"warmup_epochs": -1.0}])
+def test_train_values_out_of_range_are_refused(change):
+    with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
+        config.TrainConfig(table="t", run="r", **change)

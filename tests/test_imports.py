@@ -1,0 +1,30 @@
+"""Who imports what: a decoding executor never loads Keras, a worker never opens a Spark session."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "horovod", "sklearn", "PIL"]
+
+
+@pytest.mark.parametrize(("module", "allowed"), [
+    ("cxrflow.config", set()),
+    ("cxrflow.labels", set()),
+    ("cxrflow.images", {"PIL"}),
+    ("cxrflow.shards", set()),
+    ("cxrflow.metrics", {"sklearn"}),
+    ("cxrflow.spark.decode", {"pyspark", "PIL"}),
+    ("cxrflow.spark.ingest", {"pyspark", "PIL"}),
+    ("cxrflow.spark.predict", {"pyspark", "PIL", "sklearn"}),
+    ("cxrflow.launch.train", set()),
+    ("cxrflow.training.plan", set()),
+    ("cxrflow.training.feed", {"petastorm", "pyspark"}),  # Petastorm itself imports pyspark
+    ("cxrflow.report.page", {"matplotlib", "sklearn", "PIL"}),
+])
+def test_a_module_loads_only_what_its_place_allows(module, allowed):
+    code = (f"import json, sys, {module}; "
+            f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))")
+    found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert set(found) <= allowed

@@ -1,0 +1,197 @@
+"""Ingest on a real Spark session."""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cxrflow import storage
+from cxrflow.config import IngestConfig
+from cxrflow.errors import UserError
+from cxrflow.images import DECODERS, REASONS
+from cxrflow.labels import patient_of
+from cxrflow.manifest import Shard, read_manifest
+from cxrflow.phantom import LABELS, PATIENT_RULE
+from cxrflow.spark.ingest import cut_evenly, ingest
+from cxrflow.spark.listing import list_files
+from cxrflow.spark.placement import place_files
+
+
+def write_images(folder, names, size=(12, 10)):
+    for number, name in enumerate(names):
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full(size, number % 250, np.uint8)).save(place, "PNG")
+
+
+def samples_of(table):
+    return pd.read_parquet(table / "samples").astype({"split": str})
+
+
+def test_every_file_is_a_sample_or_in_quarantine_with_its_reason(table, phantoms):
+    files = {str(path) for path in phantoms.rglob("*") if path.is_file()}
+    samples = samples_of(table)
+    quarantine = pd.read_parquet(table / "quarantine")
+    assert set(samples["path"]) | set(quarantine["path"]) == files
+    assert len(samples) + len(quarantine) == len(files) == 52
+    assert Counter(quarantine["reason"]) == {"empty": 1, "not_an_image": 2, "truncated": 1}
+    assert set(quarantine["reason"]) <= set(REASONS) and quarantine["detail"].str.len().min() > 0
+    manifest = read_manifest(str(table))
+    assert manifest.quarantined == dict(Counter(quarantine["reason"])) and manifest.rows() == len(samples)
+
+
+def test_a_patient_is_in_one_split_and_labels_are_balanced(table):
+    samples = samples_of(table)
+    assert samples.groupby("patient_id")["split"].nunique().max() == 1
+    assert set(samples["patient_id"]) == {patient_of(path, PATIENT_RULE) for path in samples["path"]}
+    patients = samples.drop_duplicates("patient_id").groupby(["split", "label"]).size().unstack()
+    # 12 patients, dealt 0.6, 0.2, 0.2: whole patients only
+    assert dict(patients[LABELS[1]]) == {"train": 7, "val": 2, "test": 3}
+
+
+def test_stored_pixels_are_those_of_the_decoder(table):
+    for row in samples_of(table).sample(8, random_state=0).itertuples():
+        with open(row.path, "rb") as file:
+            decoded = DECODERS["pillow"](file.read(), 48, 40)
+        np.testing.assert_array_equal(np.frombuffer(row.pixels, np.uint8).reshape(row.height, row.width), decoded.pixels)
+        assert (row.source_height, row.source_width) == (decoded.source_height, decoded.source_width)
+
+
+def test_a_shard_is_one_row_group_and_all_but_the_last_are_full(table):
+    manifest = read_manifest(str(table))
+    for shard in manifest.shards:
+        file = pq.ParquetFile(table / "samples" / shard.path)
+        assert file.num_row_groups == 1 and file.metadata.num_rows == shard.rows
+        labels = Counter(file.read(["label"])["label"].to_pylist())
+        assert dict(labels) == shard.labels
+    for split in ("train", "val", "test"):
+        rows = sorted(shard.rows for shard in manifest.of_split(split))
+        assert rows[1:] == [6] * (len(rows) - 1) and 1 <= rows[0] <= 6
+
+
+def test_spark_and_pandas_read_the_table_as_any_other(spark, table):
+    rows = read_manifest(str(table)).rows()
+    frame = spark.read.parquet(str(table / "samples"))
+    assert frame.count() == rows and {row[0] for row in frame.select("split").distinct().collect()} == {"train", "val", "test"}
+    assert len(pd.read_parquet(table / "samples")) == rows
+    assert not (table / "_staging").exists() or not list((table / "_staging").iterdir())
+
+
+NAMES = ["a b.png", "a#b.png", "100%.png", "a%41.png", "x+y=z,1.png", "größe-肺.png", "sub folder/[1]{2}*.png", "q?.png"]
+
+
+def test_awkward_names(spark, tmp_path):
+    images = tmp_path / "we#ird [images]"
+    write_images(images, [f"NORMAL/{name}" for name in NAMES])
+    place = tmp_path / "ta ble"
+    result = ingest(spark, IngestConfig(images=str(images), table=str(place), split="test", height=10, width=12))
+    assert result["samples"] == len(NAMES)
+    assert set(samples_of(place)["path"]) == {str(images / "NORMAL" / name) for name in NAMES}
+
+
+def test_labels_patients_and_splits_from_a_file(spark, tmp_path):
+    images = tmp_path / "images"
+    write_images(images, [f"{number}.png" for number in range(6)])
+    (tmp_path / "labels.csv").write_text(
+        "path,label,patient_id,split\n"
+        f"0.png,A,p1,train\n1.png,B,p1,train\n{images}/2.png,A,p2,val\nfile:{images}/3.png,B,p3,test\n4.png,,p4,\n")
+    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), height=4, width=4,
+                                        labels=str(tmp_path / "labels.csv")))
+    samples = samples_of(tmp_path / "table").set_index("path")
+    assert result["reasons"] == {"unlabelled": 2}  # 4.png without a label, 5.png without a line
+    assert {name[-5]: (row.label, row.patient_id, row.split) for name, row in samples.iterrows()} == {
+        "0": ("A", "p1", "train"), "1": ("B", "p1", "train"), "2": ("A", "p2", "val"), "3": ("B", "p3", "test")}
+
+
+@pytest.mark.parametrize(("lines", "words"), [
+    ("file,label\n0.png,A\n", "expected the columns path and label"),
+    ("path,label\n0.png,A\n0.png,B\n", "expected one line a path"),
+    ("path,label,split\n0.png,A,holdout\n", "expected the split to be one of train, val, test"),
+    ("path,label,patient_id,split\n0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
+    ("path,label\nother.png,A\n", "no path in the labels file"),
+])
+def test_a_labels_file_that_contradicts_itself_is_refused(spark, tmp_path, lines, words):
+    write_images(tmp_path / "images", ["0.png", "1.png"])
+    (tmp_path / "labels.csv").write_text(lines)
+    with pytest.raises(UserError, match=words):
+        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"),
+                                   labels=str(tmp_path / "labels.csv")))
+    assert not (tmp_path / "table" / "manifest.json").exists()
+
+
+def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
+    write_images(tmp_path, [f"{label}/p{number}_{view}.png" for label in "AB" for number in range(50) for view in (0, 1)])
+
+    def deal(seed):
+        config = IngestConfig(images=str(tmp_path), table="t", patients=r"(p\d+)_", seed=seed)
+        # the same keys under both labels: such a patient counts once, under its first label
+        placed, _ = place_files(spark, list_files(spark, config.images), config)
+        return {row["path"]: row["split"] for row in placed.collect()}
+
+    first = deal(0)
+    assert first == deal(0) and first != deal(1)
+    assert Counter(first.values()) == {"train": 120, "val": 40, "test": 40}
+
+
+def test_an_existing_table_is_left_alone_unless_asked(spark, tmp_path):
+    write_images(tmp_path / "images", ["A/0.png", "B/1.png"])
+    config = {"images": str(tmp_path / "images"), "table": str(tmp_path / "table"), "split": "train", "height": 4, "width": 4}
+    ingest(spark, IngestConfig(**config))
+    before = (tmp_path / "table" / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match="holds a table already"):
+        ingest(spark, IngestConfig(**config))
+    assert (tmp_path / "table" / "manifest.json").read_bytes() == before
+    (tmp_path / "images" / "A" / "0.png").unlink()
+    ingest(spark, IngestConfig(**config, overwrite=True))
+    assert list(samples_of(tmp_path / "table")["path"]) == [str(tmp_path / "images" / "B" / "1.png")]
+
+
+def test_a_folder_that_is_no_table_is_never_written_into(spark, tmp_path):
+    write_images(tmp_path / "images", ["A/0.png"])
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "home"), overwrite=True))
+
+
+def test_a_failed_ingest_leaves_no_table_and_nothing_staged(spark, tmp_path):
+    images = tmp_path / "images"
+    (images / "A").mkdir(parents=True)
+    (images / "A" / "0.png").write_text("no image")
+    with pytest.raises(UserError, match="none of 1 files gave one .not_an_image: 1."):
+        ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table")))
+    assert not (tmp_path / "table" / "manifest.json").exists()
+    assert not list((tmp_path / "table").rglob("*.parquet"))
+
+
+def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypatch, phantoms):
+    """Where Python cannot open the images, their bytes come through binaryFile; here by pretending so."""
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    config = {"images": str(images), "height": 16, "width": 16, "patients": PATIENT_RULE}
+    ingest(spark, IngestConfig(**config, table=str(tmp_path / "direct")))
+    is_local = storage.is_local
+    monkeypatch.setattr("cxrflow.storage.is_local", lambda url: not str(url).startswith(str(images)) and is_local(url))
+    monkeypatch.setattr("cxrflow.storage.for_spark", lambda url: "file://" + str(url))
+    ingest(spark, IngestConfig(**config, table=str(tmp_path / "spark")))
+    direct, through = (samples_of(tmp_path / name).set_index("path").sort_index() for name in ("direct", "spark"))
+    columns = ["label", "patient_id", "split", "sha256", "pixels"]
+    pd.testing.assert_frame_equal(direct[columns], through[columns])
+
+
+def test_cut_evenly():
+    shards = [Shard(path=name, split="train", rows=rows, labels={}) for name, rows in (("a", 3), ("b", 4), ("c", 2))]
+    assert [[(shard.path, start, stop) for shard, start, stop in piece] for piece in cut_evenly(shards, 4)] == [
+        [("a", 0, 3), ("b", 0, 1)], [("b", 1, 4), ("c", 0, 1)], [("c", 1, 2)]]
+
+
+def test_real_images(spark, real_images, tmp_path):
+    result = ingest(spark, IngestConfig(images=str(real_images), table=str(tmp_path / "table"), height=64, width=64))
+    assert (result["files"], result["samples"], result["quarantined"]) == (340, 340, 0)
+    manifest = json.loads((tmp_path / "table" / "manifest.json").read_text())
+    assert manifest["labels"] == ["NORMAL", "PNEUMONIA"]

@@ -1,0 +1,49 @@
+import os
+
+import pytest
+
+from cxrflow import storage
+
+
+@pytest.mark.parametrize(("written", "meant"), [
+    ("/data/x/", "/data/x"),
+    ("file:/data/a b", "/data/a b"),
+    ("file:///data/a%20b#1", "/data/a%20b#1"),  # taken as written: nothing is decoded
+    ("dbfs:/mnt/x", "/dbfs/mnt/x"),
+    ("/Volumes/c/s/v", "/Volumes/c/s/v"),
+    ("s3://bucket/key/", "s3://bucket/key"),
+])
+def test_absolute(written, meant):
+    assert storage.absolute(written) == meant
+
+
+def test_a_relative_path_is_told_to_every_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("table") == str(tmp_path / "table")
+
+
+@pytest.mark.parametrize(("place", "spark"), [
+    ("/data/x", "file:///data/x"), ("dbfs:/mnt/x", "dbfs:/mnt/x"), ("/dbfs/mnt/x", "dbfs:/mnt/x"),
+    ("/Volumes/c/s/v", "/Volumes/c/s/v"), ("s3://b/k", "s3://b/k"),
+])
+def test_for_spark(place, spark):
+    assert storage.for_spark(place) == spark
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    place = tmp_path / "config.json"
+    storage.write_bytes(str(place), b"old")
+    with pytest.raises(TypeError):
+        storage.write_bytes(str(place), "not bytes")
+    assert place.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_another_file_system_than_the_local_one():
+    storage.write_bytes("memory://bucket/a/b.json", b"1")
+    assert storage.exists("memory://bucket/a/b.json")
+    assert storage.read_bytes("memory://bucket/a/b.json") == b"1"
+    assert storage.files("memory://bucket", ".json") == ["memory:///bucket/a/b.json"]
+    storage.move("memory://bucket/a/b.json", "memory://bucket/c.json")
+    storage.remove("memory://bucket/a")
+    assert storage.files("memory://bucket", ".json") == ["memory:///bucket/c.json"]

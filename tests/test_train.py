@@ -1,0 +1,157 @@
+"""Training under every launcher: real Spark tasks, real Horovod and TorchDistributor workers."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrflow.config import EvaluateConfig, PredictConfig, ReportConfig, TrainConfig
+from cxrflow.errors import UserError
+from cxrflow.launch.train import check_train, train
+from cxrflow.manifest import read_manifest
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module", params=["horovod", "torch"])
+def trained(request, spark, table, tmp_path_factory):
+    """(result, run directory) of two workers."""
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    result = train(spark, TrainConfig(table=str(table), run=str(run), launcher=request.param, workers=2, epochs=EPOCHS,
+                                      batch_size=4))
+    return result, run
+
+
+def test_two_workers_train_and_rank_0_writes_the_run(trained):
+    result, run = trained
+    assert result["workers"] == 2 and result["epochs"] == EPOCHS and 1 <= result["best_epoch"] <= EPOCHS
+    history = json.loads((run / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
+    assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
+    assert history["best"]["val_auc"] == max(epoch["val_auc"] for epoch in history["epochs"]) == result["val_auc"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "history.json", "model.keras"]
+
+
+LOAD = """
+import sys, numpy, keras
+model = keras.saving.load_model(sys.argv[1])
+pixels = numpy.random.default_rng(0).integers(0, 256, (3, 48, 40, 1), numpy.uint8)
+numpy.save(sys.argv[2], numpy.asarray(model.predict(pixels, verbose=0)))
+"""
+
+
+def test_the_model_file_gives_the_same_scores_on_either_backend(trained, tmp_path):
+    _, run = trained
+    scores = []
+    for backend in ("tensorflow", "torch"):
+        place = tmp_path / f"{backend}.npy"
+        subprocess.run([sys.executable, "-c", LOAD, str(run / "model.keras"), str(place)], check=True,
+                       env={**os.environ, "KERAS_BACKEND": backend})
+        scores.append(np.load(place))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+    np.testing.assert_allclose(scores[0].sum(axis=1), 1, atol=1e-5)
+    assert "cxrflow" not in zipfile.ZipFile(run / "model.keras").read("config.json").decode()
+
+
+def test_validation_covers_the_samples_of_all_workers(spark, table, trained):
+    """The AUC that training reports is that of the whole val split, scored again by another way."""
+    from cxrflow.spark.evaluate import evaluate
+
+    result, run = trained
+    figures = evaluate(spark, EvaluateConfig(run=str(run), table=str(table), split="val", bootstrap=20))
+    assert figures["n"] == sum(shard.rows for shard in read_manifest(str(table)).of_split("val"))
+    assert figures["auc"] == pytest.approx(result["val_auc"], abs=1e-6)
+    assert figures["threshold"] == result["threshold"]
+
+
+def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp_path):
+    from cxrflow.report.page import write_report
+    from cxrflow.spark.evaluate import evaluate
+    from cxrflow.spark.predict import predict
+
+    _, run = trained
+    figures = evaluate(spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20))
+    assert json.loads((run / "metrics.json").read_text())["n"] == figures["n"] == 48
+    result = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
+    assert (result["files"], result["scored"], result["unreadable"]) == (52, 48, 4)
+    predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
+    unread = predictions[predictions["reason"].notna()]
+    assert unread["predicted_label"].isna().all() and unread["score_SYNTHETIC_OPACITY"].isna().all()
+    # Raw files and the table's pixels go through the same decoder, so the scores are the same.
+    scored = pd.read_parquet(run / "scores.parquet").set_index("path").sort_index()
+    both = predictions.loc[scored.index]
+    np.testing.assert_allclose(both["score_SYNTHETIC_OPACITY"], scored["score_SYNTHETIC_OPACITY"], atol=1e-5)
+    assert (both["predicted_label"] == scored["predicted_label"]).all()
+    written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
+    page = (run / "report.html").read_text()
+    assert len(written["pictures"]) == 4 and page.count("data:image/png;base64,") == 4
+    assert "not a medical device" in page and "http" not in page and f"{figures['auc']:.3f}" in page
+
+
+def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions(table, phantoms, trained, tmp_path):
+    from cxrflow.spark.predict import check_predict
+
+    _, run = trained
+    (tmp_path / "thesis.txt").write_text("mine")
+    config = {"run": str(run), "images": str(phantoms), "predictions": str(tmp_path)}
+    with pytest.raises(UserError, match="exists; name another folder"):
+        check_predict(PredictConfig(**config))
+    with pytest.raises(UserError, match="left alone"):
+        check_predict(PredictConfig(**config, overwrite=True))
+
+
+def test_a_run_directory_that_holds_another_run_is_refused(table, trained):
+    _, run = trained
+    with pytest.raises(UserError, match="holds another run"):
+        check_train(TrainConfig(table=str(table), run=str(run)))
+
+
+def test_more_workers_than_slots(spark, table, tmp_path):
+    with pytest.raises(UserError, match="--workers: expected at most 2, the task slots.*got 3"):
+        train(spark, TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="horovod", workers=3))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"launcher": "mpi"}, "--launcher: expected one of local, horovod, torch; got 'mpi'"),
+    ({"model": "vgg99"}, "--model: expected one of residual, plain; got 'vgg99'"),
+    ({"workers": 2}, "--workers: expected 1 with the local launcher, got 2"),
+    ({"positive_label": "COVID"}, "--positive-label: expected one of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY"),
+])
+def test_unknown_choices_are_refused_with_the_known_ones(table, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        check_train(TrainConfig(table=str(table), run=str(tmp_path / "run"), **change))
+
+
+def edited(table, tmp_path, edit):
+    content = json.loads((table / "manifest.json").read_text())
+    edit(content)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("edit", "words"), [
+    (lambda c: c.update(shards=[s for s in c["shards"] if s["split"] != "val"]), "val of .* is empty"),
+    (lambda c: [s["labels"].pop("SYNTHETIC_OPACITY", 0) for s in c["shards"]], "has only SYNTHETIC_NORMAL"),
+    (lambda c: c.update(version=99), "expected a table of version 1, got 99"),
+    (lambda c: c.pop("shards"), "expected the manifest that ingest.py writes"),
+])
+def test_a_table_that_cannot_be_trained_on(table, tmp_path, edit, words):
+    with pytest.raises(UserError, match=words):
+        check_train(TrainConfig(table=edited(table, tmp_path, edit), run=str(tmp_path / "run")))
+
+
+def test_the_plain_network_and_another_size_in_this_process(table, tmp_path):
+    """The local launcher, in a process of its own because it fixes Keras' backend."""
+    code = ("import json, sys; from cxrflow.config import TrainConfig; from cxrflow.launch.train import train; "
+            "print(json.dumps(train(None, TrainConfig(table=sys.argv[1], run=sys.argv[2], model='plain', epochs=1, "
+            "height=32, width=24))))")
+    done = subprocess.run([sys.executable, "-c", code, str(table), str(tmp_path / "run")], check=True,
+                          capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1])["workers"] == 1
+    assert (tmp_path / "run" / "model.keras").exists()
