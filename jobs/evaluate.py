@@ -11,10 +11,11 @@ from cxrflow.config import EvaluateConfig
 
 def main(config: EvaluateConfig) -> dict:
     from cxrflow.spark.evaluate import check_evaluate, evaluate
-    from cxrflow.spark.session import open_session
+    from cxrflow.spark.session import job_session
 
     check_evaluate(config)
-    return evaluate(open_session("cxrflow evaluate"), config)
+    with job_session("cxrflow evaluate") as spark:
+        return evaluate(spark, config)
 
 
 if __name__ == "__main__":

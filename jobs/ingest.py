@@ -12,10 +12,11 @@ from cxrflow.config import IngestConfig
 
 def main(config: IngestConfig) -> dict:
     from cxrflow.spark.ingest import check_ingest, ingest
-    from cxrflow.spark.session import open_session
+    from cxrflow.spark.session import job_session
 
     check_ingest(config)
-    return ingest(open_session("cxrflow ingest"), config)
+    with job_session("cxrflow ingest") as spark:
+        return ingest(spark, config)
 
 
 if __name__ == "__main__":

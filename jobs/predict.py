@@ -12,10 +12,11 @@ from cxrflow.config import PredictConfig
 
 def main(config: PredictConfig) -> dict:
     from cxrflow.spark.predict import check_predict, predict
-    from cxrflow.spark.session import open_session
+    from cxrflow.spark.session import job_session
 
     check_predict(config)
-    return predict(open_session("cxrflow predict"), config)
+    with job_session("cxrflow predict") as spark:
+        return predict(spark, config)
 
 
 if __name__ == "__main__":

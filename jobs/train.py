@@ -12,10 +12,13 @@ from cxrflow.config import TrainConfig
 
 def main(config: TrainConfig) -> dict:
     from cxrflow.launch.train import check_train, train
-    from cxrflow.spark.session import open_session
+    from cxrflow.spark.session import job_session
 
     check_train(config)
-    return train(None if config.launcher == "local" else open_session("cxrflow train"), config)
+    if config.launcher == "local":
+        return train(None, config)
+    with job_session("cxrflow train") as spark:
+        return train(spark, config)
 
 
 if __name__ == "__main__":

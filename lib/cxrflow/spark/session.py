@@ -25,6 +25,27 @@ def open_session(app_name: str) -> SparkSession:
     return spark
 
 
+@contextmanager
+def job_session(app_name: str) -> Iterator[SparkSession]:
+    """The session of a job that is a process of its own. It is left open: a platform may own it."""
+    spark = open_session(app_name)
+    try:
+        yield spark
+    finally:
+        _cancel_barrier_timer(spark)
+
+
+def _cancel_barrier_timer(spark: SparkSession) -> None:
+    """Let the JVM end after a barrier stage, such as TorchDistributor's.
+
+    Spark 3 keeps a timer for barrier() on a thread that is no daemon. In local mode it lives in the driver's JVM, and
+    spark-submit would never return. Spark 4 has another timer, so this can go with Spark 3.
+    """
+    if spark.version.startswith("3.") and spark.sparkContext.master.startswith("local"):
+        barrier = spark._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$").getField("MODULE$").get(None)
+        getattr(barrier, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
+
+
 def task_slots(spark: SparkSession) -> int:
     """Tasks that can run at once on the executors that are there now."""
     context = spark.sparkContext._jsc.sc()
