@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cxrflow.config import TrainConfig
+from cxrflow.launch.progress import Address, ProgressListener, connect
 from cxrflow.launch.worker import Worker
 
 START_SECONDS = 120
@@ -18,14 +19,15 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
     import horovod.spark
 
     threads = spark.conf.get("spark.task.cpus", "1")
-    results = horovod.spark.run(
-        _main, args=(function, config, int(threads)), num_proc=config.workers, start_timeout=START_SECONDS,
-        stdout=sys.stdout, stderr=sys.stderr, verbose=0, prefix_output_with_timestamp=False, use_gloo=True,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
+    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
+        results = horovod.spark.run(
+            _main, args=(function, config, int(threads), progress.address), num_proc=config.workers,
+            start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
+            env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
     return results[0]
 
 
-def _main(function, config: TrainConfig, threads: int) -> dict:
+def _main(function, config: TrainConfig, threads: int, progress: Address) -> dict:
     # Before TensorFlow is loaded: each worker owns the cores of its task slot and no more.
     os.environ.update(KERAS_BACKEND="tensorflow", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
     import horovod.tensorflow as hvd
@@ -35,7 +37,7 @@ def _main(function, config: TrainConfig, threads: int) -> dict:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     hvd.init()
     try:
-        return function(config, HorovodWorker(hvd))
+        return function(config, HorovodWorker(hvd, progress))
     finally:
         hvd.shutdown()
 
@@ -43,9 +45,11 @@ def _main(function, config: TrainConfig, threads: int) -> dict:
 class HorovodWorker(Worker):
     """Talks through Horovod; gradients go in one grouped all-reduce inside TensorFlow's graph."""
 
-    def __init__(self, hvd):
+    def __init__(self, hvd, progress: Address):
         self._hvd = hvd
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        if self.rank == 0:
+            self.say = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         return self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)

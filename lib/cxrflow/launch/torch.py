@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cxrflow.config import TrainConfig
+from cxrflow.launch.progress import Address, ProgressListener, connect
 from cxrflow.launch.worker import Worker
 
 
@@ -16,10 +17,11 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
 
     threads = spark.conf.get("spark.task.cpus", "1")
     distributor = TorchDistributor(num_processes=config.workers, local_mode=False, use_gpu=False)
-    return distributor.run(_main, function, config, int(threads))
+    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
+        return distributor.run(_main, function, config, int(threads), progress.address)
 
 
-def _main(function, config: TrainConfig, threads: int) -> dict:
+def _main(function, config: TrainConfig, threads: int, progress: Address) -> dict:
     # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
     os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
     import torch
@@ -28,7 +30,7 @@ def _main(function, config: TrainConfig, threads: int) -> dict:
     torch.set_num_threads(threads)
     dist.init_process_group("gloo")
     try:
-        return function(config, TorchWorker())
+        return function(config, TorchWorker(progress))
     finally:
         dist.destroy_process_group()  # left open, torch ends the process with a noisy warning
 
@@ -36,11 +38,13 @@ def _main(function, config: TrainConfig, threads: int) -> dict:
 class TorchWorker(Worker):
     """Talks through torch.distributed; gradients go as one flat tensor."""
 
-    def __init__(self):
+    def __init__(self, progress: Address):
         import torch.distributed as dist
 
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])
+        if self.rank == 0:
+            self.say = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         import torch

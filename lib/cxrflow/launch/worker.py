@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from cxrflow.launch.progress import say
 
 
 class Worker:
@@ -18,6 +22,8 @@ class Worker:
     """Number of workers."""
     local_rank: int = 0
     """Which of the workers on this machine."""
+    say: Callable[[str], None] = staticmethod(say)
+    """Show a line to the person who started the job; rank 0 alone has something to say."""
 
     def average_gradients(self, gradients: list) -> list:
         """The mean over all workers of each tensor of Keras' backend, in one exchange; called in the train step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 
@@ -131,7 +130,7 @@ class _Trainer:
     def _write_history(self, record: dict) -> None:
         if self._worker.rank == 0:
             write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
-            say(f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
+            self._worker.say(f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
                 f"{record['val_loss']:.4f}, val AUC {_shown(record['val_auc'])}, val accuracy "
                 f"{record['val_accuracy']:.3f}, {record['images_per_second']:.0f} images/s, "
                 f"{record['seconds']:.0f} s")
@@ -153,24 +152,20 @@ class _Progress:
     """A line every few seconds from rank 0: where training is, and when it will end."""
 
     def __init__(self, config: TrainConfig, worker: Worker, steps: int, epoch: int):
-        self._config, self._active, self._steps, self._epoch = config, worker.rank == 0, steps, epoch
+        self._config, self._worker, self._steps, self._epoch = config, worker, steps, epoch
         self._started = self._said = time.monotonic()
         self._images = 0
 
     def step(self, step: int, loss: float, images: int) -> None:
         now = time.monotonic()
         self._images += images
-        if not self._active or now - self._said < PROGRESS_SECONDS:
+        if self._worker.rank != 0 or now - self._said < PROGRESS_SECONDS:
             return
         self._said = now
         pace = (step + 1) / (now - self._started)
         left = (self._steps - step - 1 + (self._config.epochs - self._epoch - 1) * self._steps) / pace
-        say(f"epoch {self._epoch + 1}/{self._config.epochs}, step {step + 1}/{self._steps}: loss {loss:.4f}, "
+        self._worker.say(f"epoch {self._epoch + 1}/{self._config.epochs}, step {step + 1}/{self._steps}: loss {loss:.4f}, "
             f"{self._images / (now - self._started):.0f} images/s, {left / 60:.1f} min left")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def positive_label(config: TrainConfig, manifest: Manifest) -> int:

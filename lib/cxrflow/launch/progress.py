@@ -1,0 +1,109 @@
+"""Rank 0's progress on the driver's terminal, as it goes, whatever the launcher.
+
+Horovod hands a worker's output on in blocks of 64 kB, which for a few lines an epoch means at the end. So rank 0 sends
+its lines to the driver itself, over a connection that a random key authenticates (HMAC, as ``multiprocessing``
+does it). Only bytes are exchanged and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+
+MAX_BYTES = 10_000  # of one line
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the driver listens, and the key that opens it."""
+
+    host: str
+    port: int
+    key: bytes
+
+
+class ProgressListener:
+    """Writes the lines of one sender to standard error; a context manager around a launch."""
+
+    def __init__(self, host: str):
+        """``host``: the driver's address as executors reach it (``spark.driver.host``)."""
+        try:
+            self._socket = socket.create_server((host, 0))
+        except OSError:  # behind a translated address, as in a container, the name is not this machine's own
+            self._socket = socket.create_server(("", 0))
+        self._socket.settimeout(POLL_SECONDS)
+        self.address = Address(host, self._socket.getsockname()[1], secrets.token_bytes(32))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> ProgressListener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        senders = []
+        while not self._over.is_set():
+            try:
+                accepted, _ = self._socket.accept()
+            except TimeoutError:
+                continue
+            # Each in a thread of its own: a stranger who connects and says nothing must not keep rank 0 waiting.
+            senders.append(threading.Thread(target=self._serve, args=(accepted,), daemon=True))
+            senders[-1].start()
+        for sender in senders:
+            sender.join(timeout=1)
+
+    def _serve(self, accepted: socket.socket) -> None:
+        with Connection(accepted.detach()) as connection:
+            try:
+                deliver_challenge(connection, self.address.key)
+                answer_challenge(connection, self.address.key)
+                self._relay(connection)
+            except (AuthenticationError, OSError, EOFError):
+                pass  # a stranger without the key, or a sender that died
+
+    def _relay(self, connection: Connection) -> None:
+        """Write what comes until the sender ends, or has nothing more to say after the launch is over."""
+        while connection.poll(POLL_SECONDS) or not self._over.is_set():
+            if connection.poll():
+                text = connection.recv_bytes(MAX_BYTES).decode(errors="replace")
+                print("".join(char for char in text if char.isprintable()), file=sys.stderr, flush=True)
+
+
+def connect(address: Address) -> Callable[[str], None]:
+    """A function that sends a line to the driver.
+
+    Progress never stops training: where the driver cannot be reached, lines go to standard error.
+    """
+    try:
+        connection = Client((address.host, address.port), authkey=address.key)
+    except Exception as error:
+        say(f"rank 0 (process {os.getpid()}) cannot reach the driver at {address.host}:{address.port} ({error}); "
+            "its progress stays in this log")
+        return say
+
+    def send(line: str) -> None:
+        try:
+            connection.send_bytes(line.encode()[:MAX_BYTES])
+        except OSError:
+            say(line)
+
+    return send
+
+
+def say(line: str) -> None:
+    """Write a line to this process' standard error."""
+    print(line, file=sys.stderr, flush=True)
