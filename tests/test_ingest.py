@@ -17,6 +17,7 @@ from cxrflow.images import DECODERS, REASONS
 from cxrflow.labels import patient_of
 from cxrflow.manifest import Shard, read_manifest
 from cxrflow.phantom import LABELS, PATIENT_RULE
+from cxrflow.shards import checksum
 from cxrflow.spark.ingest import cut_evenly, ingest
 from cxrflow.spark.listing import list_files
 from cxrflow.spark.placement import place_files
@@ -69,6 +70,7 @@ def test_a_shard_is_one_row_group_and_all_but_the_last_are_full(table):
         assert file.num_row_groups == 1 and file.metadata.num_rows == shard.rows
         labels = Counter(file.read(["label"])["label"].to_pylist())
         assert dict(labels) == shard.labels
+        assert checksum(file.read(["sample_id"])["sample_id"].to_numpy()) == shard.checksum
     for split in ("train", "val", "test"):
         rows = sorted(shard.rows for shard in manifest.of_split(split))
         assert rows[1:] == [6] * (len(rows) - 1) and 1 <= rows[0] <= 6
@@ -185,7 +187,7 @@ def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypa
 
 
 def test_cut_evenly():
-    shards = [Shard(path=name, split="train", rows=rows, labels={}) for name, rows in (("a", 3), ("b", 4), ("c", 2))]
+    shards = [Shard(path=name, split="train", rows=rows, labels={}, checksum="") for name, rows in (("a", 3), ("b", 4), ("c", 2))]
     assert [[(shard.path, start, stop) for shard, start, stop in piece] for piece in cut_evenly(shards, 4)] == [
         [("a", 0, 3), ("b", 0, 1)], [("b", 1, 4), ("c", 0, 1)], [("c", 1, 2)]]
 

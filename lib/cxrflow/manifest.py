@@ -23,6 +23,8 @@ class Shard:
     rows: int
     labels: dict[str, int]
     """Rows of each label."""
+    checksum: str
+    """Of the rows' sample_id, see ``shards.checksum``: tells a shard by what is in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

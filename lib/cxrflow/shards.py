@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,6 +30,12 @@ def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
     """The shard's rows, or some of their columns."""
     with storage.open_file(url) as file:
         return pq.read_table(file, columns=columns, use_threads=False)
+
+
+def checksum(sample_ids: np.ndarray | int) -> str:
+    """The exclusive or of sample ids (int64, any number of them, or what Spark's bit_xor made of them), as 16
+    hexadecimal digits. The order of the rows does not matter; a row more, less or other changes it."""
+    return format(int(np.bitwise_xor.reduce(np.asarray(sample_ids, np.int64), axis=None)) & (2**64 - 1), "016x")
 
 
 class ShardWriter:

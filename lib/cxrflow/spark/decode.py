@@ -20,6 +20,7 @@ from cxrflow.shards import ShardWriter
 
 OUTCOME = pa.schema([
     *SOURCE,
+    pa.field("sample_id", pa.int64()),
     pa.field("label", pa.string()),
     pa.field("split", pa.string()),
     pa.field("shard", pa.string()),  # where the sample was written, below the staging folder; null in quarantine
@@ -79,11 +80,12 @@ class DecodeTask:
         if row["label"] is None and isinstance(decoded, Decoded):
             decoded = Unreadable("unlabelled")
         source = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
+        source["sample_id"] = sample_id(row["path"])
         outcome = {**source, "label": row["label"], "split": row["split"], "shard": None, "reason": None, "detail": None}
         if isinstance(decoded, Unreadable):
             return {**outcome, "reason": decoded.reason, "detail": decoded.detail}, None
         return outcome, {
-            **source, "sample_id": sample_id(row["path"]), "label": row["label"], "patient_id": row["patient_id"],
+            **source, "label": row["label"], "patient_id": row["patient_id"],
             "height": self.height, "width": self.width,
             "source_height": decoded.source_height, "source_width": decoded.source_width,
             "source_format": decoded.source_format, "pixels": decoded.pixels.tobytes(),

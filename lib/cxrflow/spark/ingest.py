@@ -16,7 +16,7 @@ from cxrflow.config import IngestConfig, to_dict
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, Shard, write_manifest
 from cxrflow.schema import QUARANTINE, spark_ddl
-from cxrflow.shards import read_shard, write_shard
+from cxrflow.shards import checksum, read_shard, write_shard
 from cxrflow.spark.decode import OUTCOME, DecodeTask
 from cxrflow.spark.listing import check_images, list_files, read_contents, small_batches
 from cxrflow.spark.placement import place_files
@@ -110,12 +110,14 @@ def _manifest(spark: SparkSession, config: IngestConfig, outcomes: DataFrame, st
 
 def _shards(outcomes: DataFrame) -> list[Shard]:
     """The shards that committed tasks wrote."""
-    rows = outcomes.where("shard is not null").groupBy("shard", "split", "label").count().collect()
-    labels: dict[tuple[str, str], dict[str, int]] = {}
+    rows = outcomes.where("shard is not null").groupBy("shard", "split", "label").agg(
+        F.count("*").alias("rows"), F.bit_xor("sample_id").alias("ids")).collect()
+    parts: dict[tuple[str, str], list] = {}
     for row in rows:
-        labels.setdefault((row["shard"], row["split"]), {})[row["label"]] = row["count"]
-    return [Shard(path=path, split=split, rows=sum(counts.values()), labels=counts)
-            for (path, split), counts in sorted(labels.items())]
+        parts.setdefault((row["shard"], row["split"]), []).append(row)
+    return [Shard(path=path, split=split, rows=sum(row["rows"] for row in found),
+                  labels={row["label"]: row["rows"] for row in found}, checksum=checksum([row["ids"] for row in found]))
+            for (path, split), found in sorted(parts.items())]
 
 
 def _even_out(spark: SparkSession, config: IngestConfig, staging: str, shards: list[Shard]) -> list[Shard]:
@@ -152,7 +154,8 @@ def _merge(staging: str, recipe: list[tuple[Shard, int, int]]) -> Shard:
         read_shard(storage.join(staging, shard.path)).slice(start, stop - start) for shard, start, stop in recipe])
     split = recipe[0][0].split
     counts = {pair["values"]: pair["counts"] for pair in table["label"].combine_chunks().value_counts().to_pylist()}
-    return Shard(path=write_shard(staging, split, table), split=split, rows=table.num_rows, labels=counts)
+    return Shard(path=write_shard(staging, split, table), split=split, rows=table.num_rows, labels=counts,
+                 checksum=checksum(table["sample_id"].to_numpy()))
 
 
 def _reconcile(files: int, manifest: Manifest) -> None:

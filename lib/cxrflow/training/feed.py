@@ -10,6 +10,7 @@ import numpy as np
 
 from cxrflow import storage
 from cxrflow.manifest import Manifest, Shard
+from cxrflow.shards import checksum
 from cxrflow.training.plan import Block, EpochPlan
 
 # Petastorm 0.13 reads through pyarrow's legacy dataset classes, which warn at every use; there is no other way to
@@ -124,8 +125,8 @@ class Feed:
                 reader[1].join()
 
     def _open(self, block: Block | None, held: dict[int, Rows]):
-        """A Petastorm reader that is already reading the block's shards but those that are held, and their order."""
-        shards = sorted({piece.shard for piece in block.slices} - held.keys(), key=self._url) if block else []
+        """(shards, Petastorm reader that is already reading them): those of the block that are not held."""
+        shards = sorted({piece.shard for piece in block.slices} - held.keys()) if block else []
         if not shards:
             return None
         try:
@@ -133,41 +134,48 @@ class Feed:
                 [self._url(shard) for shard in shards], schema_fields=[f"^{column}$" for column in COLUMNS],
                 reader_pool_type="thread", workers_count=self._threads, results_queue_size=len(shards),
                 shuffle_row_groups=False, num_epochs=1)
-        except Exception as error:  # pyarrow, fsspec and Petastorm raise unrelated types
+        except Exception as error:
             raise self._failure(shards, error) from error
 
     def _finish(self, reader) -> dict[int, Rows]:
-        """The rows of all shards of a reader, by shard. Petastorm yields one row group a file, in order of path."""
+        """The rows of all shards of a reader, by shard.
+
+        Petastorm yields one row group a file, but with several threads in no order that can be relied on, and
+        without its name. So the sample ids tell which shard it is, and that it holds what the manifest says.
+        """
         if reader is None:
             return {}
         shards, groups = reader
+        missing = {self._shards[shard].checksum: shard for shard in shards}
         found: dict[int, Rows] = {}
         try:
-            for shard, group in zip(shards, groups, strict=True):
-                found[shard] = self._check(shard, group)
+            for group in groups:
+                shard = missing.pop(checksum(group.sample_id), None)
+                if shard is not None:
+                    found[shard] = self._rows_of(shard, group)
         except RuntimeError:
             raise
-        except Exception as error:
-            raise self._failure(shards[len(found):], error) from error
+        except Exception as error:  # pyarrow, fsspec and Petastorm raise unrelated types
+            raise self._failure(list(missing.values()), error) from error
         finally:
             groups.stop()
             groups.join()
+        if missing:
+            raise self._failure(list(missing.values()), "its samples are not those that the manifest says")
         return found
 
-    def _check(self, shard: int, group) -> Rows:
-        expected = (self._shards[shard].rows, self._manifest.height * self._manifest.width)
-        sizes = {len(pixels) for pixels in group.pixels}
-        if (len(group.pixels), sizes) != (expected[0], {expected[1]}):
-            raise RuntimeError(
-                f"shard {self._url(shard)}: expected {expected[0]} rows of {expected[1]} pixels as the manifest says, "
-                f"got {len(group.pixels)} rows of {sorted(sizes)}; ingest the table again")
-        pixels = np.frombuffer(b"".join(group.pixels), np.uint8).reshape(expected)
+    def _rows_of(self, shard: int, group) -> Rows:
+        size = self._manifest.height * self._manifest.width
+        if {len(pixels) for pixels in group.pixels} != {size}:
+            raise self._failure([shard], f"expected images of {size} bytes, as the manifest says, and found others")
+        pixels = np.frombuffer(b"".join(group.pixels), np.uint8).reshape(-1, size)
         labels = np.array([self._places[label] for label in group.label], np.int64)
         return Rows(np.asarray(group.sample_id, np.int64), labels, pixels)
 
-    def _failure(self, shards: list[int], error: Exception) -> RuntimeError:
+    def _failure(self, shards: list[int], why: Exception | str) -> RuntimeError:
         names = ", ".join(self._url(shard) for shard in shards[:3]) + (" ..." if len(shards) > 3 else "")
-        return RuntimeError(f"cannot read {names}: {type(error).__name__}: {error}")
+        reason = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
+        return RuntimeError(f"cannot train on {names}: {reason}. Was the table changed? Ingest it again")
 
     def _url(self, shard: int) -> str:
         return storage.for_petastorm(storage.join(self._table, "samples", self._shards[shard].path))

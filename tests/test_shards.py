@@ -1,0 +1,12 @@
+import numpy as np
+
+from cxrflow.labels import sample_id
+from cxrflow.shards import checksum
+
+
+def test_checksum_tells_shards_apart_whatever_the_order_of_rows():
+    ids = np.array([sample_id(str(number)) for number in range(100)])
+    assert checksum(ids) == checksum(ids[::-1]) and len(checksum(ids)) == 16
+    assert checksum(ids) != checksum(ids[1:]) != checksum(ids[:-1])
+    assert checksum([5, -3]) == format((5 ^ -3) & (2**64 - 1), "016x")
+    assert checksum([]) == "0" * 16
