@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by start.sh and stop.sh: how they name, record and recognise the processes of a cluster.
 
 say() { printf '%s\n' "$*" >&2; }

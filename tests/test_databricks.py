@@ -1,0 +1,137 @@
+"""The Databricks bundle, held to the code: what it says must exist, and what it passes the jobs must parse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+
+from cxrflow import config
+from cxrflow.launch import LAUNCHERS
+
+CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+PROJECT = CLUSTER.parent
+BUNDLE = yaml.safe_load((CLUSTER / "databricks.yml").read_text())
+JOB_FILE = CLUSTER / "resources" / "cxrflow_job.yml"
+JOB_TEXT = JOB_FILE.read_text()
+JOB = yaml.safe_load(JOB_TEXT)["resources"]["jobs"]["cxrflow"]
+TASKS = {task["task_key"]: task for task in JOB["tasks"]}
+PARAMETERS = {parameter["name"]: parameter["default"] for parameter in JOB["parameters"]}
+TARGETS = BUNDLE["targets"]
+# What only the user knows.
+GIVEN = {"data": "/Volumes/main/default/xrays", "node_type_id": "some.type"}
+
+
+def variables(target: str) -> dict[str, str]:
+    defaults = {name: entry["default"] for name, entry in BUNDLE["variables"].items() if "default" in entry}
+    return {**defaults, **TARGETS[target]["variables"], **GIVEN}
+
+
+def arguments(task: str, target: str) -> list[str]:
+    """The command line that a task's job gets where nobody changes a parameter."""
+    def variable(match):
+        return str(variables(target)[match[1]])
+
+    def parameter(match):
+        return re.sub(r"\$\{var\.(\w+)\}", variable, PARAMETERS[match[1]])
+
+    return [re.sub(r"\{\{job\.parameters\.(\w+)\}\}", parameter, part)
+            for part in TASKS[task]["spark_python_task"]["parameters"]]
+
+
+def below(file: Path, path: str) -> Path:
+    """A path of the bundle, which starts at the file it is written in."""
+    return (file.parent / path).resolve()
+
+
+def test_the_job_file_is_included():
+    included = [path for pattern in BUNDLE["include"] for path in CLUSTER.glob(pattern)]
+    assert included == [JOB_FILE]
+
+
+def test_no_workspace_is_named():
+    assert "workspace" not in BUNDLE
+    assert not any("workspace" in target for target in TARGETS.values())
+    assert "https://" not in (CLUSTER / "databricks.yml").read_text() + JOB_TEXT
+
+
+def test_tasks_are_the_jobs_in_data_order():
+    assert list(TASKS) == ["ingest", "train", "evaluate", "predict", "report"]
+    before = [None, *TASKS]
+    for task, previous in zip(TASKS.values(), before, strict=False):
+        assert [entry["task_key"] for entry in task.get("depends_on", [])] == ([previous] if previous else [])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_runs_the_job_of_its_name(task):
+    file = below(JOB_FILE, TASKS[task]["spark_python_task"]["python_file"])
+    assert file == PROJECT / "jobs" / f"{task}.py"
+    assert file.is_file()
+    assert any(file.is_relative_to(below(CLUSTER / "databricks.yml", path)) for path in BUNDLE["sync"]["paths"])
+    assert TASKS[task]["job_cluster_key"] in {cluster["job_cluster_key"] for cluster in JOB["job_clusters"]}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_installs_the_wheel_that_the_bundle_builds(task):
+    artifact = BUNDLE["artifacts"]["cxrflow"]
+    built = [below(CLUSTER / "databricks.yml", entry["source"]) for entry in artifact["files"]]
+    assert [below(JOB_FILE, library["whl"]) for library in TASKS[task]["libraries"]] == built
+    root = below(CLUSTER / "databricks.yml", artifact["path"])
+    assert (root / "setup.py").is_file()
+    assert built[0].parent == root / re.search(r"--wheel-dir (\S+)", artifact["build"])[1]
+
+
+def test_every_parameter_is_declared_once_used_and_has_a_value():
+    used = set(re.findall(r"\{\{job\.parameters\.(\w+)\}\}", JOB_TEXT))
+    assert used == set(PARAMETERS)
+    assert len(PARAMETERS) == len(JOB["parameters"])
+    assert all(isinstance(value, str) and value for value in PARAMETERS.values())
+
+
+def test_every_variable_is_declared_and_has_a_value_in_both_targets():
+    used = set(re.findall(r"\$\{var\.(\w+)\}", JOB_TEXT))
+    assert used == set(BUNDLE["variables"])
+    for target in TARGETS:
+        assert set(variables(target)) == used
+
+
+def test_each_target_has_the_runtime_of_its_launcher():
+    chosen = {name: target["variables"]["spark_version"] for name, target in TARGETS.items()}
+    assert chosen == {"horovod": "15.4.x-cpu-ml-scala2.12", "torch": "16.4.x-cpu-ml-scala2.12"}
+    assert [name for name, target in TARGETS.items() if target.get("default")] == ["horovod"]
+    assert JOB["job_clusters"][0]["new_cluster"]["spark_version"] == "${var.spark_version}"
+    for name, target in TARGETS.items():
+        assert target["variables"]["launcher"] == name
+        assert name in LAUNCHERS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_jobs_parse_what_they_get(task, target):
+    config_type = getattr(config, f"{task.capitalize()}Config")
+    assert f"run_job({config_type.__name__}," in (PROJECT / "jobs" / f"{task}.py").read_text()
+    parsed = tyro.cli(config_type, args=arguments(task, target))
+    for name in ("images", "table", "run", "predictions"):
+        assert getattr(parsed, name, None) in (None, f"{GIVEN['data']}/{name}")
+    if task == "train":
+        assert (parsed.launcher, parsed.workers, parsed.batch_size) == (target, 4, 32)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_overwrite_is_a_flag_as_parameter(flag, monkeypatch):
+    monkeypatch.setitem(PARAMETERS, "overwrite", "--overwrite" if flag else "--no-overwrite")
+    for task in ("ingest", "train", "predict"):
+        config_type = getattr(config, f"{task.capitalize()}Config")
+        assert tyro.cli(config_type, args=arguments(task, "torch")).overwrite is flag
+
+
+def test_the_init_script_installs_what_the_tests_ran_with():
+    destination = JOB["job_clusters"][0]["new_cluster"]["init_scripts"][0]["workspace"]["destination"]
+    script = PROJECT / destination.removeprefix("${workspace.file_path}/")
+    pins = re.findall(r"\b[\w-]+==\S+", script.read_text())
+    assert {"keras", "petastorm", "pyarrow"} < {pin.split("==")[0] for pin in pins}
+    locked = (PROJECT / "requirements.lock").read_text()
+    assert [pin for pin in pins if f"\n{pin} \\\n" not in "\n" + locked] == []
