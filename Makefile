@@ -3,13 +3,13 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 LAUNCHER ?= horovod
-WORKERS ?= 2
+WORKERS ?= $(if $(filter local,$(LAUNCHER)),1,2)
 IMAGES ?=
-DEMO ?= build/demo
+DEMO ?= build/demo$(if $(IMAGES),-images)
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test benchmark wheel lock clean
+.PHONY: help setup demo cluster-demo test wheel lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -27,11 +27,9 @@ cluster-demo: setup ## The demo on a standalone Spark cluster: separate worker p
 test: setup ## Run the tests.
 	@source cluster/env.sh && python -m pytest tests
 
-benchmark: setup ## Measure what tests/benchmarks measures; run it on an idle machine.
-	@source cluster/env.sh && python -m pytest tests/benchmarks -s
-
 wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.
-	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels .
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels . \
+		&& ls build/wheels/cxrflow-*.whl
 
 lock: ## Pin again what setup.py asks for (needs uv).
 	@printf 'setuptools==79.0.1\ntorch==2.13.0+cpu\n' > .overrides.txt

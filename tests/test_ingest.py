@@ -1,8 +1,11 @@
 """Ingest on a real Spark session."""
 
+import hashlib
 import json
+import os
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,7 @@ from cxrflow.manifest import Shard, read_manifest
 from cxrflow.phantom import LABELS, PATIENT_RULE
 from cxrflow.shards import checksum
 from cxrflow.spark.ingest import cut_evenly, ingest
-from cxrflow.spark.listing import list_files
+from cxrflow.spark.listing import list_files, with_contents
 from cxrflow.spark.placement import place_files
 
 
@@ -66,7 +69,7 @@ def test_stored_pixels_are_those_of_the_decoder(table):
 def test_a_shard_is_one_row_group_and_all_but_the_last_are_full(table):
     manifest = read_manifest(str(table))
     for shard in manifest.shards:
-        file = pq.ParquetFile(table / "samples" / shard.path)
+        file = pq.ParquetFile(table / shard.path)
         assert file.num_row_groups == 1 and file.metadata.num_rows == shard.rows
         labels = Counter(file.read(["label"])["label"].to_pylist())
         assert dict(labels) == shard.labels
@@ -132,8 +135,9 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
     def deal(seed):
         config = IngestConfig(images=str(tmp_path), table="t", patients=r"(p\d+)_", seed=seed)
         # the same keys under both labels: such a patient counts once, under its first label
-        placed, _ = place_files(spark, list_files(spark, config.images), config)
-        return {row["path"]: row["split"] for row in placed.collect()}
+        with ExitStack() as caches:
+            placed, _ = place_files(spark, list_files(spark, config.images), config, caches)
+            return {row["path"]: row["split"] for row in placed.collect()}
 
     first = deal(0)
     assert first == deal(0) and first != deal(1)
@@ -168,7 +172,7 @@ def test_a_failed_ingest_leaves_no_table_and_nothing_staged(spark, tmp_path):
     with pytest.raises(UserError, match="none of 1 files gave one .not_an_image: 1."):
         ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table")))
     assert not (tmp_path / "table" / "manifest.json").exists()
-    assert not list((tmp_path / "table").rglob("*.parquet"))
+    assert not (tmp_path / "table").exists()
 
 
 def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypatch, phantoms):
@@ -177,13 +181,75 @@ def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypa
     shutil.copytree(phantoms, images)
     config = {"images": str(images), "height": 16, "width": 16, "patients": PATIENT_RULE}
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "direct")))
+    files = list_files(spark, str(images))
     is_local = storage.is_local
     monkeypatch.setattr("cxrflow.storage.is_local", lambda url: not str(url).startswith(str(images)) and is_local(url))
     monkeypatch.setattr("cxrflow.storage.for_spark", lambda url: "file://" + str(url))
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "spark")))
     direct, through = (samples_of(tmp_path / name).set_index("path").sort_index() for name in ("direct", "spark"))
+    assert read_manifest(str(tmp_path / "spark")).quarantined == {"empty": 1, "not_an_image": 2, "truncated": 1}
+    plan = with_contents(spark, str(images), files)._jdf.queryExecution().executedPlan().toString()
+    exchanges = [line for line in plan.splitlines() if "Exchange" in line]
+    assert exchanges and not any("content" in line for line in exchanges)  # nobody but its reader sees an image
     columns = ["label", "patient_id", "split", "sha256", "pixels"]
     pd.testing.assert_frame_equal(direct[columns], through[columns])
+
+
+def test_what_cannot_be_read_is_quarantined_and_not_the_end(spark, tmp_path):
+    images = tmp_path / "images"
+    write_images(images, ["A/0.png", "B/1.png"])
+    (images / "A" / "gone.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(images / "A" / "pipe.png")
+    shutil.copy(images / "A" / "0.png", os.fsencode(images / "B") + b"/\xff.png")
+    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4))
+    assert (result["files"], result["samples"], result["reasons"]) == (5, 2, {"unreadable": 3})
+    details = pd.read_parquet(tmp_path / "table" / "quarantine").set_index("path")["detail"]
+    assert "not a regular file" in details[str(images / "A" / "pipe.png")]
+    assert str(images / "B" / "\\xff.png") in details.index
+
+
+def test_labels_that_were_mended_are_read_again(spark, tmp_path):
+    """In a session that lives on, as in a notebook."""
+    write_images(tmp_path / "images", ["0.png", "1.png"])
+    for number, label in enumerate(("A", "C")):
+        (tmp_path / "labels.csv").write_text(f"path,label\n0.png,{label}\n1.png,B\n")
+        place = tmp_path / f"table{number}"
+        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(place), split="train", height=4, width=4,
+                                   labels=str(tmp_path / "labels.csv")))
+        assert sorted(samples_of(place)["label"]) == sorted([label, "B"])
+
+
+def test_empty_cells_of_a_labels_file_are_no_values(spark, tmp_path):
+    write_images(tmp_path / "images", ["0.png", "1.png"])
+    (tmp_path / "labels.csv").write_text('path,label,patient_id,split\n0.png,A,"",""\n1.png,B,"",""\n')
+    ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=4, width=4,
+                               labels=str(tmp_path / "labels.csv")))
+    assert samples_of(tmp_path / "table")["patient_id"].nunique() == 2
+
+
+def test_the_same_files_give_the_same_table(spark, phantoms, table, tmp_path):
+    ingest(spark, IngestConfig(images=str(phantoms), table=str(tmp_path / "again"), height=48, width=40, shard_rows=6,
+                               patients=PATIENT_RULE))
+    again, first = read_manifest(str(tmp_path / "again")), read_manifest(str(table))
+    assert again.shards == first.shards
+    for shard in first.shards:
+        assert pq.read_table(tmp_path / "again" / shard.path, partitioning=None).equals(
+            pq.read_table(table / shard.path, partitioning=None))
+
+
+def test_a_patient_lies_where_the_documented_hash_puts_it(table):
+    manifest, samples = read_manifest(str(table)), samples_of(table)
+    for row in samples.itertuples():
+        place = int(hashlib.sha256(f"0:{row.patient_id}".encode()).hexdigest()[:12], 16) / 2**48
+        train_end, val_end = manifest.split_thresholds[row.label]
+        assert row.split == ("train" if place < train_end else "val" if place < val_end else "test")
+
+
+@pytest.mark.parametrize("table", ["images/table", "."])
+def test_a_table_inside_the_images_or_around_them_is_refused(spark, tmp_path, table):
+    write_images(tmp_path / "images", ["A/0.png"])
+    with pytest.raises(UserError, match="expected a folder apart from the images"):
+        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / table)))
 
 
 def test_cut_evenly():

@@ -36,6 +36,7 @@ def bad_inputs(tmp):
         "unknown split": ("evaluate", ["--run", run, "--table", table, "--split", "dev"], "expected one of train, val, test, all"),
         "no run to predict": ("predict", ["--run", empty, "--images", images, "--predictions", tmp / "p"], "expected a run directory"),
         "no run to report": ("report", ["--run", empty], "run jobs/train.py first"),
+        "a folder that no demo made": ("demo", ["--folder", tmp], "one that a demo made"),
         "no images to demo": ("demo", ["--images", tmp / "nope", "--folder", tmp / "demo"], "expected a folder of images"),
     }
 

@@ -1,8 +1,6 @@
-import hashlib
-
 import pytest
 
-from cxrflow.labels import folder_label, patient_hash, patient_of, sample_id, split_of
+from cxrflow.labels import patient_of, sample_id
 
 
 @pytest.mark.parametrize(("name", "patient"), [
@@ -27,19 +25,9 @@ def test_a_regular_expression_joins_its_groups():
     assert patient_of("/x/site3-p77-lateral.dcm", r"(site\d+)-(p\d+)") == "site3-p77"
 
 
-def test_folder_label():
-    assert folder_label("s3://bucket/train/NO FINDING/a.png") == "NO FINDING"
-
-
-def test_patient_hash_is_the_documented_one():
-    digest = hashlib.sha256(b"7:IM-0115").digest()
-    assert patient_hash("IM-0115", 7) == int.from_bytes(digest[:6], "big") / 2**48
-    assert patient_hash("IM-0115", 7) != patient_hash("IM-0115", 8)
-
-
-def test_split_of_includes_the_lower_end():
-    assert [split_of(place, [0.5, 0.75]) for place in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [
-        "train", "train", "val", "val", "test", "test"]
+def test_a_regular_expression_sees_the_folders_below_the_root_and_not_those_above():
+    path = "/data/patient1/cxr/patient00042/study1/view1.jpg"
+    assert patient_of(path, r"(patient\d+)/", "/data/patient1/cxr") == "patient00042"
 
 
 def test_sample_id_fits_a_signed_64_bit_integer():

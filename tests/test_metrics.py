@@ -44,6 +44,12 @@ def test_the_threshold_of_a_model_worse_than_chance_is_finite():
     assert 0 <= metrics.youden_threshold(np.array([True, True, False]), np.array([0.1, 0.2, 0.9])) <= 1
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_there_is_no_threshold_for_one_class(value):
+    with pytest.raises(ValueError, match="expected both values"):
+        metrics.youden_threshold(np.full(3, value), np.array([0.1, 0.2, 0.9]))
+
+
 def test_more_than_two_labels():
     truth = np.array([0, 1, 2, 2])
     scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.2, 0.3]])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -79,6 +80,9 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     assert json.loads((run / "metrics.json").read_text())["n"] == figures["n"] == 48
     result = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     assert (result["files"], result["scored"], result["unreadable"]) == (52, 48, 4)
+    again = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"),
+                                         overwrite=True))
+    assert again["predicted"] == result["predicted"]
     predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
     unread = predictions[predictions["reason"].notna()]
     assert unread["predicted_label"].isna().all() and unread["score_SYNTHETIC_OPACITY"].isna().all()
@@ -101,8 +105,45 @@ def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions
     config = {"run": str(run), "images": str(phantoms), "predictions": str(tmp_path)}
     with pytest.raises(UserError, match="exists; name another folder"):
         check_predict(PredictConfig(**config))
+    pd.DataFrame({"precious": [1]}).to_parquet(tmp_path / "part-0.parquet")
+    (tmp_path / "_SUCCESS").touch()
     with pytest.raises(UserError, match="left alone"):
         check_predict(PredictConfig(**config, overwrite=True))
+    with pytest.raises(UserError, match="apart from the images"):
+        check_predict(PredictConfig(**{**config, "predictions": str(phantoms / "predictions")}))
+
+
+def losses(spark, table, run, launcher, workers, batch_size):
+    train(spark, TrainConfig(table=str(table), run=str(run), launcher=launcher, workers=workers, batch_size=batch_size,
+                             epochs=2, model="plain", lr_scaling="none", weight_decay=0.0))
+    return [epoch[name] for epoch in json.loads((run / "history.json").read_text())["epochs"]
+            for name in ("loss", "val_loss")]
+
+
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+def test_two_workers_make_the_steps_that_one_makes_with_the_whole_batch(spark, table, tmp_path, launcher):
+    """The network has neither dropout nor batch normalisation, so only the averaging of gradients can differ."""
+    alone = losses(spark, table, tmp_path / "alone", launcher, 1, 8)
+    together = losses(spark, table, tmp_path / "together", launcher, 2, 4)
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_relative_run_directory_is_the_drivers(spark, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = train(spark, TrainConfig(table=os.path.relpath(table), run="run", launcher="torch", workers=1, epochs=1,
+                                      batch_size=8, model="plain"))
+    assert result["run"] == str(tmp_path / "run") and (tmp_path / "run" / "model.keras").exists()
+
+
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, table, trained, tmp_path, launcher, capfd):
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(Exception):
+        train(spark, TrainConfig(table=str(table), run=str(run), launcher=launcher, workers=2, epochs=2, overwrite=True,
+                                 batch_size=4, learning_rate=1e30))
+    assert "not a number: lower --learning-rate" in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_a_run_directory_that_holds_another_run_is_refused(table, trained):
@@ -137,8 +178,12 @@ def edited(table, tmp_path, edit):
 
 @pytest.mark.parametrize(("edit", "words"), [
     (lambda c: c.update(shards=[s for s in c["shards"] if s["split"] != "val"]), "val of .* is empty"),
-    (lambda c: [s["labels"].pop("SYNTHETIC_OPACITY", 0) for s in c["shards"]], "has only SYNTHETIC_NORMAL"),
-    (lambda c: c.update(version=99), "expected a table of version 1, got 99"),
+    (lambda c: c.update(labels=["SYNTHETIC_NORMAL"],
+                        shards=[{**s, "labels": {"SYNTHETIC_NORMAL": s["rows"]}} for s in c["shards"]]),
+     "has only SYNTHETIC_NORMAL"),
+    (lambda c: [s["labels"].pop("SYNTHETIC_OPACITY", 0) for s in c["shards"] if s["split"] == "val"],
+     "val of .* has none of SYNTHETIC_OPACITY"),
+    (lambda c: c.update(version=99), "expected a table of version 2, got 99"),
     (lambda c: c.pop("shards"), "expected the manifest that ingest.py writes"),
 ])
 def test_a_table_that_cannot_be_trained_on(table, tmp_path, edit, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 
 import tyro
@@ -15,8 +16,9 @@ from cxrflow.errors import UserError
 def run_job(config_type: type, job: Callable[..., dict], description: str) -> None:
     """Parse the flags into ``config_type``, call ``job(config)`` and end the process.
 
-    Standard output ends with the job's result as one line of JSON; all else goes to standard error. Exit status
-    is 0 on success, 2 for bad input (one sentence, no stack trace), 130 after Ctrl-C, and 1 for everything else.
+    Standard output ends with the job's result as one line of JSON; all else goes to standard error (which
+    spark-submit mixes into standard output, ahead of that line). Exit status is 0 on success, 2 for bad input (one
+    sentence, no stack trace), 130 after Ctrl-C, and 1 for everything else, with Python's stack trace but not Java's.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("cxrflow").setLevel(logging.INFO)
@@ -29,4 +31,10 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        # Spark puts Java's stack into the message; the lines that help are Python's.
+        lines = traceback.format_exc().splitlines()
+        print("\n".join(line for line in lines if not line.startswith(("\tat ", "\t..."))), file=sys.stderr)
+        sys.exit(1)
+    sys.stderr.flush()
     print(json.dumps(result, allow_nan=False), flush=True)

@@ -18,6 +18,7 @@ from cxrflow.phantom import PATIENT_RULE, make_phantoms
 
 log = logging.getLogger(__name__)
 
+MARK = ".cxrflow-demo"
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
@@ -30,13 +31,12 @@ def run_demo(config: DemoConfig) -> dict:
     find_launcher(config.launcher)
     if config.images is not None and not Path(config.images).is_dir():
         raise UserError(f"--images: expected a folder of images with one subfolder a label, got {config.images!r}")
-    folder = Path(config.folder).resolve()
-    shutil.rmtree(folder / "table", ignore_errors=True)
+    folder = _own_folder(config)
     images, unseen, patients = _images(config, folder)
     table, run, predictions = folder / "table", folder / "run", folder / "predictions"
     steps = {
         "ingest": ["--images", images, "--table", table, "--height", config.size, "--width", config.size,
-                   "--patients", patients],
+                   "--patients", patients, "--overwrite"],
         "train": ["--table", table, "--run", run, "--launcher", config.launcher, "--workers", config.workers,
                   "--epochs", config.epochs, "--overwrite"],
         "evaluate": ["--run", run, "--table", table, "--split", "test"],
@@ -50,6 +50,17 @@ def run_demo(config: DemoConfig) -> dict:
         results[job] = {**result, "wall_seconds": round(time.monotonic() - started, 1)}
     _say_end(results)
     return results
+
+
+def _own_folder(config: DemoConfig) -> Path:
+    """The demo's folder. It replaces what it finds there, so it must be one that a demo made."""
+    folder = Path(config.folder).resolve()
+    if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
+        raise UserError(f"--folder: expected a new folder or one that a demo made, but {str(folder)!r} holds something "
+                        "else, which is left alone; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("Made by cxrflow's demo, which replaces what is in here.\n")
+    return folder
 
 
 def _images(config: DemoConfig, folder: Path) -> tuple[Path, Path, str]:
@@ -72,17 +83,18 @@ def _submit(config: DemoConfig, job: str, arguments: list[str]) -> dict:
                str(JOBS / f"{job}.py"), *arguments]
     log.info("\n$ %s", " ".join(command))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace")
-    last = ""
+    result = ""
     try:
         for line in process.stdout:
             sys.stderr.write(line)
-            last = line.strip() or last
+            # spark-submit mixes what Python says on standard error into standard output.
+            result = line if line.startswith("{") else result
     finally:
         status = process.wait()
     if status != 0:
         log.error("demo: jobs/%s.py ended with exit status %d", job, status)
         sys.exit(status)
-    return json.loads(last)
+    return json.loads(result)
 
 
 def _say_end(results: dict[str, dict]) -> None:

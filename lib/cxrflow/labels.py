@@ -1,4 +1,4 @@
-"""From a file's path to its patient, and from a patient to its split. Standard library only."""
+"""What a file's path tells: its patient and its identifier. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,35 +11,21 @@ from pathlib import PurePosixPath
 _KERMANY = re.compile(r"^(person\d+_(?:bacteria|virus))_\d+|^((?:NORMAL2-)?IM-\d+)-\d+")
 
 
-def folder_label(path: str) -> str:
-    """The name of the folder that holds the file."""
-    return PurePosixPath(path).parent.name
-
-
-def patient_of(path: str, rule: str = "auto") -> str:
-    """The patient's key by a named rule (see IngestConfig.patients).
+def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
+    """The patient's key by a named rule (see IngestConfig.patients): kermany looks at the file's name, a regular
+    expression is searched in the path below ``root``.
 
     A file that the rule does not fit counts as a patient of its own, under its whole path: two such files
     are never taken for the same person by accident of their names.
     """
     if rule == "file":
         return path
-    pattern = _KERMANY if rule in ("auto", "kermany") else re.compile(rule)
-    match = pattern.search(PurePosixPath(path).name)
+    if rule in ("auto", "kermany"):
+        match = _KERMANY.search(PurePosixPath(path).name)
+    else:
+        match = re.search(rule, path.removeprefix(root + "/"))
     key = "-".join(group for group in match.groups() if group) if match else ""
     return key or path
-
-
-def patient_hash(patient: str, seed: int) -> float:
-    """Where a patient lies between 0 (included) and 1 (excluded): a pure function of the key and the seed."""
-    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def split_of(place: float, thresholds: list[float]) -> str:
-    """The split of a patient at ``place``: train below the first threshold, val below the second, else test."""
-    train_end, val_end = thresholds
-    return "train" if place < train_end else "val" if place < val_end else "test"
 
 
 def sample_id(path: str) -> int:

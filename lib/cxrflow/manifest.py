@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cxrflow import storage
 from cxrflow.errors import UserError
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 PICTURES = ("curves", "roc", "confusion", "examples")
 
 
@@ -40,6 +40,8 @@ class Manifest:
     shards: list[Shard]
     quarantined: dict[str, int]
     """Files of each reason."""
+    quarantine: list[str]
+    """The Parquet files that list them, as places below the table's folder."""
     config: dict
     """The ingest configuration."""
     split_thresholds: dict[str, list[float]] = field(default_factory=dict)
@@ -112,7 +114,9 @@ class RunDirectory:
         return json.loads(storage.read_bytes(url))
 
     def clear(self) -> None:
-        """Remove what jobs wrote here, and nothing else that the folder may hold."""
+        """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run."""
+        if not storage.exists(self.config):
+            return
         for url in [self.config, self.history, self.model, self.metrics, self.scores, self.report,
                     *map(self.picture, PICTURES)]:
             storage.remove(url)

@@ -68,6 +68,8 @@ def youden_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
 
     ``positive``: bool (n,), both values present; ``scores``: float (n,), 0 to 1.
     """
+    if positive.all() or not positive.any():
+        raise ValueError(f"expected both values in positive, got {len(positive)} times {bool(positive.any())}")
     false_rate, true_rate, thresholds = roc_curve(positive, scores, drop_intermediate=False)
     # The first point calls nothing positive, at an infinite threshold; a model worse than chance would end there.
     best = float(thresholds[1:][np.argmax((true_rate - false_rate)[1:])])

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 LABELS = ("SYNTHETIC_NORMAL", "SYNTHETIC_OPACITY")
-PATIENT_RULE = r"^(phantom\d+)_"
+PATIENT_RULE = r"(phantom\d+)_"
 """For IngestConfig.patients: the file name's patient."""
 HEIGHTS = (320, 512, 700, 900, 1100, 1400, 1800, 2500)
 _BASE = 256  # anatomy is drawn at this size and enlarged; grain is drawn at full size

@@ -86,7 +86,10 @@ def open_file(url: str, mode: str = "rb"):
 
 def read_bytes(url: str) -> bytes:
     if is_local(url):  # fsspec's detour would cost more than reading a small file does
-        with open(absolute(url), "rb") as file:
+        path = absolute(url)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(f"not a regular file: {path}")  # a pipe would block for ever
+        with open(path, "rb") as file:
             return file.read()
     with open_file(url) as file:
         return file.read()

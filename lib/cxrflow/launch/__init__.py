@@ -20,8 +20,8 @@ class Launcher:
     module: str
     requires: str
     """Module that must be installed."""
-    keras_backend: str
     install: str
+    """What to do where it is missing."""
 
     def load(self):
         """The function ``launch(function, config, spark)``."""
@@ -29,10 +29,10 @@ class Launcher:
 
 
 LAUNCHERS = {
-    "local": Launcher("cxrflow.launch.local", "keras", "tensorflow", "pip install cxrflow[train,tensorflow]"),
-    "horovod": Launcher("cxrflow.launch.horovod", "horovod", "tensorflow",
+    "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]"),
+    "horovod": Launcher("cxrflow.launch.horovod", "horovod",
                         "install a C++ compiler and run make setup again, or use --launcher torch"),
-    "torch": Launcher("cxrflow.launch.torch", "torch", "torch", "pip install torch, or use --launcher horovod"),
+    "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod"),
 }
 
 

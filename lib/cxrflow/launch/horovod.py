@@ -23,7 +23,7 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
         results = horovod.spark.run(
             _main, args=(function, config, int(threads), progress.address), num_proc=config.workers,
             start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
-            env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
+            env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
     return results[0]
 
 

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
 MAX_BYTES = 10_000  # of one line
 POLL_SECONDS = 0.2
+CONNECT_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def connect(address: Address) -> Callable[[str], None]:
     Progress never stops training: where the driver cannot be reached, lines go to standard error.
     """
     try:
-        connection = Client((address.host, address.port), authkey=address.key)
-    except Exception as error:
+        connection = _open(address)
+    except (AuthenticationError, OSError, EOFError) as error:
         say(f"rank 0 (process {os.getpid()}) cannot reach the driver at {address.host}:{address.port} ({error}); "
             "its progress stays in this log")
         return say
@@ -102,6 +103,16 @@ def connect(address: Address) -> Callable[[str], None]:
             say(line)
 
     return send
+
+
+def _open(address: Address) -> Connection:
+    # multiprocessing's own Client would wait for minutes where a firewall swallows the call.
+    connected = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
+    connected.settimeout(None)
+    connection = Connection(connected.detach())
+    answer_challenge(connection, address.key)
+    deliver_challenge(connection, address.key)
+    return connection
 
 
 def say(line: str) -> None:

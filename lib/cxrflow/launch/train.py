@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from cxrflow import storage
 from cxrflow.config import TrainConfig
 from cxrflow.errors import UserError
@@ -26,14 +28,18 @@ def check_train(config: TrainConfig) -> None:
 
 def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
     counts = manifest.counts()
+    if len(manifest.labels) < 2:
+        raise UserError(f"--table: expected at least two labels to tell apart, but {config.table!r} has only "
+                        f"{', '.join(manifest.labels)}; ingest images of another label as well")
     for split in ("train", "val"):
         if not manifest.of_split(split):
             raise UserError(f"--table: expected images in the splits train and val, but {split} of {config.table!r} is "
                             "empty; ingest again with another --split")
-    present = [label for label, rows in counts["train"].items() if rows]
-    if len(present) < 2:
-        raise UserError(f"--table: expected at least two labels to tell apart, but the train split of {config.table!r} "
-                        f"has only {', '.join(present)}; ingest images of another label as well")
+        missing = [label for label in manifest.labels if not counts[split].get(label)]
+        if missing:
+            raise UserError(f"--table: expected images of every label in train and in val, but {split} of "
+                            f"{config.table!r} has none of {', '.join(missing)}; ingest more patients with that label, "
+                            "or with another --split or --seed")
     if config.positive_label is not None and config.positive_label not in manifest.labels:
         raise UserError(f"--positive-label: expected one of {', '.join(manifest.labels)}; got {config.positive_label!r}")
 
@@ -47,8 +53,8 @@ def train(spark, config: TrainConfig) -> dict:
     check_train(config)
     if config.launcher != "local":
         _check_slots(spark, config)
-    if config.overwrite:
-        RunDirectory(config.run).clear()
+    # Workers run in other folders, and on other machines, than the one that a relative path starts from.
+    config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run))
     return find_launcher(config.launcher).load()(_fit, config, spark)
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from cxrflow import storage
+from cxrflow.errors import UserError
 from cxrflow.images import DECODERS, Unreadable
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
+
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a run calls a label: by the positive label's threshold, or with more than two labels by the highest score."""
+
+    labels: list[str]
+    positive: str
+    threshold: float | None
+
 
 Row = tuple[str, list[tuple[np.ndarray, str]]]
 
@@ -22,33 +35,40 @@ def read_predictions(url: str) -> pd.DataFrame:
                       for file in storage.files(url, ".parquet")], ignore_index=True)
 
 
-def from_scores(scored: pd.DataFrame, labels: list[str], samples: str, height: int, width: int, count: int) -> list[Row]:
-    """Rows of evaluated samples, whose truth is known; pixels come from the table's shards."""
+def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: int, width: int, count: int) -> list[Row]:
+    """Rows of evaluated samples, whose truth is known; pixels come from the table's shards.
+
+    Raises UserError where the table is no longer the one that was scored.
+    """
+    labels = decision.labels
     truth = scored["label"].to_numpy()
     own = np.array([scored[score_column(label)].iloc[place] for place, label in enumerate(truth)])
     rows = [("Surest and right", _first(scored[truth == scored["predicted_label"]], own, count, highest=True)),
             ("Surest and wrong", _first(scored[truth != scored["predicted_label"]], own, count, highest=False)),
-            ("Least certain", scored.loc[_certainty(scored, labels).nsmallest(count).index])]
+            ("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index])]
 
     def caption(row) -> str:
         return f"truth {row.label}\n" + _scores(row, labels)
 
     def pixels(row) -> np.ndarray:
-        shard = read_shard(storage.join(samples, row.shard), ["pixels"])
+        place = storage.join(table, row.shard)
+        if not storage.exists(place):
+            raise UserError(f"--run: expected the table that was evaluated, but {place!r} is gone; "
+                            "run jobs/evaluate.py again")
+        shard = read_shard(place, ["pixels"])
         return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(height, width)
 
     return [(title, [(pixels(row), caption(row)) for _, row in part.iterrows()]) for title, part in rows if len(part)]
 
 
-def from_predictions(predictions: pd.DataFrame, labels: list[str], height: int, width: int, count: int) -> list[Row]:
+def from_predictions(predictions: pd.DataFrame, decision: Decision, height: int, width: int, count: int) -> list[Row]:
     """Rows of files that were scored without a known truth; pixels come from the files."""
-    scored = predictions[predictions["reason"].isna()]
+    scored, labels = predictions[predictions["reason"].isna()], decision.labels
     rows = [(f"Surest {label}", scored.loc[scored[score_column(label)].nlargest(count).index]) for label in labels]
-    rows.append(("Least certain", scored.loc[_certainty(scored, labels).nsmallest(count).index]))
+    rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
     found = []
     for title, part in rows:
-        images = [(_decode(row.path, height, width), f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row, labels))
-                  for _, row in part.iterrows()]
+        images = [_from_file(row, height, width, labels) for _, row in part.iterrows()]
         found.append((title, images))
     return [row for row in found if row[1]]
 
@@ -59,20 +79,23 @@ def _first(part: pd.DataFrame, own: np.ndarray, count: int, highest: bool) -> pd
     return part.iloc[order[:count]]
 
 
-def _certainty(scored: pd.DataFrame, labels: list[str]) -> pd.Series:
-    """The distance between the two highest scores: 0 where the model cannot decide."""
-    ordered = np.sort(scored[[score_column(label) for label in labels]].to_numpy(), axis=1)
+def _certainty(scored: pd.DataFrame, decision: Decision) -> pd.Series:
+    """How far a score is from the other decision: from the threshold, or with more than two labels the distance between
+    the two highest scores."""
+    if decision.threshold is not None:
+        return (scored[score_column(decision.positive)] - decision.threshold).abs()
+    ordered = np.sort(scored[[score_column(label) for label in decision.labels]].to_numpy(), axis=1)
     return pd.Series(ordered[:, -1] - ordered[:, -2], index=scored.index)
 
 
 def _scores(row: pd.Series, labels: list[str]) -> str:
-    best = max(labels, key=lambda label: row[score_column(label)])
-    return f"{best} {row[score_column(best)]:.3f}"
+    return f"called {row.predicted_label} ({row[score_column(row.predicted_label)]:.3f})"
 
 
-def _decode(path: str, height: int, width: int) -> np.ndarray:
-    """The file's image, or a gray square where the file has gone since it was scored."""
+def _from_file(row: pd.Series, height: int, width: int, labels: list[str]) -> tuple[np.ndarray, str]:
+    """The file's image and caption; a gray square that says so where the file cannot be read from here."""
+    caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row, labels)
     try:
-        return DECODERS["pillow"](storage.read_bytes(path), height, width).pixels
-    except (OSError, Unreadable):
-        return np.full((height, width), 128, np.uint8)
+        return DECODERS["pillow"](storage.read_bytes(row.path), height, width).pixels, caption
+    except (OSError, ImportError, Unreadable):  # ImportError: fsspec has no package for the file system
+        return np.full((height, width), 128, np.uint8), f"{caption}\nfile not readable here"

@@ -29,6 +29,7 @@ def write_report(config: ReportConfig) -> dict:
     evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
     figures = {"curves": plots.curves(history["epochs"], history["best"]["epoch"])}
+    decision = gallery.Decision(settings["labels"], settings["positive_label"], history["best"]["threshold"])
     rows: list[gallery.Row] = []
     summary = None
     if metrics:
@@ -37,13 +38,13 @@ def write_report(config: ReportConfig) -> dict:
         truth = scored["label"].map({label: place for place, label in enumerate(labels)}).to_numpy()
         figures["roc"] = plots.roc(truth, scored[[score_column(label) for label in labels]].to_numpy(), metrics)
         figures["confusion"] = plots.confusion(metrics)
-        rows = gallery.from_scores(scored, labels, storage.join(metrics["table"], "samples"),
+        rows = gallery.from_scores(scored, decision, metrics["table"],
                                    settings["height"], settings["width"], config.examples)
     if config.predictions:
         predictions = _read_predictions(config.predictions, settings["labels"])
         summary = _summary(predictions)
         rows += [(f"Predictions: {title[0].lower()}{title[1:]}", images) for title, images in gallery.from_predictions(
-            predictions, settings["labels"], settings["height"], settings["width"], config.examples)]
+            predictions, decision, settings["height"], settings["width"], config.examples)]
     if rows:
         figures["examples"] = plots.examples(rows)
     pictures = {name: _png(figure) for name, figure in figures.items()}

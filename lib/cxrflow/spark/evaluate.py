@@ -69,7 +69,7 @@ def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str,
     """One row a sample, in order of path: path, label, patient_id, split, the score of each label, and where its
     pixels are (shard, row). About 300 bytes a sample on the driver, and no pixels."""
     shards = [(shard.path, shard.split) for shard in manifest.of_split(split)]
-    task = _ScoreShards(storage.join(table, "samples"), manifest.height, manifest.width, run.labels, Scorer(spark, run))
+    task = _ScoreShards(storage.absolute(table), manifest.height, manifest.width, run.labels, Scorer(spark, run))
     columns = ", ".join(f"`{score_column(label)}` float" for label in run.labels)
     schema = f"path string, label string, patient_id string, split string, {columns}, shard string, row int"
     with settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": True}):
@@ -81,7 +81,7 @@ def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str,
 class _ScoreShards:
     """Scores the shards of one Spark partition; each shard is read where it is scored."""
 
-    samples: str
+    table: str
     height: int
     width: int
     labels: list[str]
@@ -93,7 +93,7 @@ class _ScoreShards:
                 yield from self._score(**row).to_batches()
 
     def _score(self, shard: str, split: str) -> pa.Table:
-        table = read_shard(storage.join(self.samples, shard), ["path", "label", "patient_id", "pixels"])
+        table = read_shard(storage.join(self.table, shard), ["path", "label", "patient_id", "pixels"])
         pixels = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8)
         scores = self.scorer(pixels.reshape(-1, self.height, self.width))
         table = table.drop_columns(["pixels"]).append_column("split", pa.array([split] * len(table)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
 import uuid
+from contextlib import ExitStack
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -18,9 +20,9 @@ from cxrflow.manifest import Manifest, Shard, write_manifest
 from cxrflow.schema import QUARANTINE, spark_ddl
 from cxrflow.shards import checksum, read_shard, write_shard
 from cxrflow.spark.decode import OUTCOME, DecodeTask
-from cxrflow.spark.listing import check_images, list_files, read_contents, small_batches
+from cxrflow.spark.listing import check_apart, check_files, check_images, list_files, small_batches, with_contents
 from cxrflow.spark.placement import place_files
-from cxrflow.spark.session import settings, task_slots
+from cxrflow.spark.session import cached, settings, task_slots
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ TASK_BYTES = 256 * 2**20
 def check_ingest(config: IngestConfig) -> None:
     """Raise UserError for what shows to be wrong before Spark is started."""
     check_images(config.images)
+    check_apart(config.images, config.table, "--table")
+    if set("#?") & set(config.table):
+        raise UserError(f"--table: expected a path without # and ?, which Petastorm takes for parts of a URL; "
+                        f"got {config.table!r}")
     if config.labels and storage.is_local(config.labels) and not storage.exists(config.labels):
         raise UserError(f"--labels: expected a CSV or Parquet file, found nothing at {config.labels!r}")
     if storage.exists(storage.join(config.table, "manifest.json")):
@@ -46,10 +52,11 @@ def check_ingest(config: IngestConfig) -> None:
 def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     """Decode every file below ``config.images`` into the table ``config.table``.
 
-    Every file ends either as a row of samples or as a row of quarantine with its reason. The table appears at
-    once at the end, when its manifest is written; a run that dies before leaves the old table as it was.
+    Every file ends either as a row of samples or as a row of quarantine with its reason. What belongs to the table
+    is what its manifest names, and that is replaced at once at the end; a run that dies before leaves the old one.
 
-    Returns files, samples, quarantined (by reason), counts (by split and label), patients, shards and seconds.
+    Returns files, samples, quarantined (by reason), counts (by split and label), patients (by split), shards and
+    seconds.
     Raises UserError for bad input, RuntimeError where the counts do not reconcile.
     """
     started = time.monotonic()
@@ -57,24 +64,41 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     slots = task_slots(spark)
     # A listing is small: what Spark would open files and split shuffles for costs more than the work itself.
     listing = {"spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * slots)}
-    with settings(spark, listing), small_batches(spark, config.images):
-        files = list_files(spark, config.images)
+    with settings(spark, listing), small_batches(spark, config.images), ExitStack() as caches:
+        files = caches.enter_context(cached(list_files(spark, config.images)))
         total = files.agg(F.count("*").alias("files"), F.sum("size").alias("bytes")).first()
+        check_files(total["files"], config.images)
         log.info("%s files, %.1f MB, below %s", f"{total['files']:,}", total["bytes"] / 1e6, config.images)
-        placed, thresholds = place_files(spark, files, config)
+        placed, thresholds = place_files(spark, files, config, caches)
         staging = storage.join(config.table, "_staging", uuid.uuid4().hex)
         try:
             outcomes = _decode_all(spark, config, placed, total, staging)
             manifest = _manifest(spark, config, outcomes, staging, thresholds)
             _reconcile(total["files"], manifest)
-            _commit(config.table, staging, manifest, outcomes)
+            _commit(config.table, staging, manifest)
+            patients = _patients(placed)
         finally:
             storage.remove(staging)
+            for folder in (storage.join(config.table, "_staging"), config.table):
+                if storage.is_empty_folder(folder):
+                    storage.remove(folder)
     return {
         "files": total["files"], "samples": manifest.rows(), "quarantined": sum(manifest.quarantined.values()),
-        "reasons": manifest.quarantined, "counts": manifest.counts(), "shards": len(manifest.shards),
+        "reasons": manifest.quarantined, "counts": manifest.counts(), "patients": patients,
+        "shards": len(manifest.shards),
         "table": storage.absolute(config.table), "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _patients(placed: DataFrame) -> dict[str, int]:
+    """Patients of each split; warns where no two files seem to share one."""
+    rows = placed.where("label is not null").groupBy("split").agg(
+        F.countDistinct("patient_id").alias("patients"), F.count("*").alias("files"),
+        F.count(F.when(F.col("patient_id") == F.col("path"), 1)).alias("alone")).orderBy("split").collect()
+    if all(row["alone"] == row["files"] for row in rows):
+        log.warning("No file name tells its patient, so each file counts as a patient of its own. If patients have "
+                    "several images, name the rule with --patients: otherwise test figures flatter the model.")
+    return {row["split"]: row["patients"] for row in rows}
 
 
 def _decode_all(spark: SparkSession, config: IngestConfig, placed: DataFrame, total, staging: str) -> DataFrame:
@@ -83,8 +107,8 @@ def _decode_all(spark: SparkSession, config: IngestConfig, placed: DataFrame, to
         # A hash of the path spreads labels and sizes evenly over tasks and mixes them within each.
         work = placed.repartition(_tasks(spark, config, total), "path").sortWithinPartitions(F.xxhash64("path"))
     else:
-        # Only Spark can read the files, so their bytes come through the JVM; they are never shuffled.
-        work = read_contents(spark, config.images).join(F.broadcast(placed), "path", "right")
+        # Only Spark can read the files, so their bytes come through the JVM, once.
+        work = with_contents(spark, config.images, placed)
     task = DecodeTask(staging, config.height, config.width, config.shard_rows)
     index = storage.for_spark(storage.join(staging, "outcomes"))
     work.mapInArrow(task, spark_ddl(OUTCOME)).write.parquet(index)
@@ -99,10 +123,17 @@ def _tasks(spark: SparkSession, config: IngestConfig, total) -> int:
 
 def _manifest(spark: SparkSession, config: IngestConfig, outcomes: DataFrame, staging: str,
               thresholds: dict[str, list[float]]) -> Manifest:
-    """What the table will hold, read off the outcomes; short shards are evened out on the way."""
+    """What the table will hold, read off the outcomes; short shards are evened out on the way. Paths are those below
+    ``staging``."""
     shards = _even_out(spark, config, staging, _shards(outcomes))
-    refused = outcomes.where("reason is not null").groupBy("reason").count().orderBy("reason")
+    refused = outcomes.where("reason is not null")
+    refused.select(*QUARANTINE.names).coalesce(1).write.parquet(
+        storage.for_spark(storage.join(staging, "quarantine")))
+    quarantine = [path.removeprefix(staging + "/") for path in
+                  storage.files(storage.join(staging, "quarantine"), ".parquet")]
+    refused = refused.groupBy("reason").count().orderBy("reason")
     return Manifest(
+        quarantine=quarantine,
         height=config.height, width=config.width, labels=sorted({label for shard in shards for label in shard.labels}),
         shards=shards, quarantined={row["reason"]: row["count"] for row in refused.collect()},
         config=to_dict(config), split_thresholds=thresholds)
@@ -117,19 +148,21 @@ def _shards(outcomes: DataFrame) -> list[Shard]:
         parts.setdefault((row["shard"], row["split"]), []).append(row)
     return [Shard(path=path, split=split, rows=sum(row["rows"] for row in found),
                   labels={row["label"]: row["rows"] for row in found}, checksum=checksum([row["ids"] for row in found]))
-            for (path, split), found in sorted(parts.items())]
+            for (path, split), found in parts.items()]
 
 
 def _even_out(spark: SparkSession, config: IngestConfig, staging: str, shards: list[Shard]) -> list[Shard]:
     """Rewrite the shorter shards that tasks ended with, so that all of a split but the last have ``shard_rows``."""
     full = [shard for shard in shards if shard.rows == config.shard_rows]
     recipes = []
-    for split in sorted({shard.split for shard in shards}):
-        recipes += cut_evenly([s for s in shards if s.split == split and s.rows < config.shard_rows], config.shard_rows)
+    # In order of content, not of names, which are new each time: the same files and tasks give the same table.
+    short = sorted((shard for shard in shards if shard.rows < config.shard_rows), key=lambda shard: shard.checksum)
+    for split in sorted({shard.split for shard in short}):
+        recipes += cut_evenly([shard for shard in short if shard.split == split], config.shard_rows)
     if recipes:
         merged = spark.sparkContext.parallelize(recipes, len(recipes)).map(lambda recipe: _merge(staging, recipe))
         full += merged.collect()
-    return sorted(full, key=lambda shard: (shard.split, shard.path))
+    return sorted(full, key=lambda shard: (shard.split, shard.checksum))
 
 
 def cut_evenly(shards: list[Shard], rows: int) -> list[list[tuple[Shard, int, int]]]:
@@ -168,17 +201,20 @@ def _reconcile(files: int, manifest: Manifest) -> None:
         raise UserError(f"--images: expected readable images, but none of {files} files gave one ({table})")
 
 
-def _commit(table: str, staging: str, manifest: Manifest, outcomes: DataFrame) -> None:
-    """Move what was staged into the table, name it in the manifest, then remove what no manifest names."""
-    staged = storage.join(staging, "quarantine")
-    outcomes.where("reason is not null").select(*QUARANTINE.names).coalesce(1).write.parquet(storage.for_spark(staged))
-    for shard in manifest.shards:
-        storage.move(storage.join(staging, shard.path), storage.join(table, "samples", shard.path))
-    storage.remove(storage.join(table, "quarantine"))
-    for path in storage.files(staged, ".parquet"):
-        storage.move(path, storage.join(table, "quarantine", path.rsplit("/", 1)[1]))
+def _commit(table: str, staging: str, staged: Manifest) -> None:
+    """Move what was staged into the table, name it in the manifest, then remove what the manifest does not name."""
+    shards = []
+    for shard in staged.shards:
+        # Named by content, so that the same samples give the same table, and the same order of training.
+        path = f"samples/split={shard.split}/{shard.checksum}.parquet"
+        storage.move(storage.join(staging, shard.path), storage.join(table, path))
+        shards.append(dataclasses.replace(shard, path=path))
+    for path in staged.quarantine:
+        storage.move(storage.join(staging, path), storage.join(table, path))
+    manifest = dataclasses.replace(staged, shards=shards)
     write_manifest(table, manifest)
-    named = {storage.join(table, "samples", shard.path) for shard in manifest.shards}
-    for path in storage.files(storage.join(table, "samples"), ".parquet"):
-        if path not in named:
-            storage.remove(path)
+    named = {storage.join(table, path) for path in [*(shard.path for shard in shards), *manifest.quarantine]}
+    for folder in ("samples", "quarantine"):
+        for path in storage.files(storage.join(table, folder), ".parquet"):
+            if path not in named:
+                storage.remove(path)

@@ -41,8 +41,8 @@ def check_images(images: str) -> None:
 def list_files(spark: SparkSession, images: str) -> DataFrame:
     """path (as a person would write it), size (bytes) and modified of every file below the folder.
 
-    Files whose names begin with ``_`` or ``.`` are left out, as Spark does. Nothing but the folder is read.
-    Raises UserError where there is no such folder or no file in it.
+    Files whose names begin with ``_`` or ``.`` are left out, as Spark does. Nothing but the folder is read, each time
+    that the frame is used: cache it. Raises UserError where there is no such folder.
     """
     if storage.is_local(images):
         # Spark's own listing leaves out files of zero bytes without a word.
@@ -50,15 +50,18 @@ def list_files(spark: SparkSession, images: str) -> DataFrame:
         files = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
     else:
         files = _list_through_spark(spark, images)
-    files = files.cache()
-    if files.isEmpty():
-        raise UserError(f"--images: expected image files, but there is none below {images!r}")
     return files
 
 
-def read_contents(spark: SparkSession, images: str) -> DataFrame:
-    """path and content (bytes) of every file below the folder, read by Spark."""
-    return _binary_files(spark, images).select("path", "content")
+def with_contents(spark: SparkSession, images: str, files: DataFrame) -> DataFrame:
+    """``files`` (with path and size) with the column content (bytes), read by Spark.
+
+    The few hundred bytes that are known of each file go to the executors, never the contents to anywhere else.
+    """
+    contents = _binary_files(spark, images).select("path", "content")
+    filled = contents.join(F.broadcast(files.where("size > 0")), "path")
+    empty = files.where("size = 0").withColumn("content", F.lit(b""))  # Spark's source leaves these out
+    return filled.unionByName(empty)
 
 
 def _list_through_spark(spark: SparkSession, images: str) -> DataFrame:
@@ -82,31 +85,60 @@ def _binary_files(spark: SparkSession, images: str) -> DataFrame:
 
 
 def walk(root: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The files below ``root`` as Arrow batches of LISTING; runs in one task, since it only reads folders."""
+    """The files below ``root`` as Arrow batches of LISTING; runs in one task, since it only reads folders.
+
+    What cannot be looked at (a link to nothing, a folder without permission) is listed too, so that it ends in
+    quarantine instead of ending the job.
+    """
     for _ in batches:
         found = []
         for path in _visible_files(root, set()):
-            status = os.stat(path)
-            found.append({"path": path, "size": status.st_size,
-                          "modified": datetime.fromtimestamp(status.st_mtime, timezone.utc)})
+            found.append(_entry(path))
             if len(found) == LISTING_BATCH:
                 yield pa.RecordBatch.from_pylist(found, schema=LISTING)
                 found = []
         yield pa.RecordBatch.from_pylist(found, schema=LISTING)
 
 
+def _entry(path: str) -> dict:
+    name = os.fsencode(path).decode(errors="backslashreplace")  # Arrow takes UTF-8 only, file systems any bytes
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {"path": name, "size": 0, "modified": None}
+    return {"path": name, "size": status.st_size, "modified": datetime.fromtimestamp(status.st_mtime, timezone.utc)}
+
+
 def _visible_files(folder: str, seen: set[str]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in seen:  # a link back to a folder that this one lies in
         return
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(("_", ".")):
-                continue
-            if entry.is_dir():
-                yield from _visible_files(entry.path, seen | {real})
-            else:
-                yield entry.path
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in found:
+        if entry.name.startswith(("_", ".")):
+            continue
+        if entry.is_dir():
+            yield from _visible_files(entry.path, seen | {real})
+        else:
+            yield entry.path
+
+
+def check_files(files: int, images: str) -> None:
+    """Raise UserError for a folder without files."""
+    if not files:
+        raise UserError(f"--images: expected image files, but there is none below {images!r}")
+
+
+def check_apart(images: str, output: str, flag: str) -> None:
+    """Raise UserError where one of the two places lies in the other: output would be read as images."""
+    one, other = storage.absolute(images) + "/", storage.absolute(output) + "/"
+    if one.startswith(other) or other.startswith(one):
+        raise UserError(f"{flag}: expected a folder apart from the images in {images!r}, got {output!r}")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -10,28 +12,30 @@ from cxrflow import storage
 from cxrflow.config import SPLITS, IngestConfig, split_fractions
 from cxrflow.errors import UserError
 from cxrflow.labels import patient_of
+from cxrflow.spark.session import cached
 
 
-def place_files(spark: SparkSession, files: DataFrame, config: IngestConfig):
+def place_files(spark: SparkSession, files: DataFrame, config: IngestConfig, caches: ExitStack):
     """Add label (null where the labels file has none), patient_id and split to every file.
 
     Patients are dealt to splits by a hash of their key, apart for each label: the share of patients below each
     threshold is exact for this listing, and the thresholds are returned so that a table keeps them. A split that
     the labels file names wins over the deal.
 
-    Returns (DataFrame, {label: [where train ends, where val ends]}).
+    Returns (DataFrame, {label: [where train ends, where val ends]}); the frame lives as long as ``caches`` is open.
     """
     labelled = _with_labels(spark, files, config)
-    rule = config.patients
+    rule, root = config.patients, storage.absolute(config.images)
 
     @F.pandas_udf("string")
     def patient_key(paths: pd.Series) -> pd.Series:
-        return paths.map(lambda path: patient_of(path, rule))
+        return paths.map(lambda path: patient_of(path, rule, root))
 
-    labelled = labelled.withColumn("patient_id", F.coalesce("given_patient", patient_key("path"))).cache()
-    patients = labelled.where("label is not null").groupBy("patient_id").agg(
+    labelled = caches.enter_context(cached(
+        labelled.withColumn("patient_id", F.coalesce("given_patient", patient_key("path")))))
+    patients = caches.enter_context(cached(labelled.where("label is not null").groupBy("patient_id").agg(
         F.min("label").alias("patient_label"), F.collect_set("given_split").alias("given")
-    ).withColumn("place", _place(config.seed)).cache()
+    ).withColumn("place", _place(config.seed))))
     _check_given_splits(patients)
     thresholds = _thresholds(patients, split_fractions(config.split))
     train_end, val_end = (_by_label(thresholds, which) for which in (0, 1))
@@ -42,7 +46,8 @@ def place_files(spark: SparkSession, files: DataFrame, config: IngestConfig):
 
 
 def _place(seed: int):
-    """labels.patient_hash of the column patient_id, computed by Spark itself."""
+    """Where the patient of the column patient_id lies between 0 and 1: the first 12 hexadecimal digits of the SHA-256
+    of "seed:patient_id", over 2^48. It does not depend on any other patient, so it stays when data are added."""
     digest = F.sha2(F.concat(F.lit(f"{seed}:"), F.col("patient_id")), 256)
     return F.conv(F.substring(digest, 1, 12), 16, 10).cast("double") / F.lit(2.0**48)
 
@@ -70,17 +75,19 @@ def read_labels(spark: SparkSession, config: IngestConfig) -> DataFrame:
                         f"{config.labels!r} has {', '.join(table.columns)}")
 
     def text(column: str):
-        return F.trim(F.col(column).cast("string")) if column in table.columns else F.lit(None).cast("string")
+        found = F.trim(F.col(column).cast("string")) if column in table.columns else F.lit(None).cast("string")
+        return F.nullif(found, F.lit(""))  # an empty cell, as other tools write it
 
-    path = F.regexp_replace(text("path"), "^file:/+", "/")
+    # The same forms that storage.absolute gives the files' own paths.
+    path = F.regexp_replace(F.regexp_replace(text("path"), "^file:/+", "/"), "^dbfs:/", "/dbfs/")
     root = storage.absolute(config.images)
     labels = table.select(
         F.when(path.rlike("^(/|[A-Za-z][A-Za-z0-9+.-]+:/)"), path)
         .otherwise(F.concat(F.lit(root + "/"), path)).alias("path"),
-        F.nullif(text("label"), F.lit("")).alias("label"),
+        text("label").alias("label"),
         text("patient_id").alias("given_patient"),
         text("split").alias("given_split"),
-    ).distinct().cache()
+    ).distinct()
     strange = labels.where(~F.col("given_split").isin(*SPLITS)).first()
     if strange:
         raise UserError(f"--labels: expected the split to be one of {', '.join(SPLITS)} or empty, "

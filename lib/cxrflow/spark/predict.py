@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -18,9 +21,9 @@ from cxrflow.errors import UserError
 from cxrflow.images import Unreadable
 from cxrflow.schema import score_column
 from cxrflow.spark.decode import read_and_decode, rows_of
-from cxrflow.spark.listing import check_images, list_files, read_contents, small_batches
+from cxrflow.spark.listing import check_apart, check_files, check_images, list_files, small_batches, with_contents
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
-from cxrflow.spark.session import settings, task_slots
+from cxrflow.spark.session import cached, settings, task_slots
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +33,12 @@ FILES_PER_TASK = 2000
 def check_predict(config: PredictConfig) -> Run:
     """Read the run; raises UserError for what shows to be wrong before Spark is started."""
     check_images(config.images)
+    check_apart(config.images, config.predictions, "--predictions")
     if storage.exists(config.predictions) and not storage.is_empty_folder(config.predictions):
         if not config.overwrite:
             raise UserError(f"--predictions: expected a new folder, but {config.predictions!r} exists; "
                             "name another folder, or replace the predictions with --overwrite")
-        if not storage.exists(storage.join(config.predictions, "_SUCCESS")):
+        if not is_predictions(config.predictions):
             raise UserError(f"--predictions: expected predictions to replace, but {config.predictions!r} holds something "
                             "else, which is left alone; name another folder")
     return read_run(config.run)
@@ -50,19 +54,25 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     started = time.monotonic()
     run = check_predict(config)
     columns = schema.predictions(run.labels)
-    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), small_batches(spark, config.images):
-        files = list_files(spark, config.images)
+    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), small_batches(spark, config.images), ExitStack() as caches:
+        files = caches.enter_context(cached(list_files(spark, config.images)))
         total = files.count()
+        check_files(total, config.images)
         log.info("%s files below %s", f"{total:,}", config.images)
         if storage.is_local(config.images):
             files = files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")
         else:
-            files = read_contents(spark, config.images).join(F.broadcast(files), "path", "right")
+            files = with_contents(spark, config.images, files)
         scored = files.mapInArrow(_ScoreFiles(run.height, run.width, run.labels, run.positive, run.threshold,
                                               Scorer(spark, run)), schema.spark_ddl(columns))
-        scored.write.mode("overwrite").parquet(storage.for_spark(config.predictions))
-        counts = spark.read.parquet(storage.for_spark(config.predictions)).groupBy("predicted_label", "reason").agg(
-            F.count("*").alias("files")).collect()
+        staging = storage.join(config.predictions, "_staging")
+        try:
+            scored.write.mode("overwrite").parquet(storage.for_spark(staging))
+            counts = spark.read.parquet(storage.for_spark(staging)).groupBy("predicted_label", "reason").agg(
+                F.count("*").alias("files")).collect()
+            _replace(config.predictions, staging)
+        finally:
+            storage.remove(staging)
     called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
     reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
     return {
@@ -71,6 +81,24 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
         "predicted": dict(sorted(called.items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def is_predictions(url: str) -> bool:
+    """Whether the folder holds what ``predict`` writes."""
+    files = storage.files(url, ".parquet")
+    return bool(files) and all(
+        {"path", "predicted_label", "reason"} <= set(pq.read_schema(io.BytesIO(storage.read_bytes(file))).names)
+        for file in files[:1])
+
+
+def _replace(predictions: str, staging: str) -> None:
+    """Put the staged files in the place of the older ones, once they are complete."""
+    staged = storage.files(staging, ".parquet")
+    older = [path for path in storage.files(predictions, ".parquet") if path not in staged]
+    for path in staged:
+        storage.move(path, storage.join(predictions, path.rsplit("/", 1)[1]))
+    for path in older:
+        storage.remove(path)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from cxrflow.environment import java_home
 
@@ -44,6 +44,17 @@ def _cancel_barrier_timer(spark: SparkSession) -> None:
     if spark.version.startswith("3.") and spark.sparkContext.master.startswith("local"):
         barrier = spark._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$").getField("MODULE$").get(None)
         getattr(barrier, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
+
+
+@contextmanager
+def cached(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep what is computed of the frame for the length of a block. Left for longer, Spark would hand it to every later
+    frame of the same plan, also after the files below have changed."""
+    frame.cache()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
 
 
 def task_slots(spark: SparkSession) -> int:

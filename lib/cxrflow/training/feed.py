@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,27 +76,30 @@ class Feed:
         size = plan.batch_size
         rows = self._rows(plan, skip=first_step * size)
         pending: list[Rows] = []
+        fed = None
         for step in range(first_step, plan.steps):
             while sum(len(part.labels) for part in pending) < size and (part := next(rows, None)) is not None:
                 pending.append(part)
             merged = _concatenate(pending) if len(pending) != 1 else pending[0]
             pending = [merged.take(slice(size, None))] if merged else []
-            yield self._batch(plan, step, merged.take(slice(0, size)) if merged else None)
+            now = merged.take(slice(0, size)) if merged else None
+            yield self._batch(plan, step, now, fed)
+            fed = now
 
-    def _batch(self, plan: EpochPlan, step: int, rows: Rows | None) -> Batch:
+    def _batch(self, plan: EpochPlan, step: int, rows: Rows | None, fed: Rows | None) -> Batch:
+        """A batch of ``rows``, fewer than B only at the last step. What is missing is filled from the step before,
+        ``fed``, so that batch normalisation sees a batch of real images there too."""
         size, (height, width) = plan.batch_size, (self._manifest.height, self._manifest.width)
         true = len(rows.labels) if rows else 0
-        pixels = np.zeros((size, height * width), np.uint8)
+        filled = _concatenate([part for part in (rows, fed) if part])
+        if filled is None:  # fewer samples than workers: this one never has any
+            filled = Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, height * width), np.uint8))
+        filled = filled.take(np.arange(size) % len(filled.labels)) if true < size else rows
         targets = np.zeros((size, len(self._manifest.labels)), np.float32)
+        targets[np.arange(size), filled.labels] = 1
         weights = np.zeros(size, np.float32)
-        if true:
-            # Filling rows repeat true ones, so that batch normalisation sees real images only.
-            source = np.arange(size) % true
-            pixels, labels = rows.pixels[source] if true < size else rows.pixels, rows.labels[source]
-            targets[np.arange(size), labels] = 1
-            weights[:true] = plan.workers * size / plan.step_samples(step)
-        return Batch(pixels.reshape(size, height, width, 1), targets, weights,
-                     rows.sample_ids if true else np.zeros(0, np.int64))
+        weights[:true] = plan.workers * size / plan.step_samples(step)
+        return Batch(filled.pixels.reshape(size, height, width, 1), targets, weights, filled.sample_ids[:true])
 
     def _rows(self, plan: EpochPlan, skip: int) -> Iterator[Rows]:
         """The worker's rows in feeding order, a batch's worth at a time, without the first ``skip``."""
@@ -130,10 +134,14 @@ class Feed:
         if not shards:
             return None
         try:
-            return shards, make_batch_reader(
+            reader = make_batch_reader(
                 [self._url(shard) for shard in shards], schema_fields=[f"^{column}$" for column in COLUMNS],
                 reader_pool_type="thread", workers_count=self._threads, results_queue_size=len(shards),
                 shuffle_row_groups=False, num_epochs=1)
+            # Petastorm 0.13 hands its threads a few files at a time, and a reader that looks between two such
+            # deliveries takes the pause for the end and loses the rest. So all are handed over before any is read.
+            reader.ventilator._max_ventilation_queue_size = len(shards)
+            return shards, reader
         except Exception as error:
             raise self._failure(shards, error) from error
 
@@ -149,6 +157,8 @@ class Feed:
         missing = {self._shards[shard].checksum: shard for shard in shards}
         found: dict[int, Rows] = {}
         try:
+            while not groups.ventilator.completed():
+                time.sleep(0.001)
             for group in groups:
                 shard = missing.pop(checksum(group.sample_id), None)
                 if shard is not None:
@@ -178,7 +188,7 @@ class Feed:
         return RuntimeError(f"cannot train on {names}: {reason}. Was the table changed? Ingest it again")
 
     def _url(self, shard: int) -> str:
-        return storage.for_petastorm(storage.join(self._table, "samples", self._shards[shard].path))
+        return storage.for_petastorm(storage.join(self._table, self._shards[shard].path))
 
 
 def _concatenate(parts: list[Rows]) -> Rows | None:

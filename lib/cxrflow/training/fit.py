@@ -23,12 +23,13 @@ PROGRESS_SECONDS = 5.0
 def fit(config: TrainConfig, worker: Worker) -> dict:
     """Train ``config.model`` on the train split and keep the epoch with the best AUC on the val split.
 
-    Rank 0 writes config.json, history.json and model.keras to the run directory. Every worker returns the summary:
-    best epoch, its validation metrics over all workers' samples, images per second, number of workers.
+    Rank 0 writes config.json, history.json and model.keras to the run directory, after each epoch; what an older run
+    left there is replaced with the first. Every worker returns the summary: best epoch, its validation metrics over
+    all workers' samples, images per second, number of workers. Raises RuntimeError where the loss is not a number.
     """
-    keras.utils.set_random_seed(config.seed)
+    # Weights are rank 0's on every worker; what stays apart is which units dropout leaves out.
+    keras.utils.set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker)
-    trainer.write_config()
     for epoch in range(config.epochs):
         trainer.run_epoch(epoch)
     return trainer.finish()
@@ -49,7 +50,6 @@ class _Trainer:
         self._positive = positive_label(config, self._manifest)
         self._epochs: list[dict] = []
         self._best: dict | None = None
-        self._best_weights: list[np.ndarray] = []
 
     def _feed(self, split: str, shuffle: bool) -> Feed:
         config = self._config
@@ -62,18 +62,20 @@ class _Trainer:
         seen = (self._config.height or stored[0], self._config.width or stored[1])
         return build_model(self._config.model, len(self._manifest.labels), stored, seen)
 
-    def write_config(self) -> None:
+    def _write_config(self) -> None:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
-        if self._worker.rank == 0:
-            write_json(self._run.config, {
-                "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
-                "workers": self._worker.size, "labels": self._manifest.labels, "height": self._manifest.height,
-                "width": self._manifest.width, "positive_label": self._manifest.labels[self._positive],
-                "train": to_dict(self._config), "ingest": self._manifest.config})
+        write_json(self._run.config, {
+            "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
+            "workers": self._worker.size, "labels": self._manifest.labels, "height": self._manifest.height,
+            "width": self._manifest.width, "positive_label": self._manifest.labels[self._positive],
+            "train": to_dict(self._config), "ingest": self._manifest.config})
 
     def run_epoch(self, epoch: int) -> None:
         started = time.monotonic()
         loss = self._train_epoch(epoch)
+        if not np.isfinite(loss):
+            raise RuntimeError(f"the loss of epoch {epoch + 1} is {loss}, not a number: lower --learning-rate (it is "
+                               f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
         seconds = time.monotonic() - started
         self._average_statistics()
         truth, scores = self._score_val()
@@ -85,8 +87,8 @@ class _Trainer:
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = {**record, "threshold": self._threshold(truth, scores)}
-            self._best_weights = self._model.get_weights()
-        self._write_history(record)
+        if self._worker.rank == 0:
+            self._write(record)
 
     def _train_epoch(self, epoch: int) -> float:
         """One pass over the train split; returns the mean loss of its samples over all workers."""
@@ -127,18 +129,21 @@ class _Trainer:
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
 
-    def _write_history(self, record: dict) -> None:
-        if self._worker.rank == 0:
-            write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
-            self._worker.say(f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
-                f"{record['val_loss']:.4f}, val AUC {_shown(record['val_auc'])}, val accuracy "
-                f"{record['val_accuracy']:.3f}, {record['images_per_second']:.0f} images/s, "
-                f"{record['seconds']:.0f} s")
+    def _write(self, record: dict) -> None:
+        """The epoch's records, and the model if it is the best so far: a run that dies keeps what it had."""
+        if len(self._epochs) == 1:
+            self._run.clear()
+            self._write_config()
+        if self._best["epoch"] == record["epoch"]:
+            save_model(self._build(), self._model.get_weights(), self._run.model)
+        write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
+        self._worker.say(
+            f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
+            f"{record['val_loss']:.4f}, val AUC {record['val_auc']:.4f}, val accuracy {record['val_accuracy']:.3f}, "
+            f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s")
 
     def finish(self) -> dict:
-        """Write the best epoch's model and return the summary."""
-        if self._worker.rank == 0:
-            save_model(self._build(), self._best_weights, self._run.model)
+        """The summary of the run."""
         best = {key: self._best[key] for key in ("val_loss", "val_auc", "val_accuracy", "threshold")}
         return {
             "best_epoch": self._best["epoch"], **best, "epochs": len(self._epochs),
@@ -193,8 +198,4 @@ def save_model(model, weights: list[np.ndarray], url: str) -> None:
 
 def _rank_of(record: dict) -> tuple[float, float]:
     """Better epochs have the higher validation AUC; of equal ones, the lower loss."""
-    return (record["val_auc"] or 0.0, -record["val_loss"])
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+    return record["val_auc"], -record["val_loss"]
