@@ -1,6 +1,10 @@
-# Source this, from any folder, before spark-submit or python jobs/X.py: it puts .venv first and tells Spark
+# Source this in bash, from any folder, before spark-submit or python jobs/X.py: it puts .venv first and tells Spark
 # which Python, Java and settings to use.
 cxrflow_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[ -x "$cxrflow_root/.venv/bin/python" ] || {
+    echo "env.sh: expected $cxrflow_root/.venv, found none; run make setup first" >&2
+    return 2
+}
 export PATH="$cxrflow_root/.venv/bin:$PATH"
 # Executors take the system's Python unless told otherwise.
 export PYSPARK_PYTHON="$cxrflow_root/.venv/bin/python"

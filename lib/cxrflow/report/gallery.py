@@ -64,7 +64,8 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: in
 def from_predictions(predictions: pd.DataFrame, decision: Decision, height: int, width: int, count: int) -> list[Row]:
     """Rows of files that were scored without a known truth; pixels come from the files."""
     scored, labels = predictions[predictions["reason"].isna()], decision.labels
-    rows = [(f"Surest {label}", scored.loc[scored[score_column(label)].nlargest(count).index]) for label in labels]
+    rows = [(f"Surest {label}", scored[scored["predicted_label"] == label].nlargest(count, score_column(label)))
+            for label in labels]
     rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
     found = []
     for title, part in rows:

@@ -108,7 +108,8 @@ def as_table(figures: dict) -> str:
     def rate(name: str, key: str) -> str:
         value, interval = figures[key], figures[f"{key}_interval"]
         shown = "none" if value is None else f"{value:.3f}"
-        return f"{name:<12} {shown}" + (f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+        within = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else "no interval: too few patients"
+        return f"{name:<12} {shown}  ({within})"
 
     lines = [f"{figures['n']:,} images of {figures['patients']:,} patients", rate("accuracy", "accuracy"), rate("AUC", "auc")]
     if "threshold" in figures:

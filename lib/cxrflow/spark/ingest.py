@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import storage
-from cxrflow.config import IngestConfig, to_dict
+from cxrflow.config import SPLITS, IngestConfig, split_fractions, to_dict
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, Shard, write_manifest
 from cxrflow.schema import QUARANTINE, spark_ddl
@@ -76,7 +76,8 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
             manifest = _manifest(spark, config, outcomes, staging, thresholds)
             _reconcile(total["files"], manifest)
             _commit(config.table, staging, manifest)
-            patients = _patients(placed)
+            patients = _patients(placed, outcomes)
+            _say_end(config, manifest)
         finally:
             storage.remove(staging)
             for folder in (storage.join(config.table, "_staging"), config.table):
@@ -90,9 +91,25 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     }
 
 
-def _patients(placed: DataFrame) -> dict[str, int]:
-    """Patients of each split; warns where no two files seem to share one."""
-    rows = placed.where("label is not null").groupBy("split").agg(
+def _say_end(config: IngestConfig, manifest: Manifest) -> None:
+    """What a person should see of the table, and what looks wrong with it."""
+    counts = manifest.counts()
+    for split in SPLITS:
+        shown = ", ".join(f"{label} {rows:,}" for label, rows in counts.get(split, {}).items()) or "no images"
+        log.info("%-5s  %s", split, shown)
+        if split not in counts and split_fractions(config.split)[split] > 0:
+            log.warning("The split %s is empty: too few patients for a label. Are the labels right? A label is the name "
+                        "of the folder that directly holds the file, or comes from --labels.", split)
+    if manifest.quarantined:
+        reasons = ", ".join(f"{reason} {files:,}" for reason, files in manifest.quarantined.items())
+        log.warning("%s files could not be used (%s): see %s", f"{sum(manifest.quarantined.values()):,}", reasons,
+                    storage.join(config.table, "quarantine"))
+
+
+def _patients(placed: DataFrame, outcomes: DataFrame) -> dict[str, int]:
+    """Patients of each split, of whom there is a sample; warns where no two files seem to share one."""
+    samples = placed.join(outcomes.where("shard is not null").select("path"), "path", "left_semi")
+    rows = samples.groupBy("split").agg(
         F.countDistinct("patient_id").alias("patients"), F.count("*").alias("files"),
         F.count(F.when(F.col("patient_id") == F.col("path"), 1)).alias("alone")).orderBy("split").collect()
     if all(row["alone"] == row["files"] for row in rows):
