@@ -40,7 +40,6 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: in
 
     Raises UserError where the table is no longer the one that was scored.
     """
-    labels = decision.labels
     truth = scored["label"].to_numpy()
     own = np.array([scored[score_column(label)].iloc[place] for place, label in enumerate(truth)])
     rows = [("Surest and right", _first(scored[truth == scored["predicted_label"]], own, count, highest=True)),
@@ -48,7 +47,7 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: in
             ("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index])]
 
     def caption(row) -> str:
-        return f"truth {row.label}\n" + _scores(row, labels)
+        return f"truth {row.label}\n" + _scores(row)
 
     def pixels(row) -> np.ndarray:
         place = storage.join(table, row.shard)
@@ -69,7 +68,7 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, height: int,
     rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
     found = []
     for title, part in rows:
-        images = [_from_file(row, height, width, labels) for _, row in part.iterrows()]
+        images = [_from_file(row, height, width) for _, row in part.iterrows()]
         found.append((title, images))
     return [row for row in found if row[1]]
 
@@ -89,13 +88,13 @@ def _certainty(scored: pd.DataFrame, decision: Decision) -> pd.Series:
     return pd.Series(ordered[:, -1] - ordered[:, -2], index=scored.index)
 
 
-def _scores(row: pd.Series, labels: list[str]) -> str:
+def _scores(row: pd.Series) -> str:
     return f"called {row.predicted_label} ({row[score_column(row.predicted_label)]:.3f})"
 
 
-def _from_file(row: pd.Series, height: int, width: int, labels: list[str]) -> tuple[np.ndarray, str]:
+def _from_file(row: pd.Series, height: int, width: int) -> tuple[np.ndarray, str]:
     """The file's image and caption; a gray square that says so where the file cannot be read from here."""
-    caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row, labels)
+    caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row)
     try:
         return DECODERS["pillow"](storage.read_bytes(row.path), height, width).pixels, caption
     except (OSError, ImportError, Unreadable):  # ImportError: fsspec has no package for the file system

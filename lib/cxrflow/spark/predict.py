@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Iterator
@@ -86,9 +85,10 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
 def is_predictions(url: str) -> bool:
     """Whether the folder holds what ``predict`` writes."""
     files = storage.files(url, ".parquet")
-    return bool(files) and all(
-        {"path", "predicted_label", "reason"} <= set(pq.read_schema(io.BytesIO(storage.read_bytes(file))).names)
-        for file in files[:1])
+    if not files:
+        return False
+    with storage.open_file(files[0]) as file:
+        return {"path", "predicted_label", "reason"} <= set(pq.read_schema(file).names)
 
 
 def _replace(predictions: str, staging: str) -> None:

@@ -31,8 +31,8 @@ class Run:
     height: int
     width: int
     backend: str
-    model: bytes
-    """The model file."""
+    model: str
+    """Place of the model file."""
 
 
 def read_run(url: str) -> Run:
@@ -43,14 +43,14 @@ def read_run(url: str) -> Run:
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
     return Run(labels=config["labels"], positive=config["labels"].index(config["positive_label"]),
                threshold=history["best"]["threshold"], height=config["height"], width=config["width"],
-               backend=config["backend"], model=storage.read_bytes(run.model))
+               backend=config["backend"], model=run.model)
 
 
 class Scorer:
     """Scores images on an executor. Small to send: the model travels as a broadcast."""
 
     def __init__(self, spark: SparkSession, run: Run):
-        self._model = spark.sparkContext.broadcast(run.model)
+        self._model = spark.sparkContext.broadcast(storage.read_bytes(run.model))
         self._backend = run.backend
         self._labels = len(run.labels)
 

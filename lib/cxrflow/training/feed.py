@@ -91,10 +91,12 @@ class Feed:
         ``fed``, so that batch normalisation sees a batch of real images there too."""
         size, (height, width) = plan.batch_size, (self._manifest.height, self._manifest.width)
         true = len(rows.labels) if rows else 0
-        filled = _concatenate([part for part in (rows, fed) if part])
-        if filled is None:  # fewer samples than workers: this one never has any
-            filled = Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, height * width), np.uint8))
-        filled = filled.take(np.arange(size) % len(filled.labels)) if true < size else rows
+        filled = rows
+        if true < size:
+            # Fewer samples than workers, and this one never has any: a black image, with weight 0.
+            black = Rows(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, height * width), np.uint8))
+            known = _concatenate([part for part in (rows, fed) if part]) or black
+            filled = known.take(np.arange(size) % len(known.labels))
         targets = np.zeros((size, len(self._manifest.labels)), np.float32)
         targets[np.arange(size), filled.labels] = 1
         weights = np.zeros(size, np.float32)
