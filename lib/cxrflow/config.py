@@ -42,6 +42,13 @@ def split_fractions(split: str) -> dict[str, float]:
     return dict(zip(SPLITS, shares, strict=True))
 
 
+def parse_bytes(flag: str, size: str) -> int:
+    """Bytes of a size such as 512m or 2g. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d+)([kmg])b?", size.strip().lower())
+    _require(bool(match), f"{flag}: expected a size such as 512m or 2g, got {size!r}")
+    return int(match[1]) * {"k": 2**10, "m": 2**20, "g": 2**30}[match[2]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
     """Decode a folder of X-ray files on the Spark executors and write them as a training table."""
@@ -54,6 +61,13 @@ class IngestConfig:
     """Height of the stored images, in pixels."""
     width: int = 224
     """Width of the stored images, in pixels."""
+    resize: str = "stretch"
+    """stretch: the whole image fills height and width, whatever its shape. pad: its shape is kept, with black borders."""
+    decoder: str = "turbo"
+    """What decodes files: turbo (libjpeg-turbo for JPEG, Pillow for the rest), pillow, a decoder that another package
+    brings (entry point in the group cxrflow.decoders), or your own as module:function."""
+    max_pixels: int = 100_000_000
+    """Largest image that is decoded, in pixels; a larger one is quarantined as too_large."""
     split: str = "0.6,0.2,0.2"
     """Shares of train, val and test, dealt by patient within each label; or the one split that takes all."""
     labels: str | None = None
@@ -64,15 +78,33 @@ class IngestConfig:
     """How a path tells its patient: kermany (names such as person1_virus_2 and IM-0001-0001), file (every file is a
     patient of its own), a regular expression that is searched in the path below the images folder and whose groups
     make up the patient's key, or auto: kermany where the name fits, otherwise file."""
-    shard_rows: int = 128
-    """Images in one Parquet file, the unit of shuffling and sharding."""
+    shard_rows: int | None = None
+    """Images in one Parquet file, the unit of shuffling and sharding. If not given: 128, or less where there would be
+    fewer than 48 files or where a file would take more than an eighth of worker_memory."""
+    worker_memory: str = "1g"
+    """Memory that a Python worker on an executor may take, such as 512m or 2g: a bound on the bytes of files and images
+    held at a time. An image that needs more is quarantined as too_large."""
+    max_bad: float | None = None
+    """Largest share of quarantined files, such as 0.05; the job fails, and leaves the table as it was, above it."""
+    delta: bool = False
+    """Make the table's samples a Delta table as well (needs the package deltalake)."""
     seed: int = 0
     """Seed of the deal of patients to splits."""
     overwrite: bool = False
-    """Replace the table if there is one."""
+    """Make the table anew if there is one, instead of adding what is new."""
 
     def __post_init__(self):
-        _positive(self, "height", "width", "shard_rows")
+        _positive(self, "height", "width", "shard_rows", "max_pixels")
+        _require(self.resize in ("stretch", "pad"), f"--resize: expected stretch or pad, got {self.resize!r}")
+        _require(self.max_bad is None or 0 <= self.max_bad <= 1,
+                 f"--max-bad: expected a share from 0 to 1, got {self.max_bad}")
+        memory = parse_bytes("--worker-memory", self.worker_memory)
+        _require(memory >= 256 * 2**20, f"--worker-memory: expected at least 256m, got {self.worker_memory!r}")
+        if self.shard_rows:
+            shard = self.shard_rows * self.height * self.width
+            _require(shard <= memory // 8, f"--shard-rows: {self.shard_rows} images of {self.height}x{self.width} are "
+                     f"{shard / 2**20:.0f} MB, more than an eighth of --worker-memory {self.worker_memory}; expected "
+                     "fewer rows or more memory")
         split_fractions(self.split)
         if self.patients not in ("auto", "kermany", "file"):
             try:
@@ -166,8 +198,13 @@ class PredictConfig:
     """Folder of image files, read with all its subfolders."""
     predictions: str
     """Folder to write the Parquet table of scores to."""
+    worker_memory: str = "1g"
+    """Memory that decoding may take in a Python worker on an executor, besides the model; see ingest."""
     overwrite: bool = False
     """Replace the predictions if there are any."""
+
+    def __post_init__(self):
+        parse_bytes("--worker-memory", self.worker_memory)
 
 
 @dataclass(frozen=True, kw_only=True)

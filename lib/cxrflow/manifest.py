@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cxrflow import storage
 from cxrflow.errors import UserError
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 PICTURES = ("curves", "roc", "confusion", "examples")
 
 
@@ -33,19 +33,31 @@ class Manifest:
     has to list a folder or open footers; a Parquet file that it does not name is not part of the table."""
 
     version: int = TABLE_VERSION
+    generation: int
+    """How often the table was changed: 1 after the first ingest."""
     height: int
     width: int
     labels: list[str]
     """In the order of the model's outputs."""
+    shard_rows: int
+    """Rows of every shard but the last of each split."""
     shards: list[Shard]
     quarantined: dict[str, int]
     """Files of each reason."""
     quarantine: list[str]
     """The Parquet files that list them, as places below the table's folder."""
     config: dict
-    """The ingest configuration."""
+    """The configuration of the last ingest."""
+    columns: dict[str, str]
+    """Name and type of each column of the samples."""
     split_thresholds: dict[str, list[float]] = field(default_factory=dict)
     """Per label, where train ends and where val ends on the patients' hash from 0 to 1."""
+    audit: dict = field(default_factory=dict)
+    """What ``spark.audit`` found."""
+
+    def recipe(self) -> dict:
+        """The fields of ``images.Recipe``: how files became the table's pixels."""
+        return {name: self.config[name] for name in ("height", "width", "decoder", "resize", "max_pixels")}
 
     def of_split(self, split: str) -> list[Shard]:
         """The shards of a split, or of all of them for ``"all"``."""
@@ -65,10 +77,23 @@ class Manifest:
         return counts
 
 
+def has_manifest(table: str) -> bool:
+    """Whether the folder holds a table, of any version."""
+    return storage.exists(storage.join(table, "manifest.json"))
+
+
+def read_generation(table: str) -> int:
+    """How often the table was changed, whatever its version; 0 where it does not say."""
+    try:
+        return json.loads(storage.read_bytes(storage.join(table, "manifest.json"))).get("generation", 0)
+    except (json.JSONDecodeError, AttributeError):
+        return 0
+
+
 def read_manifest(table: str) -> Manifest:
     """The table's manifest. Raises UserError where the folder is no table, or one of another version."""
     url = storage.join(table, "manifest.json")
-    if not storage.exists(url):
+    if not has_manifest(table):
         raise UserError(f"--table: expected a table that ingest.py wrote, found no manifest.json in {table!r}; "
                         "run jobs/ingest.py first or name another folder")
     try:

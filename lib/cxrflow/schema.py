@@ -24,6 +24,9 @@ SAMPLES = pa.schema([
     pa.field("source_height", pa.int32(), nullable=False),
     pa.field("source_width", pa.int32(), nullable=False),
     pa.field("source_format", pa.string(), nullable=False),
+    pa.field("source_bits", pa.int32(), nullable=False),  # bits stored for a value of the file
+    pa.field("note", pa.string(), nullable=False),  # what of the file was left out or turned about; mostly empty
+    pa.field("phash", pa.string(), nullable=False),  # see images.similar.perceptual_hash
     pa.field("pixels", pa.binary(), nullable=False),  # uint8, row-major, height x width, 0 is black
 ])
 
@@ -52,6 +55,6 @@ def score_column(label: str) -> str:
 
 def spark_ddl(schema: pa.Schema) -> str:
     """The schema in the words of Spark SQL, for mapInArrow."""
-    names = {pa.string(): "string", pa.int64(): "bigint", pa.int32(): "int", pa.float32(): "float",
+    names = {pa.string(): "string", pa.bool_(): "boolean", pa.int64(): "bigint", pa.int32(): "int", pa.float32(): "float",
              pa.binary(): "binary", pa.timestamp("us", tz="UTC"): "timestamp"}
     return ", ".join(f"`{field.name}` {names[field.type]}" for field in schema)

@@ -20,9 +20,11 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
     """
     name = f"split={split}/{uuid.uuid4().hex}.parquet"
     with storage.open_file(storage.join(folder, name), "wb") as file:
-        # Pixels hardly repeat, so a dictionary of them would only cost; the names repeat a lot.
+        # Pixels hardly repeat, so a dictionary of them would only cost, and so would their smallest and largest
+        # value; the names repeat a lot.
         pq.write_table(table, file, row_group_size=max(1, table.num_rows), compression="zstd", compression_level=1,
-                       use_dictionary=["label", "patient_id", "source_format"])
+                       use_dictionary=["label", "patient_id", "source_format", "source_bits", "note"],
+                       write_statistics=[name for name in table.column_names if name != "pixels"])
     return name
 
 
@@ -36,24 +38,3 @@ def checksum(sample_ids: np.ndarray | int) -> str:
     """The exclusive or of sample ids (int64, any number of them, or what Spark's bit_xor made of them), as 16
     hexadecimal digits. The order of the rows does not matter; a row more, less or other changes it."""
     return format(int(np.bitwise_xor.reduce(np.asarray(sample_ids, np.int64), axis=None)) & (2**64 - 1), "016x")
-
-
-class ShardWriter:
-    """Gathers the samples of one split and writes a shard whenever ``rows`` of them are there."""
-
-    def __init__(self, folder: str, split: str, rows: int):
-        self._folder, self._split, self._rows = folder, split, rows
-        self._pending: list[dict] = []
-
-    def add(self, sample: dict) -> str | None:
-        """Take one sample; returns the path of the shard that it completed, if it did."""
-        self._pending.append(sample)
-        return self.flush() if len(self._pending) == self._rows else None
-
-    def flush(self) -> str | None:
-        """Write what is pending as a shorter shard; returns its path, or None where nothing was pending."""
-        if not self._pending:
-            return None
-        table = pa.Table.from_pylist(self._pending, schema=SAMPLES)
-        self._pending = []
-        return write_shard(self._folder, self._split, table)

@@ -116,6 +116,25 @@ def write_bytes(url: str, data: bytes) -> None:
         raise
 
 
+def create(url: str, data: bytes) -> bool:
+    """Write a new file; False, and nothing written, where there is one already.
+
+    On a file system that cannot do both at once, two callers at the same moment may both be told True.
+    """
+    fs, path = filesystem(url)
+    fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    try:
+        with fs.open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    except (NotImplementedError, ValueError):  # no exclusive mode
+        if fs.exists(path):
+            return False
+        write_bytes(url, data)
+    return True
+
+
 def move(source: str, target: str) -> None:
     fs, path = filesystem(source)
     _, target_path = filesystem(target)

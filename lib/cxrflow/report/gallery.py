@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cxrflow import storage
 from cxrflow.errors import UserError
-from cxrflow.images import DECODERS, Unreadable
+from cxrflow.images import Recipe, Unreadable, decode_image
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
 
@@ -35,7 +35,7 @@ def read_predictions(url: str) -> pd.DataFrame:
                       for file in storage.files(url, ".parquet")], ignore_index=True)
 
 
-def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: int, width: int, count: int) -> list[Row]:
+def from_scores(scored: pd.DataFrame, decision: Decision, table: str, recipe: Recipe, count: int) -> list[Row]:
     """Rows of evaluated samples, whose truth is known; pixels come from the table's shards.
 
     Raises UserError where the table is no longer the one that was scored.
@@ -55,12 +55,12 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, height: in
             raise UserError(f"--run: expected the table that was evaluated, but {place!r} is gone; "
                             "run jobs/evaluate.py again")
         shard = read_shard(place, ["pixels"])
-        return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(height, width)
+        return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
 
     return [(title, [(pixels(row), caption(row)) for _, row in part.iterrows()]) for title, part in rows if len(part)]
 
 
-def from_predictions(predictions: pd.DataFrame, decision: Decision, height: int, width: int, count: int) -> list[Row]:
+def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Recipe, count: int) -> list[Row]:
     """Rows of files that were scored without a known truth; pixels come from the files."""
     scored, labels = predictions[predictions["reason"].isna()], decision.labels
     rows = [(f"Surest {label}", scored[scored["predicted_label"] == label].nlargest(count, score_column(label)))
@@ -68,7 +68,7 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, height: int,
     rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
     found = []
     for title, part in rows:
-        images = [_from_file(row, height, width) for _, row in part.iterrows()]
+        images = [_from_file(row, recipe) for _, row in part.iterrows()]
         found.append((title, images))
     return [row for row in found if row[1]]
 
@@ -92,10 +92,10 @@ def _scores(row: pd.Series) -> str:
     return f"called {row.predicted_label} ({row[score_column(row.predicted_label)]:.3f})"
 
 
-def _from_file(row: pd.Series, height: int, width: int) -> tuple[np.ndarray, str]:
+def _from_file(row: pd.Series, recipe: Recipe) -> tuple[np.ndarray, str]:
     """The file's image and caption; a gray square that says so where the file cannot be read from here."""
     caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row)
     try:
-        return DECODERS["pillow"](storage.read_bytes(row.path), height, width).pixels, caption
+        return decode_image(storage.read_bytes(row.path), recipe).pixels, caption
     except (OSError, ImportError, Unreadable):  # ImportError: fsspec has no package for the file system
-        return np.full((height, width), 128, np.uint8), f"{caption}\nfile not readable here"
+        return np.full((recipe.height, recipe.width), 128, np.uint8), f"{caption}\nfile not readable here"

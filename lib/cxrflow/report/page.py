@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cxrflow import storage
 from cxrflow.config import ReportConfig
 from cxrflow.errors import UserError
+from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
 from cxrflow.report import gallery, plots
 from cxrflow.schema import score_column
@@ -30,6 +31,7 @@ def write_report(config: ReportConfig) -> dict:
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
     figures = {"curves": plots.curves(history["epochs"], history["best"]["epoch"])}
     decision = gallery.Decision(settings["labels"], settings["positive_label"], history["best"]["threshold"])
+    recipe = Recipe(**settings["recipe"])
     rows: list[gallery.Row] = []
     summary = None
     if metrics:
@@ -39,12 +41,12 @@ def write_report(config: ReportConfig) -> dict:
         figures["roc"] = plots.roc(truth, scored[[score_column(label) for label in labels]].to_numpy(), metrics)
         figures["confusion"] = plots.confusion(metrics)
         rows = gallery.from_scores(scored, decision, metrics["table"],
-                                   settings["height"], settings["width"], config.examples)
+                                   recipe, config.examples)
     if config.predictions:
         predictions = _read_predictions(config.predictions, settings["labels"])
         summary = _summary(predictions)
         rows += [(f"Predictions: {title[0].lower()}{title[1:]}", images) for title, images in gallery.from_predictions(
-            predictions, decision, settings["height"], settings["width"], config.examples)]
+            predictions, decision, recipe, config.examples)]
     if rows:
         figures["examples"] = plots.examples(rows)
     pictures = {name: _png(figure) for name, figure in figures.items()}

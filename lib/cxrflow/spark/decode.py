@@ -1,49 +1,90 @@
 """What a decoding task does on an executor: bytes to pixels, straight into shards. No Spark session, no Keras.
 
-The pixels go from the decoder to Parquet inside one Python process. Only a line about each file goes back to
-Spark, so no pixel crosses between Python and the JVM.
+The pixels go from the decoder to Parquet inside one Python process and its decoding child. Only a line about each
+file goes back to Spark, so no pixel crosses between Python and the JVM.
 """
 
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from cxrflow import storage
-from cxrflow.images import DECODERS, Decoded, Unreadable
+from cxrflow.images import Decoded, Recipe, Unreadable, decode_image
+from cxrflow.images.similar import perceptual_hash
+from cxrflow.isolated import Crash, map_isolated
 from cxrflow.labels import sample_id
-from cxrflow.schema import SOURCE
-from cxrflow.shards import ShardWriter
+from cxrflow.schema import SAMPLES
+from cxrflow.shards import write_shard
 
 OUTCOME = pa.schema([
-    *SOURCE,
-    pa.field("sample_id", pa.int64()),
-    pa.field("label", pa.string()),
+    *(pa.field(column.name, column.type) for column in SAMPLES if column.name != "pixels"),
     pa.field("split", pa.string()),
     pa.field("shard", pa.string()),  # where the sample was written, below the staging folder; null in quarantine
+    pa.field("row", pa.int32()),  # its place in that shard
     pa.field("reason", pa.string()),
     pa.field("detail", pa.string()),
+    pa.field("memory", pa.int64()),  # bytes, the most that the task's Python processes have held so far
 ])
 """One row for each file that a task saw."""
 
+# Files that one child process decodes, and that its parent holds the listing of as Python objects.
+FILES_A_CHILD = 2000
 
-def read_and_decode(row: dict, height: int, width: int, decoder: str = "pillow") -> tuple[str | None, Decoded | Unreadable]:
-    """(SHA-256 of the file's bytes or None, the image or why there is none).
 
-    ``row`` holds ``path`` and, where only Spark can read the file system, the file's bytes as ``content``.
+@dataclass(frozen=True)
+class ReadAndDecode:
+    """The part of the work that runs apart, where a decoder that crashes takes only its file."""
+
+    recipe: Recipe
+
+    def __call__(self, row: dict) -> tuple[str | None, Decoded | Unreadable]:
+        """(SHA-256 of the file's bytes or None, the image or why there is none).
+
+        ``row`` holds ``path`` and, where only Spark can read the file system, the file's bytes as ``content``.
+        """
+        digest = None
+        try:
+            content = row.get("content")
+            data = storage.read_bytes(row["path"]) if content is None else content.as_buffer()
+            digest = hashlib.sha256(data).hexdigest()
+            return digest, decode_image(data if content is None else data.to_pybytes(), self.recipe)
+        except Unreadable as error:
+            return digest, error
+        except OSError as error:
+            return None, Unreadable("unreadable", f"{type(error).__name__}: {error}")
+        except MemoryError:
+            return digest, Unreadable("too_large", "decoding it takes more memory than --worker-memory allows")
+
+
+def decode_files(batches: Iterator[pa.RecordBatch], recipe: Recipe, memory: int
+                 ) -> Iterator[tuple[dict, str | None, Decoded | Unreadable]]:
+    """(the file's row without its content, SHA-256, the image or why there is none) for each row of the batches.
+
+    ``memory`` (bytes) is what decoding may take at a time.
     """
-    try:
-        data = row["content"] if row.get("content") is not None else storage.read_bytes(row["path"])
-    except OSError as error:
-        return None, Unreadable("unreadable", f"{type(error).__name__}: {error}")
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        return digest, DECODERS[decoder](data, height, width)
-    except Unreadable as error:
-        return digest, error
+    for batch in batches:
+        for start in range(0, batch.num_rows, FILES_A_CHILD):
+            rows = _rows(batch.slice(start, FILES_A_CHILD))
+            results = map_isolated(ReadAndDecode(recipe), rows, memory)
+            for row, result in zip(rows, results, strict=True):
+                row.pop("content", None)
+                digest, decoded = (None, Unreadable("crashed", result.detail)) if isinstance(result, Crash) else result
+                yield row, digest, decoded
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict]:
+    """The rows as Python objects, but for the bytes of files, which stay where Arrow has them."""
+    rows = batch.select([name for name in batch.schema.names if name != "content"]).to_pylist()
+    if "content" in batch.schema.names:
+        for row, content in zip(rows, batch["content"], strict=True):
+            row["content"] = content
+    return rows
 
 
 @dataclass(frozen=True)
@@ -52,56 +93,78 @@ class DecodeTask:
 
     staging: str
     """Folder for the shards of this ingest, not yet part of the table."""
-    height: int
-    width: int
+    recipe: Recipe
     shard_rows: int
+    memory: int
+    """Bytes that the samples of shards that are not full yet may take, and that decoding may take besides."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        writers: dict[str, ShardWriter] = {}
-        pending: dict[str, list[dict]] = {}  # outcomes whose shard has no name yet, by split
-        for batch in batches:
-            done = []
-            for row in rows_of(batch):
-                outcome, sample = self._one(row)
-                split = outcome["split"]
-                if sample is None:
-                    done.append(outcome)
-                    continue
-                writer = writers.setdefault(split, ShardWriter(self.staging, split, self.shard_rows))
-                pending.setdefault(split, []).append(outcome)
-                done += _named(pending, split, writer.add(sample))
-            yield _to_batch(done)
-        yield _to_batch([outcome for split, writer in writers.items()
-                         for outcome in _named(pending, split, writer.flush())])
+        pending: dict[str, _Pending] = {}
+        refused: list[dict] = []
+        for row, digest, decoded in decode_files(batches, self.recipe, self.memory):
+            if row["label"] is None and isinstance(decoded, Decoded):
+                decoded = Unreadable("unlabelled")
+            known = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest,
+                     "sample_id": sample_id(row["path"]), "label": row["label"], "patient_id": row["patient_id"]}
+            if isinstance(decoded, Unreadable):
+                refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
+                continue
+            samples = pending.setdefault(row["split"], _Pending())
+            samples.add(known, decoded)
+            if len(samples.rows) == self.shard_rows:
+                yield self._write(row["split"], pending)
+            elif sum(len(samples.rows) for samples in pending.values()) * decoded.pixels.nbytes > self.memory:
+                # Shards of large images: better some short ones, which are put together later, than too much memory.
+                yield self._write(max(pending, key=lambda split: len(pending[split].rows)), pending)
+        for split in list(pending):
+            yield self._write(split, pending)
+        yield _with_memory(pa.Table.from_pylist(refused, schema=OUTCOME))
 
-    def _one(self, row: dict) -> tuple[dict, dict | None]:
-        """The outcome of one file, and its sample if it gave one."""
-        digest, decoded = read_and_decode(row, self.height, self.width)
-        if row["label"] is None and isinstance(decoded, Decoded):
-            decoded = Unreadable("unlabelled")
-        source = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
-        source["sample_id"] = sample_id(row["path"])
-        outcome = {**source, "label": row["label"], "split": row["split"], "shard": None, "reason": None, "detail": None}
-        if isinstance(decoded, Unreadable):
-            return {**outcome, "reason": decoded.reason, "detail": decoded.detail}, None
-        return outcome, {
-            **source, "label": row["label"], "patient_id": row["patient_id"],
-            "height": self.height, "width": self.width,
-            "source_height": decoded.source_height, "source_width": decoded.source_width,
-            "source_format": decoded.source_format, "pixels": decoded.pixels.tobytes(),
-        }
+    def _write(self, split: str, pending: dict[str, _Pending]) -> pa.RecordBatch:
+        """Write what is pending of a split as a shard; its outcomes."""
+        table = pending.pop(split).to_table()
+        shard = write_shard(self.staging, split, table)
+        outcomes = table.drop_columns(["pixels"]).to_pydict()
+        rows = table.num_rows
+        outcomes |= {"split": [split] * rows, "shard": [shard] * rows, "row": list(range(rows)),
+                     "reason": [None] * rows, "detail": [None] * rows, "memory": [None] * rows}
+        return _with_memory(pa.Table.from_pydict(outcomes, schema=OUTCOME))
 
 
-def rows_of(batch: pa.RecordBatch) -> Iterator[dict]:
-    """The batch's rows one at a time, so that the bytes of only one file are a Python object."""
-    for index in range(batch.num_rows):
-        yield batch.slice(index, 1).to_pylist()[0]
+@dataclass
+class _Pending:
+    """Samples of one split that wait for their shard."""
+
+    rows: list[dict] = field(default_factory=list)
+    pixels: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, known: dict, decoded: Decoded) -> None:
+        height, width = decoded.pixels.shape
+        self.rows.append({
+            **known, "height": height, "width": width, "source_height": decoded.source_height,
+            "source_width": decoded.source_width, "source_format": decoded.source_format,
+            "source_bits": decoded.source_bits, "note": decoded.note})
+        self.pixels.append(decoded.pixels)
+
+    def to_table(self) -> pa.Table:
+        pixels = np.stack(self.pixels)
+        self.pixels.clear()
+        columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
+        columns["phash"] = perceptual_hash(pixels)
+        columns["pixels"] = _binary(pixels)
+        return pa.Table.from_pydict(columns, schema=SAMPLES)
 
 
-def _named(pending: dict[str, list[dict]], split: str, shard: str | None) -> list[dict]:
-    """The outcomes that wait for the shard that was just written, with its name."""
-    return [{**outcome, "shard": shard} for outcome in pending.pop(split)] if shard else []
+def _binary(pixels: np.ndarray) -> pa.Array:
+    """The images as one binary column, on the memory that they are in."""
+    count = len(pixels)
+    offsets = np.arange(count + 1, dtype=np.int32) * (pixels.nbytes // count)
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(pixels)])
 
 
-def _to_batch(outcomes: list[dict]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(outcomes, schema=OUTCOME)
+def _with_memory(outcomes: pa.Table) -> pa.RecordBatch:
+    usage = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+    place = outcomes.schema.get_field_index("memory")
+    memory = pa.array([usage] * outcomes.num_rows, pa.int64())
+    return outcomes.set_column(place, OUTCOME.field("memory"), memory).combine_chunks().to_batches()[0] \
+        if outcomes.num_rows else pa.RecordBatch.from_pylist([], schema=OUTCOME)

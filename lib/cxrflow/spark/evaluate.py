@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
     """Read the run and the manifest; raises UserError where they are missing or do not fit each other."""
     run, manifest = read_run(config.run), read_manifest(config.table)
-    if (run.height, run.width) != (manifest.height, manifest.width):
-        raise UserError(f"--table: expected images of {run.height}x{run.width}, which the model of {config.run!r} takes, "
-                        f"got {manifest.height}x{manifest.width}; ingest with --height {run.height} --width {run.width}")
+    if (run.recipe.height, run.recipe.width) != (manifest.height, manifest.width):
+        raise UserError(f"--table: expected images of {run.recipe.height}x{run.recipe.width}, which the model of {config.run!r} takes, "
+                        f"got {manifest.height}x{manifest.width}; ingest with --height {run.recipe.height} --width {run.recipe.width}")
     unknown = sorted(set(manifest.labels) - set(run.labels))
     if unknown:
         raise UserError(f"--table: expected the labels that the model knows ({', '.join(run.labels)}), "

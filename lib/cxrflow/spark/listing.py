@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
 import pyarrow as pa
+from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -17,13 +19,17 @@ from pyspark.sql import functions as F
 from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.schema import SOURCE, spark_ddl
-from cxrflow.spark.session import settings
+from cxrflow.spark.session import cached, settings
 
-# Bytes of files that Spark hands a Python worker at a time where the files come through the JVM. Its default of
-# 10,000 files at a time would be gigabytes of full-size X-rays.
-CONTENT_BATCH_BYTES = 64 * 2**20
-LISTING = pa.schema([field for field in SOURCE if field.name != "sha256"])
+LISTING = pa.schema([
+    *(field for field in SOURCE if field.name != "sha256"),
+    pa.field("hidden", pa.bool_()),  # the name, or a folder's above it, begins with _ or .
+])
 LISTING_BATCH = 10_000
+
+# Files that come through the JVM are handed to Python in parts of similar size, each this many times the one before.
+_SIZE_STEP = 8
+_SMALLEST_PART = 2**20
 
 
 def check_images(images: str) -> None:
@@ -38,28 +44,75 @@ def check_images(images: str) -> None:
         raise UserError(f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder")
 
 
-def list_files(spark: SparkSession, images: str) -> DataFrame:
-    """path (as a person would write it), size (bytes) and modified of every file below the folder.
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder, looked at once."""
 
-    Files whose names begin with ``_`` or ``.`` are left out, as Spark does. Nothing but the folder is read, each time
-    that the frame is used: cache it. Raises UserError where there is no such folder.
+    files: DataFrame
+    """path (as a person would write it), size (bytes) and modified of each, but for hidden ones."""
+    count: int
+    bytes: int
+    skipped: int | None
+    """Hidden files, those with a name or a folder that begins with ``_`` or ``.``: Spark never reads them, wherever they
+    lie. None where the file system does not count them."""
+
+
+@contextmanager
+def list_files(spark: SparkSession, images: str) -> Iterator[Listing]:
+    """The listing, for as long as the block lasts.
+
+    Raises UserError where there is no such folder, or nothing in it.
     """
     if storage.is_local(images):
         # Spark's own listing leaves out files of zero bytes without a word.
         root = storage.absolute(images)
-        files = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
+        found = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
     else:
-        files = _list_through_spark(spark, images)
-    return files
+        found = _list_through_spark(spark, images)
+    with cached(found):
+        rows = {row["hidden"]: row for row in found.groupBy("hidden").agg(
+            F.count("*").alias("files"), F.sum("size").alias("bytes")).collect()}
+        if False not in rows:
+            hidden = f", but {rows[True]['files']} hidden ones" if rows else ""
+            raise UserError(f"--images: expected image files, but there is none below {images!r}{hidden}")
+        count = rows[False]["files"]
+        skipped = rows[True]["files"] if True in rows else 0
+        if not storage.is_local(images):
+            skipped = _count_hidden(spark, images, count)
+        yield Listing(found.where("not hidden").drop("hidden"), count, rows[False]["bytes"], skipped)
 
 
-def with_contents(spark: SparkSession, images: str, files: DataFrame) -> DataFrame:
-    """``files`` (with path and size) with the column content (bytes), read by Spark.
+def in_parts(spark: SparkSession, images: str, files: DataFrame, memory: int) -> Iterator[DataFrame]:
+    """``files`` (with path, size and modified) as one or several frames to run one after the other, while this iterates.
 
-    The few hundred bytes that are known of each file go to the executors, never the contents to anywhere else.
+    Where Python opens the files itself that is ``files``, as it is. Where only Spark can read them, each part has
+    their bytes as the column ``content``, and Spark hands them to Python in batches of at most ``memory`` bytes: its
+    default of 10,000 files would be gigabytes of X-rays. Batches are counted in files, so files of one part are of
+    similar size, and small ones still travel many at a time.
     """
-    contents = _binary_files(spark, images).select("path", "content")
-    filled = contents.join(F.broadcast(files.where("size > 0")), "path")
+    if storage.is_local(images):
+        yield files
+        return
+    ends = files.agg(F.max("size").alias("largest"), F.min("modified").alias("oldest")).first()
+    floor, ceiling = -1, _SMALLEST_PART
+    while floor < ends["largest"]:
+        part = files.where((F.col("size") > floor) & (F.col("size") <= ceiling))
+        records = max(1, memory // ceiling)
+        with settings(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": records}):
+            yield _with_contents(spark, images, part, floor, ceiling, ends["oldest"])
+        floor, ceiling = ceiling, ceiling * _SIZE_STEP
+
+
+def _with_contents(spark: SparkSession, images: str, files: DataFrame, floor: int, ceiling: int, oldest) -> DataFrame:
+    """``files`` with the column content (bytes), read by Spark.
+
+    The few hundred bytes that are known of each file go to the executors, never the contents to anywhere else. Files
+    of other sizes, and those older than the oldest one wanted, are not opened.
+    """
+    contents = _binary_files(spark, images).where((F.col("size") > floor) & (F.col("size") <= ceiling))
+    if oldest is not None:
+        contents = contents.where(F.col("modified") >= F.lit(oldest))
+    filled = contents.select("path", "content").join(F.broadcast(files.where("size > 0")), "path")
     empty = files.where("size = 0").withColumn("content", F.lit(b""))  # Spark's source leaves these out
     return filled.unionByName(empty)
 
@@ -68,8 +121,19 @@ def _list_through_spark(spark: SparkSession, images: str) -> DataFrame:
     """LISTING, from the binaryFile source and from the index below it, which alone knows the empty files."""
     files = _binary_files(spark, images)
     names = [(storage.from_spark(unquote(name)),) for name in files.inputFiles()]
-    known = files.select(*LISTING.names)
-    return spark.createDataFrame(names, "path string").join(known, "path", "left").fillna(0, "size")
+    known = files.select("path", "size", "modified")
+    listed = spark.createDataFrame(names, "path string").join(known, "path", "left").fillna(0, "size")
+    return listed.withColumn("hidden", F.lit(False))
+
+
+def _count_hidden(spark: SparkSession, images: str, visible: int) -> int | None:
+    """Files that Hadoop's own count of the folder has more than Spark lists."""
+    place = spark._jvm.org.apache.hadoop.fs.Path(storage.for_spark(images))
+    try:
+        system = place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+        return system.getContentSummary(place).getFileCount() - visible
+    except Py4JError:
+        return None
 
 
 def _binary_files(spark: SparkSession, images: str) -> DataFrame:
@@ -92,24 +156,27 @@ def walk(root: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
     """
     for _ in batches:
         found = []
-        for path in _visible_files(root, set()):
-            found.append(_entry(path))
+        for path in _files(root, set()):
+            found.append(_entry(root, path))
             if len(found) == LISTING_BATCH:
                 yield pa.RecordBatch.from_pylist(found, schema=LISTING)
                 found = []
         yield pa.RecordBatch.from_pylist(found, schema=LISTING)
 
 
-def _entry(path: str) -> dict:
+def _entry(root: str, path: str) -> dict:
+    below = path.removeprefix(root.rstrip("/") + "/").split("/")
+    hidden = path != root and any(name.startswith(("_", ".")) for name in below)
     name = os.fsencode(path).decode(errors="backslashreplace")  # Arrow takes UTF-8 only, file systems any bytes
     try:
         status = os.stat(path)
     except OSError:
-        return {"path": name, "size": 0, "modified": None}
-    return {"path": name, "size": status.st_size, "modified": datetime.fromtimestamp(status.st_mtime, timezone.utc)}
+        return {"path": name, "size": 0, "modified": None, "hidden": hidden}
+    modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    return {"path": name, "size": status.st_size, "modified": modified, "hidden": hidden}
 
 
-def _visible_files(folder: str, seen: set[str]) -> Iterator[str]:
+def _files(folder: str, seen: set[str]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in seen:  # a link back to a folder that this one lies in
         return
@@ -120,18 +187,10 @@ def _visible_files(folder: str, seen: set[str]) -> Iterator[str]:
         yield folder
         return
     for entry in found:
-        if entry.name.startswith(("_", ".")):
-            continue
         if entry.is_dir():
-            yield from _visible_files(entry.path, seen | {real})
+            yield from _files(entry.path, seen | {real})
         else:
             yield entry.path
-
-
-def check_files(files: int, images: str) -> None:
-    """Raise UserError for a folder without files."""
-    if not files:
-        raise UserError(f"--images: expected image files, but there is none below {images!r}")
 
 
 def check_apart(images: str, output: str, flag: str) -> None:
@@ -139,17 +198,3 @@ def check_apart(images: str, output: str, flag: str) -> None:
     one, other = storage.absolute(images) + "/", storage.absolute(output) + "/"
     if one.startswith(other) or other.startswith(one):
         raise UserError(f"{flag}: expected a folder apart from the images in {images!r}, got {output!r}")
-
-
-@contextmanager
-def small_batches(spark: SparkSession, images: str) -> Iterator[None]:
-    """Within the block, Spark hands Python workers batches that fit in memory even of the folder's largest file.
-
-    Where Python opens the files itself, batches hold paths only and nothing is changed.
-    """
-    if storage.is_local(images):
-        yield
-        return
-    largest = list_files(spark, images).agg({"size": "max"}).first()[0]
-    with settings(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": max(1, CONTENT_BATCH_BYTES // max(1, largest))}):
-        yield

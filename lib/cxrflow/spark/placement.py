@@ -15,15 +15,9 @@ from cxrflow.labels import patient_of
 from cxrflow.spark.session import cached
 
 
-def place_files(spark: SparkSession, files: DataFrame, config: IngestConfig, caches: ExitStack):
-    """Add label (null where the labels file has none), patient_id and split to every file.
-
-    Patients are dealt to splits by a hash of their key, apart for each label: the share of patients below each
-    threshold is exact for this listing, and the thresholds are returned so that a table keeps them. A split that
-    the labels file names wins over the deal.
-
-    Returns (DataFrame, {label: [where train ends, where val ends]}); the frame lives as long as ``caches`` is open.
-    """
+def label_files(spark: SparkSession, files: DataFrame, config: IngestConfig) -> DataFrame:
+    """Add label (null where the labels file has none), patient_id and given_split (null where the labels file names
+    none) to every file. Raises UserError for a labels file that is not as it should be."""
     labelled = _with_labels(spark, files, config)
     rule, root = config.patients, storage.absolute(config.images)
 
@@ -31,18 +25,35 @@ def place_files(spark: SparkSession, files: DataFrame, config: IngestConfig, cac
     def patient_key(paths: pd.Series) -> pd.Series:
         return paths.map(lambda path: patient_of(path, rule, root))
 
-    labelled = caches.enter_context(cached(
-        labelled.withColumn("patient_id", F.coalesce("given_patient", patient_key("path")))))
-    patients = caches.enter_context(cached(labelled.where("label is not null").groupBy("patient_id").agg(
+    return labelled.withColumn("patient_id", F.coalesce("given_patient", patient_key("path"))).drop("given_patient")
+
+
+def deal_splits(files: DataFrame, config: IngestConfig, placed: DataFrame, thresholds: dict[str, list[float]],
+                caches: ExitStack) -> tuple[DataFrame, dict[str, list[float]]]:
+    """Add split, and fixed (whether it may no longer change), to labelled files; all of a patient go to one.
+
+    A patient that the table has already (``placed``: patient_id, split) stays where it is. One whose split the labels
+    file names goes there. Any other is dealt by a hash of its key, apart for each label. For a label without
+    ``thresholds`` they are set so that the share of patients below each is exact for these files; the table keeps
+    them, and so the deal of every patient to come.
+
+    Returns the files and all thresholds, {label: [where train ends, where val ends]}; the frame lives as long as
+    ``caches`` is open. Raises UserError where given splits contradict each other or the table.
+    """
+    patients = caches.enter_context(cached(files.where("label is not null").groupBy("patient_id").agg(
         F.min("label").alias("patient_label"), F.collect_set("given_split").alias("given")
-    ).withColumn("place", _place(config.seed))))
+    ).withColumn("place", _place(config.seed)).join(
+        placed.withColumnRenamed("split", "placed"), "patient_id", "left")))
     _check_given_splits(patients)
-    thresholds = _thresholds(patients, split_fractions(config.split))
-    train_end, val_end = (_by_label(thresholds, which) for which in (0, 1))
-    dealt = F.when(F.col("place") < train_end, "train").when(F.col("place") < val_end, "val").otherwise("test")
-    splits = patients.select("patient_id", F.coalesce(F.element_at("given", 1), dealt).alias("split"))
-    placed = labelled.join(splits, "patient_id", "left").drop("given_patient", "given_split")
-    return placed, thresholds
+    thresholds = {**_thresholds(patients, split_fractions(config.split)), **thresholds}
+    fixed = F.coalesce("placed", F.element_at("given", 1))
+    if thresholds:
+        train_end, val_end = (_by_label(thresholds, which) for which in (0, 1))
+        dealt = F.when(F.col("place") < train_end, "train").when(F.col("place") < val_end, "val").otherwise("test")
+    else:  # no label anywhere
+        dealt = F.lit(None).cast("string")
+    splits = patients.select("patient_id", F.coalesce(fixed, dealt).alias("split"), fixed.isNotNull().alias("fixed"))
+    return files.join(splits, "patient_id", "left").drop("given_split"), thresholds
 
 
 def _place(seed: int):
@@ -103,6 +114,11 @@ def _check_given_splits(patients: DataFrame) -> None:
     if torn:
         raise UserError(f"--labels: expected each patient in one split, but patient {torn['patient_id']!r} is in "
                         f"{' and '.join(sorted(torn['given']))}; give all images of a patient the same split")
+    moved = patients.where((F.size("given") > 0) & (F.element_at("given", 1) != F.col("placed"))).first()
+    if moved:
+        raise UserError(f"--labels: expected patient {moved['patient_id']!r} in {moved['placed']}, where the table has it, "
+                        f"but the labels file says {moved['given'][0]}; a patient never changes its split: rebuild the "
+                        "table with --overwrite if it must")
 
 
 def _thresholds(patients: DataFrame, fractions: dict[str, float]) -> dict[str, list[float]]:
@@ -111,10 +127,6 @@ def _thresholds(patients: DataFrame, fractions: dict[str, float]) -> dict[str, l
     val_end = train_end + fractions["val"]
     rows = patients.groupBy("patient_label").agg(
         F.percentile("place", F.array(F.lit(train_end), F.lit(min(val_end, 1.0)))).alias("quantiles")).collect()
-
-    if not rows:
-        raise UserError("--labels: expected labels for the images, but no path in the labels file is that of a file "
-                        "below the images folder; give full paths or paths relative to that folder")
 
     def cut(share: float, quantile: float) -> float:
         return 0.0 if share <= 0 else 1.0 if share >= 1 - 1e-9 else quantile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +14,14 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import metrics, schema, storage
-from cxrflow.config import PredictConfig
+from cxrflow.config import PredictConfig, parse_bytes
 from cxrflow.errors import UserError
-from cxrflow.images import Unreadable
+from cxrflow.images import Recipe, Unreadable
 from cxrflow.schema import score_column
-from cxrflow.spark.decode import read_and_decode, rows_of
-from cxrflow.spark.listing import check_apart, check_files, check_images, list_files, small_batches, with_contents
+from cxrflow.spark.decode import decode_files
+from cxrflow.spark.listing import check_apart, check_images, in_parts, list_files
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
-from cxrflow.spark.session import cached, settings, task_slots
+from cxrflow.spark.session import settings, task_slots
 
 log = logging.getLogger(__name__)
 
@@ -53,20 +52,18 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     started = time.monotonic()
     run = check_predict(config)
     columns = schema.predictions(run.labels)
-    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), small_batches(spark, config.images), ExitStack() as caches:
-        files = caches.enter_context(cached(list_files(spark, config.images)))
-        total = files.count()
-        check_files(total, config.images)
-        log.info("%s files below %s", f"{total:,}", config.images)
+    memory = parse_bytes("--worker-memory", config.worker_memory)
+    staging = storage.join(config.predictions, "_staging")
+    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), list_files(spark, config.images) as listing:
+        log.info("%s files below %s", f"{listing.count:,}", config.images)
+        files = listing.files
         if storage.is_local(config.images):
-            files = files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")
-        else:
-            files = with_contents(spark, config.images, files)
-        scored = files.mapInArrow(_ScoreFiles(run.height, run.width, run.labels, run.positive, run.threshold,
-                                              Scorer(spark, run)), schema.spark_ddl(columns))
-        staging = storage.join(config.predictions, "_staging")
+            files = files.repartition(max(min(listing.count, 2 * task_slots(spark)), listing.count // FILES_PER_TASK), "path")
+        score = _ScoreFiles(run.recipe, memory, run.labels, run.positive, run.threshold, Scorer(spark, run))
         try:
-            scored.write.mode("overwrite").parquet(storage.for_spark(staging))
+            storage.remove(staging)
+            for part in in_parts(spark, config.images, files, memory // 8):
+                part.mapInArrow(score, schema.spark_ddl(columns)).write.mode("append").parquet(storage.for_spark(staging))
             counts = spark.read.parquet(storage.for_spark(staging)).groupBy("predicted_label", "reason").agg(
                 F.count("*").alias("files")).collect()
             _replace(config.predictions, staging)
@@ -74,8 +71,11 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             storage.remove(staging)
     called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
     reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
+    files = sum(called.values()) + sum(reasons.values())
+    if files != listing.count:
+        raise RuntimeError(f"{listing.count} files were listed, but {files} became rows; run the job again")
     return {
-        "files": sum(called.values()) + sum(reasons.values()), "scored": sum(called.values()),
+        "files": files, "skipped": listing.skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
         "predicted": dict(sorted(called.items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
@@ -105,8 +105,8 @@ def _replace(predictions: str, staging: str) -> None:
 class _ScoreFiles:
     """Decodes and scores the files of one Spark partition, a small batch at a time."""
 
-    height: int
-    width: int
+    recipe: Recipe
+    memory: int
     labels: list[str]
     positive: int
     threshold: float | None
@@ -114,21 +114,17 @@ class _ScoreFiles:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         pending: list[dict] = []
-        for batch in batches:
-            for row in rows_of(batch):
-                pending.append(self._decode(row))
-                if len(pending) == BATCH:
-                    yield self._score(pending)
-                    pending = []
+        for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
+            result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
+            if isinstance(decoded, Unreadable):
+                pending.append({**result, "reason": decoded.reason, "detail": decoded.detail})
+            else:
+                pending.append({**result, "pixels": decoded.pixels})
+            if len(pending) == BATCH:
+                yield self._score(pending)
+                pending = []
         if pending:
             yield self._score(pending)
-
-    def _decode(self, row: dict) -> dict:
-        digest, decoded = read_and_decode(row, self.height, self.width)
-        result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
-        if isinstance(decoded, Unreadable):
-            return {**result, "reason": decoded.reason, "detail": decoded.detail}
-        return {**result, "pixels": decoded.pixels}
 
     def _score(self, results: list[dict]) -> pa.RecordBatch:
         readable = [result for result in results if "pixels" in result]

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow import storage
 from cxrflow.errors import UserError
+from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
 
 BATCH = 32
@@ -28,8 +29,8 @@ class Run:
     positive: int
     threshold: float | None
     """Of the positive label's score, chosen on validation data; None with more than two labels."""
-    height: int
-    width: int
+    recipe: Recipe
+    """How the images that it was trained on were decoded."""
     backend: str
     model: str
     """Place of the model file."""
@@ -42,7 +43,7 @@ def read_run(url: str) -> Run:
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
     return Run(labels=config["labels"], positive=config["labels"].index(config["positive_label"]),
-               threshold=history["best"]["threshold"], height=config["height"], width=config["width"],
+               threshold=history["best"]["threshold"], recipe=Recipe(**config["recipe"]),
                backend=config["backend"], model=run.model)
 
 

@@ -66,8 +66,8 @@ class _Trainer:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
         write_json(self._run.config, {
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
-            "workers": self._worker.size, "labels": self._manifest.labels, "height": self._manifest.height,
-            "width": self._manifest.width, "positive_label": self._manifest.labels[self._positive],
+            "workers": self._worker.size, "labels": self._manifest.labels,
+            "recipe": self._manifest.recipe(), "positive_label": self._manifest.labels[self._positive],
             "train": to_dict(self._config), "ingest": self._manifest.config})
 
     def run_epoch(self, epoch: int) -> None:

@@ -1,0 +1,102 @@
+"""One writer of a table at a time, also over machines and file systems that know no locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from cxrflow import storage
+from cxrflow.errors import UserError
+
+NAME = "_lease.json"
+RENEW_SECONDS = 20.0
+STALE_SECONDS = 300.0
+"""A lease that was not renewed for so long belongs to a run that died."""
+
+
+class Lease:
+    """The right to change a table, for as long as it is held."""
+
+    def __init__(self, url: str, token: str):
+        self._url, self._token = url, token
+
+    def check(self) -> None:
+        """Raise RuntimeError where another run has taken over meanwhile, because this one seemed dead."""
+        holder = _read(self._url)
+        if holder is None or holder.get("token") != self._token:
+            raise RuntimeError(f"{self._url}: another run took this table over; nothing of this one was kept")
+
+    def _renew(self, stop: threading.Event, every: float) -> None:
+        while not stop.wait(every):
+            try:
+                self.check()
+                storage.write_bytes(self._url, _content(self._token))
+            except RuntimeError:
+                return
+            except OSError:
+                continue  # the next renewal may succeed, and the commit checks again
+
+
+@contextmanager
+def hold(table: str, renew_seconds: float = RENEW_SECONDS, stale_seconds: float = STALE_SECONDS) -> Iterator[Lease]:
+    """Hold the table's lease for the length of a block.
+
+    It is the file ``_lease.json``, which exists as long as somebody writes and is renewed all the while. One whose
+    process on this machine has died, or that nobody renewed for five minutes, is taken over. Raises UserError where
+    another run holds it. Call ``check`` before anything is changed: where a file system cannot create a file only
+    if it is absent, two runs that start within the same moment both get here, and the check stops one of them.
+    """
+    url, token = storage.join(table, NAME), uuid.uuid4().hex
+    if not storage.create(url, _content(token)):
+        holder = _read(url)
+        if holder is not None and not _is_dead(holder, stale_seconds):
+            raise UserError(f"--table: expected a table that nobody else writes, but process {holder.get('pid')} on "
+                            f"{holder.get('host')} does so now ({url}); wait until it has finished. If it died, its lease "
+                            f"ends {stale_seconds / 60:.0f} minutes after its last sign of life")
+        storage.write_bytes(url, _content(token))
+    lease, stop = Lease(url, token), threading.Event()
+    lease.check()
+    renewal = threading.Thread(target=lease._renew, args=(stop, renew_seconds), daemon=True)
+    renewal.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        renewal.join()
+        holder = _read(url)
+        if holder is not None and holder.get("token") == token:
+            storage.remove(url)
+
+
+def _content(token: str) -> bytes:
+    return json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}).encode()
+
+
+def _read(url: str) -> dict | None:
+    """Who holds the lease; None where nobody does."""
+    try:
+        content = storage.read_bytes(url)
+    except FileNotFoundError:
+        return None
+    # Empty for the moment between a file's creation and its first bytes.
+    return json.loads(content) if content else {"renewed": time.time()}
+
+
+def _is_dead(holder: dict, stale_seconds: float) -> bool:
+    if time.time() - holder.get("renewed", 0) > stale_seconds:
+        return True
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
