@@ -14,6 +14,9 @@ EXTRAS = {
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
     "torch": ["torch>=2.2"],
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
+    # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
+    "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",
+              "python-gdcm>=3.0.24"],
     "test": ["pytest>=8", "hypothesis>=6", "pyyaml>=6"],
 }
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
@@ -36,6 +39,7 @@ setup(
         "pyarrow>=10",
         "scikit-learn>=1.2",
         "scipy>=1.9",
+        "simplejpeg>=1.7",
         "tqdm>=4.64",
         "tyro>=0.9",
     ],

@@ -1,10 +1,15 @@
-"""From a file's bytes to a grayscale image: one file a decoder, chosen by name. No Spark, no Keras."""
+"""From a file's bytes to a grayscale image of the table's size: decoders chosen by name. No Spark, no Keras.
+
+Reading order: ``decode`` (the way through), ``decoders`` (the contract), ``values`` (deep values to 8 bits),
+``checks`` (damage that lenient decoders pass over).
+"""
 
 from __future__ import annotations
 
-from cxrflow.images.decoded import REASONS, Decoded, Unreadable
-from cxrflow.images.pillow import decode as decode_with_pillow
+from cxrflow.images.decode import decode_image
+from cxrflow.images.decoded import REASONS, Decoded, Grayscale, Unreadable
+from cxrflow.images.decoders import DECODERS, find_decoder
+from cxrflow.images.recipe import DEFAULT, Recipe
 
-DECODERS = {"pillow": decode_with_pillow}
-
-__all__ = ["DECODERS", "REASONS", "Decoded", "Unreadable"]
+__all__ = ["DECODERS", "DEFAULT", "REASONS", "Decoded", "Grayscale", "Recipe", "Unreadable", "decode_image",
+           "find_decoder"]

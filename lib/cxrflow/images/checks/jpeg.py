@@ -1,0 +1,133 @@
+"""JPEG: the header, and the strict decode that tells damage.
+
+libjpeg-turbo's warnings are errors here. That catches files cut anywhere, a missing or early end marker, and
+scans whose data decode to fewer or more blocks than the image has. It cannot catch all: Huffman codes fall back
+into step after a damaged stretch, so a flipped bit or a few overwritten bytes of a scan without restart markers
+often give as many blocks as before, with other values. JPEG has no checksum that would tell.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+import simplejpeg
+
+from cxrflow.images import orientation
+from cxrflow.images.decoded import Unreadable
+
+PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xC5: "hierarchical",
+             0xC6: "hierarchical", 0xC7: "hierarchical", 0xC9: "arithmetic", 0xCA: "arithmetic progressive",
+             0xCB: "arithmetic lossless", 0xCD: "hierarchical", 0xCE: "hierarchical", 0xCF: "hierarchical"}
+READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before a JPEG's first scan."""
+
+    height: int
+    """As stored, before EXIF orientation."""
+    width: int
+    process: int
+    """The frame marker's second byte, a key of PROCESSES."""
+    bits: int
+    components: tuple[int, ...]
+    adobe: bool
+    """With Adobe's marker: its CMYK values are stored inverted."""
+    orientation: int
+    note: str
+    scan: int
+    """Where the first scan's header begins."""
+
+
+def read_header(data: bytes) -> Header:
+    """Walk the segments up to the first scan. Costs microseconds, whatever the size."""
+    frame, adobe, turn, note = None, False, 1, ""
+    for marker, start, end in _segments(data):
+        if marker in PROCESSES and frame is None:
+            frame = marker, data[start:end]
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
+            turn, note = orientation.read(data[start:end])
+        elif marker == 0xEE and data.startswith(b"Adobe", start):
+            adobe = True
+        elif marker == 0xDA:
+            break
+    else:
+        raise Unreadable("corrupt", "an end marker before any scan")
+    if frame is None or len(frame[1]) < 6 + 3 * frame[1][5]:
+        raise Unreadable("corrupt", "a scan without a frame header")
+    bits, height, width, count = struct.unpack_from(">BHHB", frame[1])
+    components = tuple(frame[1][6 + 3 * index] for index in range(count))
+    return Header(height, width, frame[0], bits, components, adobe, turn, note, start)
+
+
+def _segments(data: bytes, position: int = 2):
+    """Yield (marker, start, end) of every segment's content up to the end marker; scan data are skipped."""
+    while True:
+        if position + 2 > len(data):
+            raise Unreadable("truncated", "the file ends among the JPEG headers")
+        if data[position] != 0xFF:
+            raise Unreadable("corrupt", f"byte {position}: a JPEG marker was expected")
+        marker = data[position + 1]
+        if marker == 0xFF:  # any number of fill bytes may precede a marker
+            position += 1
+        elif marker == 0xD9:
+            return
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 2
+        else:
+            length = int.from_bytes(data[position + 2:position + 4], "big")
+            end = position + 2 + length
+            if end > len(data):
+                raise Unreadable("truncated", "the file ends among the JPEG headers")
+            yield marker, position + 4, end
+            position = end if marker != 0xDA else _next_marker(data, end)
+
+
+def _next_marker(data: bytes, position: int) -> int:
+    found = MARKER.search(data, position)
+    if not found:
+        raise Unreadable("truncated", "no JPEG end marker")
+    return found.start()
+
+
+def check_header(header: Header, data: bytes) -> None:
+    """Refuse what no decoder here reads, and files with scans left out. Runs before the decoding."""
+    if header.process not in READABLE or header.bits != 8 or len(header.components) not in (1, 3, 4):
+        name = PROCESSES[header.process]
+        raise Unreadable("unsupported", f"{name} JPEG, {header.bits} bits, {len(header.components)} components")
+    if header.process in (0xC2, 0xCA) or data[header.scan] != len(header.components):
+        check_scans(header, data)
+
+
+def check_scans(header: Header, data: bytes) -> None:
+    """Raise if a progressive or multi-scan file lacks a scan: decoders then show what they have, blurred."""
+    missing = {component: [True] * 64 for component in header.components}
+    for marker, start, end in _segments(data):
+        if marker == 0xDA:
+            count = data[start]
+            first, last, precision = data[start + 1 + 2 * count:start + 4 + 2 * count]
+            for index in range(count if precision & 15 == 0 else 0):
+                missing.setdefault(data[start + 1 + 2 * index], [])[first:last + 1] = [False] * (last + 1 - first)
+    lacking = sum(any(coefficients) for coefficients in missing.values())
+    if lacking:
+        raise Unreadable("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
+
+
+def refusal(error: ValueError) -> Unreadable:
+    """libjpeg-turbo's words as a reason."""
+    words = str(error)
+    if "Premature end of JPEG file" in words:
+        return Unreadable("truncated", words)
+    return Unreadable("unsupported" if "subsampling" in words else "corrupt", words)
+
+
+def check_scan_data(data: bytes, color: str = "GRAY") -> None:
+    """Decode strictly at 1/8, the cheapest way to read every code, and drop the pixels."""
+    try:
+        simplejpeg.decode_jpeg(data, color, min_height=1, min_width=1)
+    except ValueError as error:
+        raise refusal(error) from None

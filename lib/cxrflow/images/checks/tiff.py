@@ -1,0 +1,58 @@
+"""TIFF: strips that lie inside the file, and what their compression lets one check.
+
+Deflate carries a checksum and embedded JPEG a strict decode; LZW, PackBits and uncompressed strips have neither,
+so values overwritten there are not told.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from cxrflow.images.checks import jpeg
+from cxrflow.images.decoded import Unreadable
+
+OFFSETS, BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
+COMPRESSION, JPEG_TABLES = 259, 347
+
+
+def check_strips(data: bytes, tags) -> None:
+    """Raise if a strip or tile of the page with these tags leaves the file or is damaged."""
+    for offset, count in _strips(tags):
+        if offset + count > len(data):
+            raise Unreadable("truncated", f"a strip ends at byte {offset + count} of {len(data)}")
+        if tags.get(COMPRESSION) in (8, 32946):
+            _check_deflate(data[offset:offset + count])
+        elif tags.get(COMPRESSION) == 7:
+            _check_jpeg(tags.get(JPEG_TABLES, b""), data[offset:offset + count])
+
+
+def _strips(tags) -> list[tuple[int, int]]:
+    for offsets, counts in ((OFFSETS, BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
+        if offsets in tags:
+            starts, lengths = _many(tags[offsets]), _many(tags.get(counts, ()))
+            if len(starts) != len(lengths):
+                raise Unreadable("corrupt", f"{len(starts)} strips with {len(lengths)} lengths")
+            return list(zip(starts, lengths))
+    raise Unreadable("truncated", "no strips of image data")
+
+
+def _many(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_deflate(strip: bytes) -> None:
+    inflate = zlib.decompressobj()
+    try:
+        while strip and not inflate.eof:
+            inflate.decompress(strip, 1 << 20)
+            strip = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise Unreadable("corrupt", str(error)) from None
+    if not inflate.eof:
+        raise Unreadable("truncated", "a strip's deflate stream ends early")
+
+
+def _check_jpeg(tables: bytes, strip: bytes) -> None:
+    stream = tables[:-2] + strip[2:] if tables else strip
+    jpeg.check_header(jpeg.read_header(stream), stream)
+    jpeg.check_scan_data(stream)

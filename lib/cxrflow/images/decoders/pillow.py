@@ -1,0 +1,186 @@
+"""The reference decoder: Pillow, between strict checks of its own that Pillow leaves out.
+
+JPEG, PNG, TIFF, BMP, GIF and WebP; DICOM through pydicom. Colour becomes luma (ITU-R 601: 0.299 R + 0.587 G +
+0.114 B), transparency is composed on black, EXIF orientation is applied. Of several pages or frames the first is
+taken. Colour profiles, gamma and pixel aspect are left out. RGB of 16 bits a sample is cut to its upper 8 before
+luma, as Pillow does; gray of more than 8 bits goes by ``cxrflow.images.values``.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+
+import numpy as np
+from PIL import (BmpImagePlugin, GifImagePlugin, Image, ImageChops, JpegImagePlugin, PngImagePlugin,
+                 TiffImagePlugin, WebPImagePlugin)
+
+from cxrflow.images import orientation
+from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
+from cxrflow.images.decoded import Grayscale, Unreadable, join_notes
+from cxrflow.images.decoders import dicom
+from cxrflow.images.formats import check_size, refuse_unknown, sniff
+from cxrflow.images.recipe import MAX_PIXELS
+from cxrflow.images.values import finite_range, range_in_use
+
+# The plug-ins are called by name: Image.open would try others, and hide the reason when they refuse.
+OPENERS = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+STRUCTURE = {"PNG": png.check_structure, "BMP": bmp.check_structure, "GIF": gif.check_structure,
+             "WEBP": webp.check_structure}
+
+PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
+INVERTED = "MINISWHITE inverted"
+
+# ``--max-pixels`` speaks for itself; Pillow's own limit would come first and say less.
+Image.MAX_IMAGE_PIXELS = None
+
+_warnings_lock = threading.Lock()
+
+
+def decode(data: bytes, at_least: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
+    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``at_least`` (height, width)."""
+    kind = sniff(data)
+    if kind == "DICOM":
+        return dicom.decode(data, at_least, max_pixels)
+    if kind not in OPENERS:
+        raise refuse_unknown(data)
+    try:
+        with open_image(data, kind, max_pixels) as image:
+            check_content(image, data)
+            return _jpeg(image, data, at_least) if kind == "JPEG" else _other(image, data)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plug-ins raise a dozen unrelated types on damaged files
+        raise refusal(error) from error
+
+
+def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
+    """Check the file's outline, open it and hold its declared size against the limit; no pixel is decoded."""
+    if kind in STRUCTURE:
+        STRUCTURE[kind](data)
+    if kind == "JPEG":
+        header = jpeg.read_header(data)
+        check_size(header.height, header.width, max_pixels)
+        jpeg.check_header(header, data)
+    image = _open_tiff(data) if kind == "TIFF" else OPENERS[kind](io.BytesIO(data))
+    check_size(image.height, image.width, max_pixels)
+    return image
+
+
+def _open_tiff(data: bytes) -> Image.Image:
+    """Pillow warns about damaged TIFF directories and goes on; here the warning is an error.
+
+    Only TIFF's reader warns about damage, so only it pays for the filter, which is global to the process.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+        image.n_frames  # noqa: B018  walks the directories of all pages
+        return image
+
+
+def check_content(image: Image.Image, data: bytes) -> None:
+    """The checks that have to read all image data."""
+    if image.format == "JPEG":
+        jpeg.check_scan_data(data, "CMYK" if image.mode == "CMYK" else "GRAY")
+    elif image.format == "PNG":
+        png.check_stream(data)
+    elif image.format == "TIFF":
+        tiff.check_strips(data, image.tag_v2)
+
+
+def refusal(error: Exception) -> Unreadable:
+    """Pillow's words as a reason."""
+    words = f"{type(error).__name__}: {error}"
+    lower = words.lower()
+    if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
+        return Unreadable("truncated", words)
+    if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("unsupported", "unknown", "not supported")):
+        return Unreadable("unsupported", words)
+    return Unreadable("corrupt", words)
+
+
+def _jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int]) -> Grayscale:
+    header = jpeg.read_header(data)
+    image.draft("L", orientation.swap(at_least, header.orientation)[::-1])
+    gray = cmyk_to_luma(image, header.adobe) if image.mode == "CMYK" else image.convert("L")
+    return jpeg_result(np.asarray(gray), header)
+
+
+def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
+    return Grayscale(pixels=orientation.apply(pixels, header.orientation), bits=8, note=header.note, verified=True,
+                     source=orientation.swap((header.height, header.width), header.orientation))
+
+
+def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
+    """Pillow reads every CMYK JPEG as Adobe writes it, inverted; without Adobe's marker that has to be undone."""
+    return (image if adobe else ImageChops.invert(image)).convert("RGB").convert("L")
+
+
+def _other(image: Image.Image, data: bytes) -> Grayscale:
+    pages = gif.count_frames(data) if image.format == "GIF" else getattr(image, "n_frames", 1)
+    first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
+    bits = bits_a_sample(image, data)
+    image.load()
+    pixels, black_white, inverted = gray_values(image, bits)
+    turn, broken = (1, "") if image.format == "TIFF" else orientation.read(image.info.get("exif", b""))
+    return Grayscale(pixels=orientation.apply(pixels, turn), black_white=black_white, bits=bits, verified=True,
+                     note=join_notes(first, inverted, broken))
+
+
+def bits_a_sample(image: Image.Image, data: bytes) -> int:
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return image.tag_v2.get(BITS_PER_SAMPLE, (1,))[0]
+    return 1 if image.mode == "1" else 8
+
+
+def gray_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
+    """(pixels, black_white, note) of Grayscale: deep gray values as they are stored, anything else as luma."""
+    if image.mode.startswith(("I", "F")) or (image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)):
+        return _deep_values(image, bits)
+    inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
+    return _luma(image, bits), None, INVERTED if inverted else ""
+
+
+def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
+    pixels = np.asarray(image)
+    signed = image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)
+    if image.mode == "I" and bits == 32 and not signed:
+        pixels = pixels.view(np.uint32)  # Pillow holds them as signed
+    if image.mode == "L":
+        pixels = pixels.view(np.int8)
+    black_white = (0, 4095) if bits == 12 else None
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # Pillow inverts up to 8 bits alone
+        (black, white), note = range_in_use(*finite_range(pixels), pixels.dtype)
+        return pixels, (white, black), join_notes(INVERTED, note)
+    if isinstance(key := image.info.get("transparency"), int):
+        pixels = np.where(pixels == key, 0, pixels)
+    return pixels, black_white, ""
+
+
+def _luma(image: Image.Image, bits: int) -> np.ndarray:
+    """Any mode of 8 bits a sample -> uint8 luma on black."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and image.mode in ("1", "L"):  # the value is in the file's depth, Pillow's pixels in 8 bits
+        gray = np.asarray(image.convert("L"))
+        return np.where(gray == key * (255 // (2**bits - 1)), 0, gray).astype(np.uint8)
+    if isinstance(key, tuple) and bits == 16:
+        raise Unreadable("unsupported", "16-bit colour with a transparent colour")
+    if image.mode in ("La", "RGBa"):  # premultiplied: the values are what composition on black gives
+        image = Image.merge("L" if image.mode == "La" else "RGB", image.split()[:-1])
+    if image.mode in ("LA", "PA", "RGBA") or key is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(image.convert("L"))

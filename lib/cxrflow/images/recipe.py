@@ -1,0 +1,33 @@
+"""How every file of a table becomes pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cxrflow.errors import UserError
+from cxrflow.images.resize import RESIZES
+
+DEFAULT = "turbo"
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One for a whole table: plain data, so that it travels to the executors."""
+
+    height: int
+    """Pixels of every image of the table."""
+    width: int
+    decoder: str = DEFAULT
+    """A name in DECODERS, an entry point of the group ``cxrflow.decoders``, or ``module:function``."""
+    resize: str = "stretch"
+    """A name in RESIZES: "stretch" fills the whole size, "pad" keeps the aspect between black borders."""
+    max_pixels: int = MAX_PIXELS
+    """Files that declare more are refused before they are decoded (flag ``--max-pixels``)."""
+
+    def __post_init__(self):
+        for name in ("height", "width", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1. Received: {getattr(self, name)}")
+        if self.resize not in RESIZES:
+            raise UserError(f"resize must be one of {sorted(RESIZES)}. Received: {self.resize!r}")
