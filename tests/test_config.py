@@ -7,13 +7,13 @@ from cxrflow import config
 from cxrflow.errors import UserError
 
 FLAGS = {
-    config.IngestConfig: {"images", "table", "height", "width", "split", "labels", "patients", "shard_rows", "seed",
-                          "overwrite"},
+    config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
+                          "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
                          "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
                          "shuffle_rows", "reader_threads", "seed", "overwrite"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
-    config.PredictConfig: {"run", "images", "predictions", "overwrite"},
+    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},
     config.ReportConfig: {"run", "predictions", "examples"},
 }
 

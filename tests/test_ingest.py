@@ -16,14 +16,14 @@ from PIL import Image
 from cxrflow import storage
 from cxrflow.config import IngestConfig
 from cxrflow.errors import UserError
-from cxrflow.images import DECODERS, REASONS
+from cxrflow.images import REASONS, Recipe, decode_image
 from cxrflow.labels import patient_of
-from cxrflow.manifest import Shard, read_manifest
+from cxrflow.manifest import read_manifest
 from cxrflow.phantom import LABELS, PATIENT_RULE
 from cxrflow.shards import checksum
-from cxrflow.spark.ingest import cut_evenly, ingest
-from cxrflow.spark.listing import list_files, with_contents
-from cxrflow.spark.placement import place_files
+from cxrflow.spark.ingest import ingest
+from cxrflow.spark.listing import in_parts, list_files
+from cxrflow.spark.placement import deal_splits, label_files
 
 
 def write_images(folder, names, size=(12, 10)):
@@ -61,7 +61,7 @@ def test_a_patient_is_in_one_split_and_labels_are_balanced(table):
 def test_stored_pixels_are_those_of_the_decoder(table):
     for row in samples_of(table).sample(8, random_state=0).itertuples():
         with open(row.path, "rb") as file:
-            decoded = DECODERS["pillow"](file.read(), 48, 40)
+            decoded = decode_image(file.read(), Recipe(48, 40))
         np.testing.assert_array_equal(np.frombuffer(row.pixels, np.uint8).reshape(row.height, row.width), decoded.pixels)
         assert (row.source_height, row.source_width) == (decoded.source_height, decoded.source_width)
 
@@ -136,7 +136,9 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
         config = IngestConfig(images=str(tmp_path), table="t", patients=r"(p\d+)_", seed=seed)
         # the same keys under both labels: such a patient counts once, under its first label
         with ExitStack() as caches:
-            placed, _ = place_files(spark, list_files(spark, config.images), config, caches)
+            files = label_files(spark, caches.enter_context(list_files(spark, config.images)).files, config)
+            nobody = spark.createDataFrame([], "patient_id string, split string")
+            placed, _ = deal_splits(files, config, nobody, {}, caches)
             return {row["path"]: row["split"] for row in placed.collect()}
 
     first = deal(0)
@@ -144,17 +146,16 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
     assert Counter(first.values()) == {"train": 120, "val": 40, "test": 40}
 
 
-def test_an_existing_table_is_left_alone_unless_asked(spark, tmp_path):
+def test_overwrite_makes_the_table_anew(spark, tmp_path):
     write_images(tmp_path / "images", ["A/0.png", "B/1.png"])
     config = {"images": str(tmp_path / "images"), "table": str(tmp_path / "table"), "split": "train", "height": 4, "width": 4}
     ingest(spark, IngestConfig(**config))
-    before = (tmp_path / "table" / "manifest.json").read_bytes()
-    with pytest.raises(UserError, match="holds a table already"):
-        ingest(spark, IngestConfig(**config))
-    assert (tmp_path / "table" / "manifest.json").read_bytes() == before
     (tmp_path / "images" / "A" / "0.png").unlink()
-    ingest(spark, IngestConfig(**config, overwrite=True))
+    with pytest.raises(UserError, match="was made with --height 4 --width 4"):
+        ingest(spark, IngestConfig(**{**config, "height": 6, "width": 6}))
+    ingest(spark, IngestConfig(**{**config, "height": 6, "width": 6}, overwrite=True))
     assert list(samples_of(tmp_path / "table")["path"]) == [str(tmp_path / "images" / "B" / "1.png")]
+    assert read_manifest(str(tmp_path / "table")).generation == 2
 
 
 def test_a_folder_that_is_no_table_is_never_written_into(spark, tmp_path):
@@ -181,14 +182,14 @@ def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypa
     shutil.copytree(phantoms, images)
     config = {"images": str(images), "height": 16, "width": 16, "patients": PATIENT_RULE}
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "direct")))
-    files = list_files(spark, str(images))
     is_local = storage.is_local
     monkeypatch.setattr("cxrflow.storage.is_local", lambda url: not str(url).startswith(str(images)) and is_local(url))
     monkeypatch.setattr("cxrflow.storage.for_spark", lambda url: "file://" + str(url))
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "spark")))
     direct, through = (samples_of(tmp_path / name).set_index("path").sort_index() for name in ("direct", "spark"))
     assert read_manifest(str(tmp_path / "spark")).quarantined == {"empty": 1, "not_an_image": 2, "truncated": 1}
-    plan = with_contents(spark, str(images), files)._jdf.queryExecution().executedPlan().toString()
+    with list_files(spark, str(images)) as listing:
+        plan = next(in_parts(spark, str(images), listing.files, 2**20))._jdf.queryExecution().executedPlan().toString()
     exchanges = [line for line in plan.splitlines() if "Exchange" in line]
     assert exchanges and not any("content" in line for line in exchanges)  # nobody but its reader sees an image
     columns = ["label", "patient_id", "split", "sha256", "pixels"]
@@ -250,12 +251,6 @@ def test_a_table_inside_the_images_or_around_them_is_refused(spark, tmp_path, ta
     write_images(tmp_path / "images", ["A/0.png"])
     with pytest.raises(UserError, match="expected a folder apart from the images"):
         ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / table)))
-
-
-def test_cut_evenly():
-    shards = [Shard(path=name, split="train", rows=rows, labels={}, checksum="") for name, rows in (("a", 3), ("b", 4), ("c", 2))]
-    assert [[(shard.path, start, stop) for shard, start, stop in piece] for piece in cut_evenly(shards, 4)] == [
-        [("a", 0, 3), ("b", 0, 1)], [("b", 1, 4), ("c", 0, 1)], [("c", 1, 2)]]
 
 
 def test_real_images(spark, real_images, tmp_path):
