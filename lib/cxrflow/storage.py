@@ -135,6 +135,19 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
+def upload(local: str, url: str) -> None:
+    """Copy a file of this machine, a piece at a time."""
+    fs, path = filesystem(url)
+    fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    fs.put_file(local, path)
+
+
+def download(url: str, local: str) -> None:
+    """Copy a file to this machine, a piece at a time."""
+    fs, path = filesystem(url)
+    fs.get_file(path, local)
+
+
 def move(source: str, target: str) -> None:
     fs, path = filesystem(source)
     _, target_path = filesystem(target)

@@ -1,18 +1,20 @@
 """What a decoding task does on an executor: bytes to pixels, straight into shards. No Spark session, no Keras.
 
-The pixels go from the decoder to Parquet inside one Python process and its decoding child. Only a line about each
-file goes back to Spark, so no pixel crosses between Python and the JVM.
+The pixels go from the decoder to Parquet inside one Python process and its decoding child. What came of each file is
+written beside the shards, so nothing but the name of that list crosses between Python and the JVM.
 """
 
 from __future__ import annotations
 
 import hashlib
 import resource
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cxrflow import storage
 from cxrflow.images import Decoded, Recipe, Unreadable, decode_image
@@ -29,9 +31,14 @@ OUTCOME = pa.schema([
     pa.field("row", pa.int32()),  # its place in that shard
     pa.field("reason", pa.string()),
     pa.field("detail", pa.string()),
-    pa.field("memory", pa.int64()),  # bytes, the most that the task's Python processes have held so far
 ])
 """One row for each file that a task saw."""
+
+DONE = pa.schema([
+    pa.field("outcomes", pa.string()),  # the place of the task's Parquet file of OUTCOME
+    pa.field("memory", pa.int64()),  # bytes, the most that the task's Python processes have held
+])
+"""What a task says at its end."""
 
 # Files that one child process decodes, and that its parent holds the listing of as Python objects.
 FILES_A_CHILD = 2000
@@ -89,19 +96,29 @@ def _rows(batch: pa.RecordBatch) -> list[dict]:
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """Decodes the files of one Spark partition; called with the partition's Arrow batches."""
+    """Decodes the files of one task; called with the Arrow batches that list them."""
 
     staging: str
     """Folder for the shards of this ingest, not yet part of the table."""
     recipe: Recipe
     shard_rows: int
     memory: int
-    """Bytes that the samples of shards that are not full yet may take, and that decoding may take besides."""
+    """Bytes that a Python worker may take."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # A name of its own: a task that is tried twice leaves two files, of which the driver hears of one.
+        place = storage.join(self.staging, f"outcomes/{uuid.uuid4().hex}.parquet")
+        with storage.open_file(place, "wb") as file, pq.ParquetWriter(file, OUTCOME) as outcomes:
+            for table in self._outcomes(batches):
+                outcomes.write_table(table)
+        memory = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+        yield pa.RecordBatch.from_pydict({"outcomes": [place], "memory": [memory]}, schema=DONE)
+
+    def _outcomes(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """The outcomes of all files, some at a time; their shards are written by then."""
         pending: dict[str, _Pending] = {}
         refused: list[dict] = []
-        for row, digest, decoded in decode_files(batches, self.recipe, self.memory):
+        for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
             if row["label"] is None and isinstance(decoded, Decoded):
                 decoded = Unreadable("unlabelled")
             known = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest,
@@ -113,22 +130,22 @@ class DecodeTask:
             samples.add(known, decoded)
             if len(samples.rows) == self.shard_rows:
                 yield self._write(row["split"], pending)
-            elif sum(len(samples.rows) for samples in pending.values()) * decoded.pixels.nbytes > self.memory:
+            elif sum(len(samples.rows) for samples in pending.values()) * decoded.pixels.nbytes > self.memory // 8:
                 # Shards of large images: better some short ones, which are put together later, than too much memory.
                 yield self._write(max(pending, key=lambda split: len(pending[split].rows)), pending)
         for split in list(pending):
             yield self._write(split, pending)
-        yield _with_memory(pa.Table.from_pylist(refused, schema=OUTCOME))
+        yield pa.Table.from_pylist(refused, schema=OUTCOME)
 
-    def _write(self, split: str, pending: dict[str, _Pending]) -> pa.RecordBatch:
+    def _write(self, split: str, pending: dict[str, _Pending]) -> pa.Table:
         """Write what is pending of a split as a shard; its outcomes."""
         table = pending.pop(split).to_table()
         shard = write_shard(self.staging, split, table)
         outcomes = table.drop_columns(["pixels"]).to_pydict()
         rows = table.num_rows
         outcomes |= {"split": [split] * rows, "shard": [shard] * rows, "row": list(range(rows)),
-                     "reason": [None] * rows, "detail": [None] * rows, "memory": [None] * rows}
-        return _with_memory(pa.Table.from_pydict(outcomes, schema=OUTCOME))
+                     "reason": [None] * rows, "detail": [None] * rows}
+        return pa.Table.from_pydict(outcomes, schema=OUTCOME)
 
 
 @dataclass
@@ -160,11 +177,3 @@ def _binary(pixels: np.ndarray) -> pa.Array:
     count = len(pixels)
     offsets = np.arange(count + 1, dtype=np.int32) * (pixels.nbytes // count)
     return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(pixels)])
-
-
-def _with_memory(outcomes: pa.Table) -> pa.RecordBatch:
-    usage = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
-    place = outcomes.schema.get_field_index("memory")
-    memory = pa.array([usage] * outcomes.num_rows, pa.int64())
-    return outcomes.set_column(place, OUTCOME.field("memory"), memory).combine_chunks().to_batches()[0] \
-        if outcomes.num_rows else pa.RecordBatch.from_pylist([], schema=OUTCOME)

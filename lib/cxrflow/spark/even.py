@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 
 from cxrflow.manifest import Shard
 from cxrflow.shards import checksum, read_shard, write_shard
@@ -25,18 +24,6 @@ class Piece:
 
 Change = tuple[str, int, str | None]
 """(the shard's place, row, the split that the row goes to, or None where it goes nowhere)."""
-
-
-def staged_shards(decoded: DataFrame) -> list[Shard]:
-    """The shards that committed tasks wrote, from the outcomes of their rows."""
-    rows = decoded.groupBy("shard", "split", "label").agg(
-        F.count("*").alias("rows"), F.bit_xor("sample_id").alias("ids")).collect()
-    parts: dict[tuple[str, str], list] = defaultdict(list)
-    for row in rows:
-        parts[row["shard"], row["split"]].append(row)
-    return [Shard(path=path, split=split, rows=sum(row["rows"] for row in found),
-                  labels={row["label"]: row["rows"] for row in found}, checksum=checksum([row["ids"] for row in found]))
-            for (path, split), found in parts.items()]
 
 
 def even_out(spark: SparkSession, staging: str, shards: dict[str, Shard], changes: list[Change], rows: int) -> list[Shard]:

@@ -1,32 +1,41 @@
-"""Image files to a table: list, place, decode on the executors, settle, audit, commit."""
+"""Image files to a table: list and place, decode on the executors, settle and audit, even out the shards, commit.
+
+Each step is one Spark job. The rows that are kept of each file stay on the executors, in the catalog; the driver hears
+of shards and sums only.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import lease, storage
+from cxrflow.catalog.audit import audit
+from cxrflow.catalog.database import open_catalog
+from cxrflow.catalog.place import Placed, add_files, add_labels, add_table, place, write_work
+from cxrflow.catalog.settle import Settled, add_outcomes, settle, write_quarantine
 from cxrflow.commit import commit, sweep
 from cxrflow.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.errors import UserError
-from cxrflow.images import REASONS, Recipe, find_decoder
+from cxrflow.images import Recipe, find_decoder
 from cxrflow.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
-from cxrflow.schema import QUARANTINE, SAMPLES, spark_ddl
-from cxrflow.spark.audit import audit
-from cxrflow.spark.contents import refusals, settle_splits, with_final_splits
-from cxrflow.spark.decode import OUTCOME, DecodeTask
-from cxrflow.spark.even import Change, even_out, staged_shards
-from cxrflow.spark.known import Known, left_over, read_known, to_do
-from cxrflow.spark.listing import Listing, check_apart, check_images, in_parts, list_files
-from cxrflow.spark.placement import deal_splits, label_files
-from cxrflow.spark.session import cached, settings, task_slots
+from cxrflow.schema import SAMPLES, spark_ddl
+from cxrflow.spark.decode import DONE, DecodeTask
+from cxrflow.spark.even import even_out
+from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, walk, with_contents
+from cxrflow.spark.session import settings, task_slots
 from cxrflow.summary import describe
 
 log = logging.getLogger(__name__)
@@ -37,10 +46,6 @@ TASK_BYTES = 256 * 2**20
 # that training deals shards to.
 FEWEST_SHARDS = 48
 LARGEST_SHARD_ROWS = 128
-
-# What is known of a sample when the table is judged as a whole.
-FINAL = ("path", "sha256", "label", "patient_id", "split", "source_height", "source_width", "source_format", "source_bits",
-         "note", "phash")
 
 # What must stay as it was when files are added to a table, or its rows would not be of one kind.
 LASTING = ("height", "width", "resize", "decoder", "split", "patients", "seed")
@@ -89,20 +94,20 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     replaced, and the row of one that is gone stays. What belongs to the table is what its manifest names, and that is
     replaced at once at the end; a run that dies before leaves the old table, and the next one does the work.
 
-    Returns files (listed), skipped (hidden ones), added, replaced, gone; samples, quarantined, reasons, counts (by split
-    and label), patients (by split), shards of the whole table; audit (see ``spark.audit``), worker_memory (bytes, the
-    most that a Python worker took) and seconds.
+    Returns files (listed), skipped (hidden ones; null where the file system does not count them), added, replaced, gone;
+    samples, quarantined, reasons, counts (by split and label), patients (by split), shards of the whole table; audit (see
+    ``catalog.audit``), worker_memory (bytes, the most that a Python worker took) and seconds.
     Raises UserError for bad input, RuntimeError where the counts do not reconcile.
     """
     started = time.monotonic()
     check_ingest(config)
-    # A listing is small: what Spark would open files and split shuffles for costs more than the work itself.
-    listing = {"spark.sql.files.openCostInBytes": 4096, "spark.sql.shuffle.partitions": max(8, 2 * task_slots(spark))}
-    with _removed_if_empty(config.table), lease.hold(config.table) as held, settings(spark, listing), ExitStack() as caches:
-        storage.remove(storage.join(config.table, "_staging"))  # of runs that died: nobody else writes here now
-        staging = storage.join(config.table, "_staging", uuid.uuid4().hex)
-        caches.callback(storage.remove, storage.join(config.table, "_staging"))
-        result = _Ingest(spark, config, caches, staging).run(held)
+    with _removed_if_empty(config.table), lease.hold(config.table) as held:
+        everything = storage.join(config.table, "_staging")
+        storage.remove(everything)  # of runs that died: nobody else writes here now
+        try:
+            result = _Ingest(spark, config, storage.join(everything, uuid.uuid4().hex)).run(held)
+        finally:
+            storage.remove(everything)
     return {**result, "table": storage.absolute(config.table), "seconds": round(time.monotonic() - started, 2)}
 
 
@@ -119,161 +124,171 @@ def _removed_if_empty(table: str) -> Iterator[None]:
 class _Ingest:
     """One run; the methods stand in the order in which ``run`` takes them."""
 
-    def __init__(self, spark: SparkSession, config: IngestConfig, caches: ExitStack, staging: str):
-        self._spark, self._config, self._caches, self._staging = spark, config, caches, staging
+    def __init__(self, spark: SparkSession, config: IngestConfig, staging: str):
+        self._spark, self._config, self._staging = spark, config, staging
         self._memory = parse_bytes("--worker-memory", config.worker_memory)
+        self._before = _table_to_extend(config)
 
     def run(self, held: lease.Lease) -> dict:
-        listing = self._caches.enter_context(list_files(self._spark, self._config.images))
-        log.info("%s files, %.1f MB, below %s", f"{listing.count:,}", listing.bytes / 1e6, self._config.images)
-        known = self._known()
-        labelled = self._cached(label_files(self._spark, listing.files, self._config))
-        self._check_labels(labelled)
-        todo = self._cached(to_do(labelled, known))
-        total = todo.agg(F.count("*").alias("files"), F.sum("size").alias("bytes")).first()
-        if total["files"] == 0:
-            return self._up_to_date(known.manifest, listing)
-        work, thresholds = deal_splits(
-            todo, self._config, known.samples.select("patient_id", "split").distinct(),
-            known.manifest.split_thresholds if known.manifest else {}, self._caches)
-        rows = known.manifest.shard_rows if known.manifest else self._shard_rows(total["files"])
-        outcomes = self._decode(work, total, rows)
-        return self._finish(held, listing, known, work, outcomes, rows, thresholds)
-
-    def _cached(self, frame: DataFrame) -> DataFrame:
-        return self._caches.enter_context(cached(frame))
-
-    def _known(self) -> Known:
-        manifest = _table_to_extend(self._config)
-        known = read_known(self._spark, self._config.table, manifest)
-        return Known(manifest, self._cached(known.samples), self._cached(known.quarantine))
-
-    def _check_labels(self, labelled: DataFrame) -> None:
-        if self._config.labels and labelled.where("label is not null").isEmpty():
-            raise UserError("--labels: expected labels for the images, but no path in the labels file is that of a file "
-                            "below the images folder; give full paths or paths relative to that folder")
-
-    def _up_to_date(self, manifest: Manifest, listing: Listing) -> dict:
-        sweep(self._config.table, manifest)
-        log.info("The table is up to date: it holds all %s files.", f"{listing.count:,}")
-        return _result(manifest, listing, added=0, replaced=0, gone=0, memory=0)
-
-    def _shard_rows(self, files: int) -> int:
-        """Rows of a shard where the user names none; see IngestConfig.shard_rows."""
-        if self._config.shard_rows:
-            return self._config.shard_rows
-        image = self._config.height * self._config.width
-        rows = LARGEST_SHARD_ROWS
-        while rows > 1 and (rows * image > self._memory // 8 or (rows > 8 and rows * FEWEST_SHARDS > files)):
-            rows //= 2
-        return rows
-
-    def _decode(self, work: DataFrame, total, rows: int) -> DataFrame:
-        """Decode the files, leaving shards in staging; returns the outcomes, one row a file."""
-        config = self._config
-        if storage.is_local(config.images):
-            # A hash of the path spreads labels and sizes evenly over tasks and mixes them within each.
-            work = work.repartition(self._tasks(total, rows), "path").sortWithinPartitions(F.xxhash64("path"))
-        recipe = Recipe(config.height, config.width, config.decoder, config.resize, config.max_pixels)
-        task = DecodeTask(self._staging, recipe, rows, self._memory)
-        index = storage.for_spark(storage.join(self._staging, "outcomes"))
-        columns = ["path", "size", "modified", "label", "patient_id", "split"]
-        for part in in_parts(self._spark, config.images, work.select(*columns), self._memory // 8):
-            part.mapInArrow(task, spark_ddl(OUTCOME)).write.mode("append").parquet(index)
-        return self._spark.read.schema(spark_ddl(OUTCOME)).parquet(index)
-
-    def _tasks(self, total, rows: int) -> int:
-        """Decoding tasks: enough to balance, few enough that most shards are filled within one task."""
-        wanted = min(math.ceil(total["bytes"] / TASK_BYTES), total["files"] // (8 * rows))
-        return max(1, min(total["files"], max(task_slots(self._spark), wanted)))
-
-    def _finish(self, held: lease.Lease, listing: Listing, known: Known, work: DataFrame, outcomes: DataFrame, rows: int,
-                thresholds: dict[str, list[float]]) -> dict:
-        kept = self._cached(left_over(known.samples, work))
-        decoded = outcomes.where("shard is not null")
-        changes = settle_splits(decoded.join(work.select("path", "fixed"), "path"), kept, self._caches)
-        fresh = self._cached(with_final_splits(decoded, changes))
-        samples = self._cached(kept.select(*FINAL).unionByName(fresh.where("split is not null").select(*FINAL)))
-        refused = self._cached(refusals(fresh).unionByName(
-            outcomes.where("shard is null").select(*QUARANTINE.names)).unionByName(left_over(known.quarantine, work)))
-        self._check_bad(listing, refused)
-        self._reconcile(listing, samples, refused)
-        shards = self._shards(known, work, decoded, changes, rows)
-        manifest = commit(self._config.table, self._staging,
-                          self._manifest(known.manifest, shards, samples, refused, rows, thresholds), held)
+        work = self._list_and_place()
+        placed = work.placed
+        log.info("%s files, %.1f MB, below %s%s", f"{placed.files:,}", placed.bytes / 1e6, self._config.images,
+                 "" if placed.todo == placed.files else f"; {placed.todo:,} to decode")
+        if placed.gone:
+            log.warning("%s samples have no file any more; they stay in the table. Use --overwrite to make it anew.",
+                        f"{placed.gone:,}")
+        if placed.todo == 0:
+            sweep(self._config.table, self._before)
+            return _result(self._before, placed)
+        done = self._decode(work)
+        settled, found = self._settle([row["outcomes"] for row in done])
+        shards = self._even_out(settled, work.shard_rows)
+        manifest = commit(self._config.table, self._staging, self._manifest(work, settled, found, shards), held)
         describe(manifest, split_fractions(self._config.split))
-        counts = outcomes.agg(F.count("shard").alias("samples"), F.max("memory").alias("memory")).first()
-        replaced = known.samples.count() - kept.count()
-        gone = self._gone(listing, samples)
-        return _result(manifest, listing, added=counts["samples"] - replaced, replaced=replaced, gone=gone,
-                       memory=counts["memory"])
+        return _result(manifest, placed, added=settled.added, replaced=len(settled.replaced),
+                       worker_memory=max(row["memory"] for row in done))
 
-    def _check_bad(self, listing: Listing, refused: DataFrame) -> None:
-        """Raise UserError where more files are bad than the user accepts, or none is good."""
-        reasons = {row["reason"]: row["count"] for row in refused.join(listing.files, "path", "left_semi").groupBy(
-            "reason").count().orderBy(F.desc("count")).collect()}
-        bad, limit = sum(reasons.values()), self._config.max_bad
-        if bad == listing.count:
-            table = ", ".join(f"{reason}: {files}" for reason, files in reasons.items())
-            raise UserError(f"--images: expected readable images, but none of {bad} files gave one ({table})")
-        if limit is not None and bad > limit * listing.count:
-            table = "\n".join(f"  {reason:<18}{files:>9,}  {REASONS[reason]}" for reason, files in reasons.items())
-            raise UserError(f"--max-bad: {bad:,} of {listing.count:,} files ({bad / listing.count:.1%}) cannot be used, more "
-                            f"than {limit:.1%}; the table was left as it was. Mend the files or raise the limit:\n{table}")
+    def _list_and_place(self) -> _Work:
+        config, staging, before = self._config, self._staging, self._before
+        is_local = storage.is_local(config.images)
+        listing = None if is_local else self._staged("listing", list_files(self._spark, config.images))
+        labels = None if config.labels is None else self._staged("labels", _read_labels(self._spark, config.labels))
+        slots, memory = task_slots(self._spark), self._memory // 2
+        work = _in_one_task(self._spark, lambda: _place_files(config, staging, before, listing, labels, slots, memory))
+        if not is_local:
+            skipped = count_hidden(self._spark, config.images, work.placed.files)
+            work = dataclasses.replace(work, placed=dataclasses.replace(work.placed, skipped=skipped))
+        return work
 
-    def _reconcile(self, listing: Listing, samples: DataFrame, refused: DataFrame) -> None:
-        """Raise RuntimeError unless each listed file is in exactly one row of the table."""
-        rows = self._cached(samples.select("path").unionByName(refused.select("path")))
-        lost = listing.files.join(rows, "path", "left_anti").count()
-        twice = rows.groupBy("path").count().where("count > 1").count()
-        if lost or twice:
-            raise RuntimeError(f"of {listing.count} listed files, {lost} are neither a sample nor in quarantine and {twice} "
-                               "are there more than once; nothing was committed. Did the folder change while it was read? "
-                               "Run the job again")
+    def _staged(self, name: str, frame) -> list[str]:
+        """Write a frame below staging; returns its files. For what only Spark can read."""
+        place = storage.join(self._staging, name)
+        frame.write.parquet(storage.for_spark(place))
+        return storage.files(place, ".parquet")
 
-    def _gone(self, listing: Listing, samples: DataFrame) -> int:
-        """Samples of this folder whose file is no longer there."""
-        root = storage.absolute(self._config.images) + "/"
-        gone = samples.where(F.col("path").startswith(root)).join(listing.files, "path", "left_anti").count()
-        if gone:
-            log.warning("%s samples have no file any more; they stay in the table. Use --overwrite to make it anew.", f"{gone:,}")
-        return gone
+    def _decode(self, work: _Work) -> list[dict]:
+        """Decode the files, leaving shards in staging; returns what each task says (``decode.DONE``)."""
+        config = self._config
+        recipe = Recipe(config.height, config.width, config.decoder, config.resize, config.max_pixels)
+        task = DecodeTask(self._staging, recipe, work.shard_rows, self._memory)
+        if storage.is_local(config.images):
+            tasks = self._spark.sparkContext.parallelize(work.tasks, len(work.tasks))
+            return tasks.flatMap(lambda place: [row for batch in task(_batches([place])) for row in batch.to_pylist()]).collect()
+        files = self._spark.read.parquet(*map(storage.for_spark, work.tasks))
+        done: list[dict] = []
+        for part in with_contents(self._spark, config.images, files, self._memory // 8):
+            done += [row.asDict() for row in part.mapInArrow(task, spark_ddl(DONE)).collect()]
+        return done
 
-    def _shards(self, known: Known, work: DataFrame, decoded: DataFrame, changes: DataFrame | None, rows: int) -> list[Shard]:
+    def _settle(self, outcomes: list[str]) -> tuple[Settled, dict]:
+        staging, max_bad, memory = self._staging, self._config.max_bad, self._memory // 2
+
+        def work() -> tuple[Settled, dict]:
+            with open_catalog(staging, memory) as catalog:
+                add_outcomes(catalog, outcomes)
+                settled = settle(catalog, max_bad)
+                write_quarantine(catalog, staging)
+                return settled, audit(catalog)
+
+        return _in_one_task(self._spark, work)
+
+    def _even_out(self, settled: Settled, rows: int) -> list[Shard]:
         """The table's shards, all but the last of each split full, with their paths below the table or staging."""
         table, staging = self._config.table, self._staging
-        shards = {storage.join(table, shard.path): shard for shard in (known.manifest.shards if known.manifest else [])}
-        shards |= {storage.join(staging, shard.path): shard for shard in staged_shards(decoded)}
-        replaced = known.samples.join(work, "path", "left_semi").select("shard", "row").collect()
-        moves: list[Change] = [(storage.join(table, row["shard"]), row["row"], None) for row in replaced]
-        if changes is not None:
-            moves += [(storage.join(staging, row["shard"]), row["row"], row["final_split"]) for row in changes.collect()]
-        return even_out(self._spark, staging, shards, moves, rows)
+        shards = {storage.join(table, shard.path): shard for shard in (self._before.shards if self._before else [])}
+        shards |= {storage.join(staging, shard.path): shard for shard in settled.staged}
+        changes = [(storage.join(table, shard), row, None) for shard, row in settled.replaced]
+        changes += [(storage.join(staging, shard), row, split) for shard, row, split in settled.changes]
+        return even_out(self._spark, staging, shards, changes, rows)
 
-    def _manifest(self, before: Manifest | None, shards: list[Shard], samples: DataFrame, refused: DataFrame, rows: int,
-                  thresholds: dict[str, list[float]]) -> Manifest:
-        place = storage.join(self._staging, "quarantine")
-        refused.select(*QUARANTINE.names).coalesce(1).write.parquet(storage.for_spark(place))
-        reasons = refused.groupBy("reason").count().orderBy("reason").collect()
+    def _manifest(self, work: _Work, settled: Settled, found: dict, shards: list[Shard]) -> Manifest:
         config = self._config
+        generation = read_generation(config.table) if has_manifest(config.table) else 0
         return Manifest(
-            generation=_generation(config.table) + 1, height=config.height, width=config.width,
-            labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=rows, shards=shards,
-            quarantine=[path.removeprefix(self._staging + "/") for path in storage.files(place, ".parquet")],
-            quarantined={row["reason"]: row["count"] for row in reasons}, config=to_dict(config),
-            columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=thresholds,
-            audit=audit(samples))
+            generation=generation + 1, height=config.height, width=config.width,
+            labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=work.shard_rows, shards=shards,
+            quarantine=["quarantine/files.parquet"], quarantined=settled.reasons, config=to_dict(config),
+            columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found)
 
 
-def _generation(table: str) -> int:
-    """How often the table was changed so far; also where it is of a version that is no longer read."""
-    return read_generation(table) if has_manifest(table) else 0
+@dataclass(frozen=True)
+class _Work:
+    """What is to do, as the first task found it."""
+
+    placed: Placed
+    shard_rows: int
+    tasks: list[str]
+    """Parquet files that list the files of one decoding task each."""
 
 
-def _result(manifest: Manifest, listing: Listing, *, added: int, replaced: int, gone: int, memory: int) -> dict:
+def _place_files(config: IngestConfig, staging: str, before: Manifest | None, listing: list[str] | None,
+                 labels: list[str] | None, slots: int, memory: int) -> _Work:
+    """The first task: list, label and place the files, and share them out to decoding tasks."""
+    with open_catalog(staging, memory) as catalog:
+        add_files(catalog, config, walk(storage.absolute(config.images)) if listing is None else _batches(listing))
+        if labels is not None:
+            add_labels(catalog, config, (pa.Table.from_batches([batch]) for batch in _batches(labels)))
+        if before:
+            add_table(catalog, config.table, before)
+        placed = place(catalog, config, before.split_thresholds if before else {})
+        rows = before.shard_rows if before else shard_rows(config, placed.todo)
+        return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, rows, slots)))
+
+
+def shard_rows(config: IngestConfig, files: int) -> int:
+    """Rows of a shard of a new table; see IngestConfig.shard_rows."""
+    if config.shard_rows:
+        return config.shard_rows
+    image, memory = config.height * config.width, parse_bytes("--worker-memory", config.worker_memory)
+    rows = LARGEST_SHARD_ROWS
+    while rows > 1 and (rows * image > memory // 8 or (rows > 8 and rows * FEWEST_SHARDS > files)):
+        rows //= 2
+    return rows
+
+
+def decoding_tasks(placed: Placed, rows: int, slots: int) -> int:
+    """Enough to balance, few enough that most shards are filled within one task."""
+    wanted = min(math.ceil(placed.todo_bytes / TASK_BYTES), placed.todo // (8 * rows))
+    return max(1, min(placed.todo, max(slots, wanted)))
+
+
+def _read_labels(spark: SparkSession, labels: str):
+    """The labels file as text columns. Spark reads it, wherever it lies. Raises UserError where a column is missing."""
+    url = storage.for_spark(labels)
+    table = spark.read.parquet(url) if url.endswith(".parquet") else spark.read.csv(url, header=True)
+    missing = {"path", "label"} - set(table.columns)
+    if missing:
+        raise UserError(f"--labels: expected the columns path and label, and optionally patient_id and split; "
+                        f"{labels!r} has {', '.join(table.columns)}")
+    known = [name for name in ("path", "label", "patient_id", "split") if name in table.columns]
+    return table.select(*(F.col(name).cast("string").alias(name) for name in known))
+
+
+def _batches(places: list[str]) -> Iterator[pa.RecordBatch]:
+    for place in places:
+        with storage.open_file(place) as file:
+            yield from pq.ParquetFile(file).iter_batches(10_000)
+
+
+def _in_one_task(spark: SparkSession, work: Callable[[], Any]) -> Any:
+    """The result of ``work`` on an executor. What it raises for the user is raised here as it is."""
+
+    def guarded(_):
+        try:
+            return True, work()
+        except UserError as error:
+            return False, str(error)
+
+    good, result = spark.sparkContext.parallelize([0], 1).map(guarded).collect()[0]
+    if not good:
+        raise UserError(result)
+    return result
+
+
+def _result(manifest: Manifest, placed: Placed, **new: int) -> dict:
     return {
-        "files": listing.count, "skipped": listing.skipped, "added": added, "replaced": replaced, "gone": gone,
+        "files": placed.files, "skipped": placed.skipped, "gone": placed.gone, "added": 0, "replaced": 0, "worker_memory": 0, **new,
         "samples": manifest.rows(), "quarantined": sum(manifest.quarantined.values()), "reasons": manifest.quarantined,
         "counts": manifest.counts(), "patients": manifest.audit["patients"], "shards": len(manifest.shards),
-        "audit": {name: value for name, value in manifest.audit.items() if name != "patients"}, "worker_memory": memory,
+        "audit": {name: value for name, value in manifest.audit.items() if name != "patients"},
     }

@@ -1,12 +1,10 @@
-"""The image files below a folder, as a Spark DataFrame."""
+"""The image files below a folder: by Python where it can read it, otherwise by Spark."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
@@ -19,7 +17,7 @@ from pyspark.sql import functions as F
 from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.schema import SOURCE, spark_ddl
-from cxrflow.spark.session import cached, settings
+from cxrflow.spark.session import settings
 
 LISTING = pa.schema([
     *(field for field in SOURCE if field.name != "sha256"),
@@ -44,55 +42,40 @@ def check_images(images: str) -> None:
         raise UserError(f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files below a folder, looked at once."""
+def list_files(spark: SparkSession, images: str) -> DataFrame:
+    """LISTING. The folder is read each time that the frame is used: cache it.
 
-    files: DataFrame
-    """path (as a person would write it), size (bytes) and modified of each, but for hidden ones."""
-    count: int
-    bytes: int
-    skipped: int | None
-    """Hidden files, those with a name or a folder that begins with ``_`` or ``.``: Spark never reads them, wherever they
-    lie. None where the file system does not count them."""
-
-
-@contextmanager
-def list_files(spark: SparkSession, images: str) -> Iterator[Listing]:
-    """The listing, for as long as the block lasts.
-
-    Raises UserError where there is no such folder, or nothing in it.
+    Where only Spark can read the folder, hidden files are left out. Raises UserError where there is no such folder.
     """
     if storage.is_local(images):
-        # Spark's own listing leaves out files of zero bytes without a word.
         root = storage.absolute(images)
-        found = spark.range(1, numPartitions=1).mapInArrow(lambda batches: walk(root, batches), spark_ddl(LISTING))
-    else:
-        found = _list_through_spark(spark, images)
-    with cached(found):
-        rows = {row["hidden"]: row for row in found.groupBy("hidden").agg(
-            F.count("*").alias("files"), F.sum("size").alias("bytes")).collect()}
-        if False not in rows:
-            hidden = f", but {rows[True]['files']} hidden ones" if rows else ""
-            raise UserError(f"--images: expected image files, but there is none below {images!r}{hidden}")
-        count = rows[False]["files"]
-        skipped = rows[True]["files"] if True in rows else 0
-        if not storage.is_local(images):
-            skipped = _count_hidden(spark, images, count)
-        yield Listing(found.where("not hidden").drop("hidden"), count, rows[False]["bytes"], skipped)
+        return spark.range(1, numPartitions=1).mapInArrow(lambda _: walk(root), spark_ddl(LISTING))
+    # From the binaryFile source and from the index below it, which alone knows the empty files.
+    files = _binary_files(spark, images)
+    names = [(storage.from_spark(unquote(name)),) for name in files.inputFiles()]
+    known = files.select("path", "size", "modified")
+    listed = spark.createDataFrame(names, "path string").join(known, "path", "left").fillna(0, "size")
+    return listed.withColumn("hidden", F.lit(False))
 
 
-def in_parts(spark: SparkSession, images: str, files: DataFrame, memory: int) -> Iterator[DataFrame]:
-    """``files`` (with path, size and modified) as one or several frames to run one after the other, while this iterates.
+def count_hidden(spark: SparkSession, images: str, visible: int) -> int | None:
+    """Files that Hadoop's own count of the folder has more than Spark lists; None where it cannot count."""
+    place = spark._jvm.org.apache.hadoop.fs.Path(storage.for_spark(images))
+    try:
+        system = place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+        return system.getContentSummary(place).getFileCount() - visible
+    except Py4JError:
+        return None
 
-    Where Python opens the files itself that is ``files``, as it is. Where only Spark can read them, each part has
-    their bytes as the column ``content``, and Spark hands them to Python in batches of at most ``memory`` bytes: its
-    default of 10,000 files would be gigabytes of X-rays. Batches are counted in files, so files of one part are of
-    similar size, and small ones still travel many at a time.
+
+def with_contents(spark: SparkSession, images: str, files: DataFrame, memory: int) -> Iterator[DataFrame]:
+    """``files`` (with path, size and modified) with their bytes as the column ``content``, read by Spark: as one or
+    several frames to run one after the other, while this iterates.
+
+    Spark hands them to Python in batches of at most ``memory`` bytes, or of one file: its default of 10,000 files would
+    be gigabytes of X-rays. Batches are counted in files, so files of one frame are of similar size, and small ones
+    still travel many at a time.
     """
-    if storage.is_local(images):
-        yield files
-        return
     ends = files.agg(F.max("size").alias("largest"), F.min("modified").alias("oldest")).first()
     floor, ceiling = -1, _SMALLEST_PART
     while floor < ends["largest"]:
@@ -117,25 +100,6 @@ def _with_contents(spark: SparkSession, images: str, files: DataFrame, floor: in
     return filled.unionByName(empty)
 
 
-def _list_through_spark(spark: SparkSession, images: str) -> DataFrame:
-    """LISTING, from the binaryFile source and from the index below it, which alone knows the empty files."""
-    files = _binary_files(spark, images)
-    names = [(storage.from_spark(unquote(name)),) for name in files.inputFiles()]
-    known = files.select("path", "size", "modified")
-    listed = spark.createDataFrame(names, "path string").join(known, "path", "left").fillna(0, "size")
-    return listed.withColumn("hidden", F.lit(False))
-
-
-def _count_hidden(spark: SparkSession, images: str, visible: int) -> int | None:
-    """Files that Hadoop's own count of the folder has more than Spark lists."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(storage.for_spark(images))
-    try:
-        system = place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
-        return system.getContentSummary(place).getFileCount() - visible
-    except Py4JError:
-        return None
-
-
 def _binary_files(spark: SparkSession, images: str) -> DataFrame:
     # Spark takes these characters for a pattern, even in the name of a folder.
     literal = re.sub(r"([\\\[\]{}*?])", r"\\\1", storage.for_spark(images))
@@ -148,20 +112,19 @@ def _binary_files(spark: SparkSession, images: str) -> DataFrame:
                         F.col("modificationTime").alias("modified"), "content")
 
 
-def walk(root: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The files below ``root`` as Arrow batches of LISTING; runs in one task, since it only reads folders.
+def walk(root: str) -> Iterator[pa.RecordBatch]:
+    """LISTING of the files below the local folder ``root``, hidden ones as well.
 
     What cannot be looked at (a link to nothing, a folder without permission) is listed too, so that it ends in
-    quarantine instead of ending the job.
+    quarantine instead of ending the job. Spark's own listing leaves out files of zero bytes without a word.
     """
-    for _ in batches:
-        found = []
-        for path in _files(root, set()):
-            found.append(_entry(root, path))
-            if len(found) == LISTING_BATCH:
-                yield pa.RecordBatch.from_pylist(found, schema=LISTING)
-                found = []
-        yield pa.RecordBatch.from_pylist(found, schema=LISTING)
+    found = []
+    for path in _files(root, set()):
+        found.append(_entry(root, path))
+        if len(found) == LISTING_BATCH:
+            yield pa.RecordBatch.from_pylist(found, schema=LISTING)
+            found = []
+    yield pa.RecordBatch.from_pylist(found, schema=LISTING)
 
 
 def _entry(root: str, path: str) -> dict:

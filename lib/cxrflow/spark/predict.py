@@ -19,9 +19,9 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable
 from cxrflow.schema import score_column
 from cxrflow.spark.decode import decode_files
-from cxrflow.spark.listing import check_apart, check_images, in_parts, list_files
+from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
-from cxrflow.spark.session import settings, task_slots
+from cxrflow.spark.session import cached, settings, task_slots
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +54,22 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     columns = schema.predictions(run.labels)
     memory = parse_bytes("--worker-memory", config.worker_memory)
     staging = storage.join(config.predictions, "_staging")
-    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), list_files(spark, config.images) as listing:
-        log.info("%s files below %s", f"{listing.count:,}", config.images)
-        files = listing.files
-        if storage.is_local(config.images):
-            files = files.repartition(max(min(listing.count, 2 * task_slots(spark)), listing.count // FILES_PER_TASK), "path")
+    is_local = storage.is_local(config.images)
+    with settings(spark, {"spark.sql.files.openCostInBytes": 4096}), cached(list_files(spark, config.images)) as listing:
+        files = listing.where("not hidden").drop("hidden")
+        total = files.count()
+        if not total:
+            raise UserError(f"--images: expected image files, but there is none below {config.images!r}")
+        skipped = listing.where("hidden").count() if is_local else count_hidden(spark, config.images, total)
+        log.info("%s files below %s", f"{total:,}", config.images)
         score = _ScoreFiles(run.recipe, memory, run.labels, run.positive, run.threshold, Scorer(spark, run))
+        if is_local:
+            parts = [files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")]
+        else:
+            parts = with_contents(spark, config.images, files, memory // 8)
         try:
             storage.remove(staging)
-            for part in in_parts(spark, config.images, files, memory // 8):
+            for part in parts:
                 part.mapInArrow(score, schema.spark_ddl(columns)).write.mode("append").parquet(storage.for_spark(staging))
             counts = spark.read.parquet(storage.for_spark(staging)).groupBy("predicted_label", "reason").agg(
                 F.count("*").alias("files")).collect()
@@ -72,10 +79,10 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
     reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
     files = sum(called.values()) + sum(reasons.values())
-    if files != listing.count:
-        raise RuntimeError(f"{listing.count} files were listed, but {files} became rows; run the job again")
+    if files != total:
+        raise RuntimeError(f"{total} files were listed, but {files} became rows; run the job again")
     return {
-        "files": files, "skipped": listing.skipped, "scored": sum(called.values()),
+        "files": files, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
         "predicted": dict(sorted(called.items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),

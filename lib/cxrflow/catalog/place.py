@@ -1,0 +1,209 @@
+"""Before decoding: which files are new, and which label, patient and split each has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrflow import storage
+from cxrflow.catalog.database import insert, values
+from cxrflow.config import SPLITS, IngestConfig, split_fractions
+from cxrflow.errors import UserError
+from cxrflow.labels import patient_of
+from cxrflow.manifest import Manifest
+from cxrflow.schema import QUARANTINE, SAMPLES
+from cxrflow.shards import read_shard
+
+# Reasons that another try may do away with, though the file is the same: the machine, the rest of the table, a flag or
+# an installed package may have changed.
+PASSING = ("unreadable", "crashed", "in_another_split", "too_large", "unsupported")
+
+# What a file that is small costs as if it had bytes: opening it, and making a row of it.
+FILE_COST = 2**14
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What the listing says, compared with the table."""
+
+    files: int
+    bytes: int
+    skipped: int
+    """Hidden files."""
+    todo: int
+    todo_bytes: int
+    largest: int
+    """Bytes of the largest file to decode."""
+    gone: int
+    """Samples below the folder whose file is no longer there."""
+    thresholds: dict[str, list[float]]
+
+
+def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches: Iterator[pa.RecordBatch]) -> None:
+    """Take in the listing (``listing.LISTING``), with the label and the patient that each path tells."""
+    root = storage.absolute(config.images)
+    for batch in batches:
+        paths = batch["path"].to_pylist()
+        rows = pa.Table.from_batches([batch]).append_column(
+            "patient_id", pa.array([patient_of(path, config.patients, root) for path in paths], pa.string()))
+        if config.labels is None:
+            rows = rows.append_column("label", pa.array([path.rsplit("/", 2)[-2] for path in paths], pa.string()))
+        insert(catalog, "files", rows)
+
+
+def add_labels(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, labels: Iterator[pa.Table]) -> None:
+    """Take in the labels file: text columns path and label, and optionally patient_id and split.
+
+    Raises UserError where it names an unknown split, contradicts itself or has no line for any file.
+    """
+    catalog.execute("CREATE TABLE given (path VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
+    for rows in labels:
+        insert(catalog, "given", rows)
+    root = storage.absolute(config.images)
+    # The same forms that storage.absolute gives the files' own paths; an empty cell is no value.
+    catalog.execute(r"""
+        CREATE TABLE labels AS SELECT DISTINCT
+            CASE WHEN regexp_matches(named, '^(/|[A-Za-z][A-Za-z0-9+.-]+:/)') THEN named ELSE ? || '/' || named END AS path,
+            nullif(trim(label), '') AS label, nullif(trim(patient_id), '') AS patient_id, nullif(trim(split), '') AS split
+        FROM (SELECT *, regexp_replace(regexp_replace(trim(path), '^file:/+', '/'), '^dbfs:/', '/dbfs/') AS named FROM given)
+        """, [root])
+    strange = values(catalog, "SELECT * FROM labels WHERE NOT list_contains(?, split) LIMIT 1", [list(SPLITS)])
+    if strange:
+        raise UserError(f"--labels: expected the split to be one of {', '.join(SPLITS)} or empty, "
+                        f"got {strange[0]['split']!r} for {strange[0]['path']!r}")
+    twice = values(catalog, "SELECT path, count(*) AS lines FROM labels GROUP BY path HAVING lines > 1 LIMIT 1")
+    if twice:
+        raise UserError(f"--labels: expected one line a path, got {twice[0]['lines']} different ones for {twice[0]['path']!r}")
+    catalog.execute("""
+        UPDATE files SET label = labels.label, patient_id = coalesce(labels.patient_id, files.patient_id),
+            given_split = labels.split FROM labels WHERE labels.path = files.path""")
+    if not values(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
+        raise UserError("--labels: expected labels for the images, but no path in the labels file is that of a file "
+                        "below the images folder; give full paths or paths relative to that folder")
+
+
+def add_table(catalog: duckdb.DuckDBPyConnection, table: str, manifest: Manifest) -> None:
+    """Take in the rows that the table has, without their pixels."""
+    columns = [name for name in SAMPLES.names if name not in ("pixels", "height", "width")]
+    for shard in manifest.shards:
+        rows = read_shard(storage.join(table, shard.path), columns)
+        for name, value in (("split", shard.split), ("shard", shard.path)):
+            rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
+        insert(catalog, "samples", rows.append_column("row", pa.array(range(rows.num_rows), pa.int32())))
+    for path in manifest.quarantine:
+        with storage.open_file(storage.join(table, path)) as file:
+            insert(catalog, "quarantine", pq.read_table(file, columns=QUARANTINE.names))
+    catalog.execute("UPDATE samples SET fresh = false, fixed = true")
+
+
+def place(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: dict[str, list[float]]) -> Placed:
+    """Fill ``work`` with the files to decode, each with its split, and drop the rows that they stand for.
+
+    ``thresholds`` are those that the table has. Raises UserError where there is no file, or where given splits
+    contradict each other or the table.
+    """
+    listed = values(catalog, """SELECT count(*) FILTER (NOT hidden) AS files, count(*) FILTER (hidden) AS skipped,
+                                       coalesce(sum(size) FILTER (NOT hidden), 0)::BIGINT AS bytes FROM files""")[0]
+    if not listed["files"]:
+        hidden = f", but {listed['skipped']} hidden ones" if listed["skipped"] else ""
+        raise UserError(f"--images: expected image files, but there is none below {config.images!r}{hidden}")
+    catalog.execute("DELETE FROM files WHERE hidden")
+    _find_work(catalog)
+    thresholds = _deal_splits(catalog, config, thresholds)
+    todo = values(catalog, """SELECT count(*) AS todo, coalesce(sum(size), 0)::BIGINT AS todo_bytes,
+                                     coalesce(max(size), 0) AS largest FROM work""")[0]
+    gone = values(catalog, """SELECT count(*) AS gone FROM samples ANTI JOIN files USING (path)
+                              WHERE starts_with(samples.path, ?)""", [storage.absolute(config.images) + "/"])[0]
+    return Placed(**listed, **todo, **gone, thresholds=thresholds)
+
+
+def _find_work(catalog: duckdb.DuckDBPyConnection) -> None:
+    """A file that the table does not hold, or holds of another file under the same path: another size, modification
+    time, label or patient. One in quarantine is tried again where its reason may have passed."""
+    same = "old.path = files.path AND old.size = files.size AND old.modified IS NOT DISTINCT FROM files.modified"
+    catalog.execute(f"""
+        INSERT INTO work BY NAME SELECT path, size, modified, label, patient_id FROM files
+        WHERE NOT EXISTS (FROM samples AS old WHERE {same} AND old.label = files.label AND old.patient_id = files.patient_id)
+          AND NOT EXISTS (FROM quarantine AS old WHERE {same} AND NOT list_contains(?, old.reason)
+                          AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""", [list(PASSING)])
+    catalog.execute("DELETE FROM quarantine WHERE path IN (SELECT path FROM work)")
+    catalog.execute("INSERT INTO replaced SELECT shard, row FROM samples WHERE path IN (SELECT path FROM work)")
+
+
+def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: dict[str, list[float]]
+                 ) -> dict[str, list[float]]:
+    """Give every file to decode a split; all of a patient go to one.
+
+    A patient that the table has already stays where it is. One whose split the labels file names goes there. Any
+    other is dealt by where the first 12 hexadecimal digits of the SHA-256 of "seed:patient_id" lie between 0 and 1,
+    apart for each label: that does not depend on any other patient. For a label without thresholds they are set so
+    that the shares are exact for the patients at hand; the table keeps them, and so the deal of every patient to come.
+    """
+    catalog.execute("""
+        CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(? || ':' || patient_id), 1, 12))::BIGINT / 2.0**48 AS place
+        FROM (SELECT patient_id, min(files.label) AS label, list(DISTINCT given_split) FILTER (given_split IS NOT NULL) AS given
+              FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM work) GROUP BY patient_id)
+        LEFT JOIN (SELECT patient_id, min(split) AS placed FROM samples GROUP BY patient_id) USING (patient_id)
+        """, [str(config.seed)])
+    _check_given_splits(catalog)
+    thresholds = {**_thresholds(catalog, split_fractions(config.split)), **thresholds}
+    catalog.execute("CREATE TABLE thresholds (label VARCHAR, train_end DOUBLE, val_end DOUBLE)")
+    if thresholds:
+        catalog.executemany("INSERT INTO thresholds VALUES (?, ?, ?)", [[label, *ends] for label, ends in thresholds.items()])
+    catalog.execute("""
+        UPDATE work SET split = dealt.split, fixed = dealt.fixed FROM (
+            SELECT patient_id, coalesce(placed, given[1]) IS NOT NULL AS fixed, coalesce(placed, given[1], CASE
+                WHEN place < train_end THEN 'train' WHEN place < val_end THEN 'val' ELSE 'test' END) AS split
+            FROM patients JOIN thresholds USING (label)) AS dealt WHERE dealt.patient_id = work.patient_id""")
+    return thresholds
+
+
+def _check_given_splits(catalog: duckdb.DuckDBPyConnection) -> None:
+    torn = values(catalog, "SELECT * FROM patients WHERE len(given) > 1 LIMIT 1")
+    if torn:
+        raise UserError(f"--labels: expected each patient in one split, but patient {torn[0]['patient_id']!r} is in "
+                        f"{' and '.join(sorted(torn[0]['given']))}; give all images of a patient the same split")
+    moved = values(catalog, "SELECT * FROM patients WHERE given[1] != placed LIMIT 1")
+    if moved:
+        raise UserError(f"--labels: expected patient {moved[0]['patient_id']!r} in {moved[0]['placed']}, where the table has "
+                        f"it, but the labels file says {moved[0]['given'][0]}; a patient never changes its split: make the "
+                        "table anew with --overwrite if it must")
+
+
+def _thresholds(catalog: duckdb.DuckDBPyConnection, fractions: dict[str, float]) -> dict[str, list[float]]:
+    """Per label, the quantiles of the patients' places that cut them into the wanted shares."""
+    train_end = fractions["train"]
+    val_end = train_end + fractions["val"]
+
+    def cut(share: float, quantile: float) -> float:
+        return 0.0 if share <= 0 else 1.0 if share >= 1 - 1e-9 else quantile
+
+    rows = values(catalog, f"""SELECT label, quantile_cont(place, [{train_end!r}, {min(val_end, 1.0)!r}]) AS ends
+                               FROM patients GROUP BY label ORDER BY label""")
+    return {row["label"]: [cut(train_end, row["ends"][0]), cut(val_end, row["ends"][1])] for row in rows}
+
+
+def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int) -> list[str]:
+    """Write the files to decode as one Parquet file a task below ``staging``; returns their places.
+
+    A hash of the path spreads labels over tasks and mixes them within each; every task has as many bytes to read.
+    """
+    catalog.execute("""
+        UPDATE work SET task = cut.task FROM (
+            SELECT path, least(? - 1, floor((upto - cost) * ? / total))::INTEGER AS task FROM (
+                SELECT path, size + ? AS cost, sum(size + ?) OVER (ORDER BY md5(path)) AS upto,
+                       sum(size + ?) OVER () AS total FROM work)) AS cut WHERE cut.path = work.path
+        """, [tasks, tasks, FILE_COST, FILE_COST, FILE_COST])
+    places = []
+    for task in range(tasks):
+        rows = catalog.sql("""SELECT path, size, modified, label, patient_id, split FROM work WHERE task = ?
+                              ORDER BY md5(path)""", params=[task]).to_arrow_table()
+        if rows.num_rows:
+            places.append(storage.join(staging, f"work/{task:05d}.parquet"))
+            with storage.open_file(places[-1], "wb") as file:
+                pq.write_table(rows, file)
+    return places
