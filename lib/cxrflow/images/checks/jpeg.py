@@ -46,7 +46,7 @@ class Header:
 def read_header(data: bytes) -> Header:
     """Walk the segments up to the first scan. Costs microseconds, whatever the size."""
     frame, adobe, turn, note = None, False, 1, ""
-    for marker, start, end in _segments(data):
+    for marker, start, end in segments(data):
         if marker in PROCESSES and frame is None:
             frame = marker, data[start:end]
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
@@ -64,7 +64,7 @@ def read_header(data: bytes) -> Header:
     return Header(height, width, frame[0], bits, components, adobe, turn, note, start)
 
 
-def _segments(data: bytes, position: int = 2):
+def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
     """Yield (marker, start, end) of every segment's content up to the end marker; scan data are skipped."""
     while True:
         if position + 2 > len(data):
@@ -84,11 +84,11 @@ def _segments(data: bytes, position: int = 2):
             if end > len(data):
                 raise Unreadable("truncated", "the file ends among the JPEG headers")
             yield marker, position + 4, end
-            position = end if marker != 0xDA else _next_marker(data, end)
+            position = end if marker != 0xDA else _next_marker(data, end, pattern)
 
 
-def _next_marker(data: bytes, position: int) -> int:
-    found = MARKER.search(data, position)
+def _next_marker(data: bytes, position: int, pattern: re.Pattern) -> int:
+    found = pattern.search(data, position)
     if not found:
         raise Unreadable("truncated", "no JPEG end marker")
     return found.start()
@@ -106,7 +106,7 @@ def check_header(header: Header, data: bytes) -> None:
 def check_scans(header: Header, data: bytes) -> None:
     """Raise if a progressive or multi-scan file lacks a scan: decoders then show what they have, blurred."""
     missing = {component: [True] * 64 for component in header.components}
-    for marker, start, end in _segments(data):
+    for marker, start, end in segments(data):
         if marker == 0xDA:
             count = data[start]
             first, last, precision = data[start + 1 + 2 * count:start + 4 + 2 * count]

@@ -171,9 +171,11 @@ def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
 def _luma(image: Image.Image, bits: int) -> np.ndarray:
     """Any mode of 8 bits a sample -> uint8 luma on black."""
     key = image.info.get("transparency")
-    if isinstance(key, int) and image.mode in ("1", "L"):  # the value is in the file's depth, Pillow's pixels in 8 bits
+    if isinstance(key, int) and image.mode in ("1", "L"):
         gray = np.asarray(image.convert("L"))
-        return np.where(gray == key * (255 // (2**bits - 1)), 0, gray).astype(np.uint8)
+        # Pillow widens pixels of 1, 2 and 4 bits to 8, but of the keys only those of 1 bit
+        level = key if image.mode == "1" else key * (255 // (2**bits - 1))
+        return np.where(gray == level, 0, gray).astype(np.uint8)
     if isinstance(key, tuple) and bits == 16:
         raise Unreadable("unsupported", "16-bit colour with a transparent colour")
     if image.mode in ("La", "RGBa"):  # premultiplied: the values are what composition on black gives
