@@ -1,7 +1,6 @@
 """DICOM through pydicom (the extra ``dicom``), which is imported when the first DICOM file comes.
 
-The first frame of any transfer syntax that the extra decodes: uncompressed, RLE, JPEG (baseline, extended with 8
-or 12 bits, lossless), JPEG-LS, JPEG 2000. Gray goes through ``cxrflow.images.voi``; colour becomes luma. Overlays,
+The first frame of any transfer syntax that the extra decodes: uncompressed, RLE, JPEG (baseline, lossless), JPEG-LS, JPEG 2000. Gray goes through ``cxrflow.images.voi``; colour becomes luma. Overlays,
 shutters, presentation states and padding values are left out.
 """
 
@@ -22,7 +21,7 @@ MISSING = "DICOM needs packages that are not installed ({}): pip install 'cxrflo
 # One decoder a syntax: pydicom would try the others after a failure, and the most lenient would win.
 PLUGINS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
-    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG extended, 8 or 12 bits
+    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG extended; 12 bits need a GPL package
     "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
     "1.2.840.10008.1.2.4.70": "gdcm",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -68,7 +67,7 @@ def _refusal(error: BaseException) -> Unreadable:
     lower = words.lower()
     if "missing dependencies" in lower or "is not available" in lower:
         return Unreadable("unsupported", MISSING.format(error))
-    if isinstance(error, NotImplementedError) or "not supported" in lower:
+    if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("not supported", "does not support")):
         return Unreadable("unsupported", words)
     short = isinstance(error, EOFError) or any(sign in lower for sign in ("less than expected", "end of file"))
     return Unreadable("truncated" if short else "corrupt", words)
