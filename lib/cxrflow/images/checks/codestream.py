@@ -1,8 +1,8 @@
 """Compressed frames inside DICOM: whole, and of the size that the data set declares.
 
 Called before the decoders, some of which fill up what is missing, and some of which trust the frame's own size.
-A JPEG with 8 bits is also decoded strictly. JPEG 2000, JPEG-LS and lossless JPEG have no checksum: values
-overwritten inside them are told only where their decoders stumble.
+JPEG with 8 bits and lossless JPEG are also decoded strictly. JPEG 2000 and JPEG-LS have no checksum: values
+overwritten inside them are told only where their decoders stumble, JPEG-LS nearly always, JPEG 2000 hardly ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 from cxrflow.images.checks import jpeg
 from cxrflow.images.decoded import Unreadable
 
-
+LOSSLESS = 0xC3
 JPEG_LS = re.compile(rb"\xff[\x80-\xfe]")  # JPEG-LS stuffs bits: after 0xFF comes a byte below 0x80
 
 
@@ -37,6 +37,9 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
             if marker in jpeg.READABLE and bits == 8:
                 jpeg.check_header(jpeg.read_header(frame), frame)
                 jpeg.check_scan_data(frame)
+            elif marker == LOSSLESS:
+                # the codes of the scan do not depend on the depth, and the strict decoder at hand takes 8 bits alone
+                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1:], least=size)
     if size is None:
         raise Unreadable("corrupt", "a JPEG frame without a frame header")
     return tuple(size)

@@ -125,9 +125,9 @@ def refusal(error: ValueError) -> Unreadable:
     return Unreadable("unsupported" if "subsampling" in words else "corrupt", words)
 
 
-def check_scan_data(data: bytes, color: str = "GRAY") -> None:
-    """Decode strictly at 1/8, the cheapest way to read every code, and drop the pixels."""
+def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
+    """Decode strictly, by default at 1/8, the cheapest way to read every code, and drop the pixels."""
     try:
-        simplejpeg.decode_jpeg(data, color, min_height=1, min_width=1)
+        simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:
         raise refusal(error) from None

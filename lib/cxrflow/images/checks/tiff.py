@@ -6,6 +6,7 @@ so values overwritten there are not told.
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 from cxrflow.images.checks import jpeg
@@ -13,6 +14,29 @@ from cxrflow.images.decoded import Unreadable
 
 OFFSETS, BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
 COMPRESSION, JPEG_TABLES = 259, 347
+
+
+def check_structure(data: bytes) -> None:
+    """Every page's directory lies inside the file."""
+    count_pages(data)
+
+
+def count_pages(data: bytes) -> int:
+    """Walk the chain of directories, which may stand anywhere in the file, in classic TIFF and BigTIFF."""
+    order, big = ("<" if data[:2] == b"II" else ">"), data[2] == 43 or data[3] == 43
+    pointer, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    seen, at = set(), 8 if big else 4
+    try:
+        while offset := struct.unpack_from(order + pointer, data, at)[0]:
+            if offset in seen:
+                raise Unreadable("corrupt", "the chain of TIFF pages runs in a circle")
+            seen.add(offset)
+            at = offset + struct.calcsize(count) + entry * struct.unpack_from(order + count, data, offset)[0]
+    except struct.error:
+        raise Unreadable("truncated", "the file ends before its TIFF directories do") from None
+    if not seen:
+        raise Unreadable("corrupt", "a TIFF without a page")
+    return len(seen)
 
 
 def check_strips(data: bytes, tags) -> None:

@@ -1,7 +1,8 @@
 """DICOM through pydicom (the extra ``dicom``), which is imported when the first DICOM file comes.
 
-The first frame of any transfer syntax that the extra decodes: uncompressed, RLE, JPEG (baseline, lossless), JPEG-LS, JPEG 2000. Gray goes through ``cxrflow.images.voi``; colour becomes luma. Overlays,
-shutters, presentation states and padding values are left out.
+The first frame of every transfer syntax that the extra decodes: uncompressed, RLE, JPEG (baseline, lossless),
+JPEG-LS, JPEG 2000. Gray goes through ``cxrflow.images.voi``; colour becomes luma. Overlays, shutters, presentation
+states and padding values are left out. Uncompressed, RLE and deflated pixels have no checksum.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _refusal(error: BaseException) -> Unreadable:
         return Unreadable("unsupported", MISSING.format(error))
     if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("not supported", "does not support")):
         return Unreadable("unsupported", words)
-    short = isinstance(error, EOFError) or any(sign in lower for sign in ("less than expected", "end of file"))
+    short = isinstance(error, EOFError) or any(sign in lower for sign in ("less than expected", "end of file", "truncated"))
     return Unreadable("truncated" if short else "corrupt", words)
 
 

@@ -34,7 +34,7 @@ OPENERS = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 STRUCTURE = {"PNG": png.check_structure, "BMP": bmp.check_structure, "GIF": gif.check_structure,
-             "WEBP": webp.check_structure}
+             "WEBP": webp.check_structure, "TIFF": tiff.check_structure}
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
 INVERTED = "MINISWHITE inverted"
@@ -82,9 +82,7 @@ def _open_tiff(data: bytes) -> Image.Image:
     """
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("error")
-        image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-        image.n_frames  # noqa: B018  walks the directories of all pages
-        return image
+        return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
 
 
 def check_content(image: Image.Image, data: bytes) -> None:
@@ -126,7 +124,9 @@ def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
 
 
 def _other(image: Image.Image, data: bytes) -> Grayscale:
-    pages = gif.count_frames(data) if image.format == "GIF" else getattr(image, "n_frames", 1)
+    # Pillow would decode its way through the frames of a GIF and the pages of a TIFF to count them
+    count = {"GIF": gif.count_frames, "TIFF": tiff.count_pages}.get(image.format)
+    pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
     bits = bits_a_sample(image, data)
     image.load()
