@@ -241,9 +241,22 @@ def test_palette_colour_becomes_luma():
 
 
 def test_overlays_in_the_unused_bits_are_left_out():
-    with_overlay = TWELVE | np.uint16(0x8000)
-    np.testing.assert_array_equal(decode(saved(dataset(with_overlay, BitsStored=12)), 120, 160).pixels,
-                                  np.asarray(picture()))
+    made = dataset(TWELVE | np.uint16(0x8000), BitsStored=12)
+    made.add_new((0x6000, 0x0102), "US", 15)  # the overlay's bit position
+    np.testing.assert_array_equal(decode(saved(made), 120, 160).pixels, np.asarray(picture()))
+    high = dataset(TWELVE << np.uint16(4), BitsStored=12)
+    high.HighBit = 15
+    np.testing.assert_array_equal(decode(saved(high), 120, 160).pixels, np.asarray(picture()))
+
+
+def test_values_beyond_the_bits_stored_are_kept_and_said():
+    assert shown(np.uint16([0, 2048, 4095]), BitsStored=10) == (
+        [[0, 128, 255]], "values from 0 to 4095 in 10 bits stored; values use 12 of 16 bits")
+
+
+def test_signed_values_without_their_sign_get_it():
+    # -2048, 0 and 2047 in 12 bits whose upper four are zero
+    assert shown(np.int16([0x800, 0, 0x7FF]), BitsStored=12) == ([[0, 128, 255]], "")
 
 
 def test_dicom_is_told_before_the_tiff_header_in_its_preamble():
@@ -283,3 +296,25 @@ def test_a_frame_of_another_size_than_declared():
     made = pydicom.dcmread(io.BytesIO(data))
     made.Rows = 121
     assert "declares 160 x 121" in refused(saved(made)).detail
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless,
+                                    uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.DeflatedExplicitVRLittleEndian])
+def test_a_file_cut_anywhere_is_refused(syntax):
+    made = dataset(TWELVE, uid.ExplicitVRLittleEndian if syntax.is_encapsulated else syntax, BitsStored=12)
+    if syntax.is_encapsulated:
+        made.compress(syntax, generate_instance_uid=False)
+    data = saved(made)
+    end = len(data) - (8 if syntax.is_encapsulated else 1)  # the closing delimiter carries nothing, nor does padding
+    for cut in (*range(132, end, len(data) // 60), end - 3, end - 1):
+        assert refused(data[:cut]).reason in ("truncated", "no_pixel_data"), cut
+    assert refused(data[:len(data) // 2]).reason == "truncated"
+
+
+def test_a_strict_decode_tells_damage_inside_a_frame(tmp_path):
+    baseline = compressed(np.asarray(picture()), uid.JPEGBaseline8Bit, encode(picture(), "JPEG"))
+    lossless = with_gdcm(dataset(TWELVE, BitsStored=12), "JPEGLosslessProcess14_1", tmp_path)
+    jpeg_ls = compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12)
+    for data in (baseline, lossless, jpeg_ls):
+        for at in range(len(data) // 3, len(data) - 700, 211):
+            assert refused(data[:at] + bytes(600) + data[at + 600:]).reason in ("corrupt", "truncated"), at

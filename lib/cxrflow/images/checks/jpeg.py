@@ -79,10 +79,11 @@ def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 2
         else:
-            length = int.from_bytes(data[position + 2:position + 4], "big")
-            end = position + 2 + length
-            if end > len(data):
+            end = position + 2 + int.from_bytes(data[position + 2:position + 4], "big")
+            if max(end, position + 4) > len(data):
                 raise Unreadable("truncated", "the file ends among the JPEG headers")
+            if end < position + 4:
+                raise Unreadable("corrupt", f"byte {position}: a JPEG segment without room for its length")
             yield marker, position + 4, end
             position = end if marker != 0xDA else _next_marker(data, end, pattern)
 
@@ -117,12 +118,13 @@ def check_scans(header: Header, data: bytes) -> None:
         raise Unreadable("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
 
 
-def refusal(error: ValueError) -> Unreadable:
-    """libjpeg-turbo's words as a reason."""
+def refusal(error: ValueError, data: bytes) -> Unreadable:
+    """libjpeg-turbo's words as a reason; it may stumble over the end of a cut file in several ways."""
     words = str(error)
-    if "Premature end of JPEG file" in words:
+    if "Premature end of JPEG file" in words or b"\xff\xd9" not in data:
         return Unreadable("truncated", words)
-    return Unreadable("unsupported" if "subsampling" in words else "corrupt", words)
+    unsupported = "subsampling" in words or "not implemented" in words
+    return Unreadable("unsupported" if unsupported else "corrupt", words)
 
 
 def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
@@ -130,4 +132,4 @@ def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (
     try:
         simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:
-        raise refusal(error) from None
+        raise refusal(error, data) from None

@@ -35,6 +35,7 @@ PLUGINS = {
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
 }
 RLE = "1.2.840.10008.1.2.5"
+OVERLAY_GROUPS, OVERLAY_BIT = range(0x6000, 0x6020, 2), 0x0102
 PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -106,19 +107,22 @@ def _first_frame(dataset, frames: int, height: int, width: int) -> np.ndarray:
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated and syntax != RLE:
         check_frame(get_frame(dataset.PixelData, 0, number_of_frames=frames), height, width)
-    pixels = pixel_array(dataset, index=0, decoding_plugin=PLUGINS.get(syntax, ""))
-    if not syntax.is_encapsulated or syntax == RLE:
-        return _bits_stored(pixels, dataset)
-    return pixels
+    # pydicom would drop bits above those stored without a word, and knows nothing of HighBit
+    pixels = pixel_array(dataset, index=0, decoding_plugin=PLUGINS.get(syntax, ""), correct_unused_bits=False)
+    return _bits_stored(pixels, dataset)
 
 
 def _bits_stored(pixels: np.ndarray, dataset) -> np.ndarray:
-    """Only the bits of the value: old files keep overlays in the others, and may not extend the sign."""
+    """Only the bits of the value, where others carry an overlay, lie below it, or may lack its sign.
+
+    Unsigned values that reach into bits which nothing else claims are kept: ``voi.stored_range`` speaks of them.
+    """
     allocated, stored = dataset.get("BitsAllocated", 8), dataset.get("BitsStored", 8)
-    above = allocated - 1 - dataset.get("HighBit", stored - 1)
-    if pixels.dtype.kind not in "iu" or stored == allocated or pixels.dtype.itemsize * 8 != allocated:
+    high = dataset.get("HighBit", stored - 1)
+    shared = high != stored - 1 or any((group, OVERLAY_BIT) in dataset for group in OVERLAY_GROUPS)
+    if stored == allocated or pixels.dtype.itemsize * 8 != allocated or not (shared or pixels.dtype.kind == "i"):
         return pixels
-    return (pixels << above) >> (allocated - stored)
+    return (pixels << (allocated - 1 - high)) >> (allocated - stored)
 
 
 def _monochrome(pixels: np.ndarray, dataset) -> tuple[np.ndarray, str]:

@@ -35,7 +35,7 @@ def _decode(data: bytes, header: jpeg.Header, at_least: tuple[int, int]) -> np.n
         pixels = simplejpeg.decode_jpeg(data, color, min_height=-(-header.height // parts),
                                         min_width=-(-header.width // parts))
     except ValueError as error:
-        raise jpeg.refusal(error) from None
+        raise jpeg.refusal(error, data) from None
     if color == "GRAY":
         return pixels[..., 0]
     # pillow's rule takes the values as Pillow gives them, inverted
