@@ -5,6 +5,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -51,6 +52,21 @@ def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags
     entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
     header = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(pixels))
     return header + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
+    """A PNG of one row, written by hand: Pillow writes neither 2 and 4 bits of gray nor 16 bits of colour."""
+    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
+    bits += "0" * (-len(bits) % 8)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    width = len(samples) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
+    parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
 
 
 LUMA = 124  # ITU-R 601: 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
@@ -138,19 +154,6 @@ def test_png_of_every_depth_fills_the_whole_range(depth, values, grays, decoder)
     decoded = decode(png(values, depth), 1, len(values), decoder=decoder)
     np.testing.assert_array_equal(decoded.pixels, [grays])
     assert (decoded.source_bits, decoded.note) == (depth, "")
-
-
-def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
-    """A PNG of one row, written by hand: Pillow writes neither 2 and 4 bits of gray nor 16 bits of colour."""
-    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
-    bits += "0" * (-len(bits) % 8)
-    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
-    width = len(samples) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
-    import zlib
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(row)), (b"IEND", b"")))
 
 
 @pytest.mark.parametrize(("data", "grays"), [

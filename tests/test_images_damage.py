@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_images import both, decode, encode, picture, tiff
+from test_images import both, chunk, decode, encode, picture, tiff
 
 from cxrflow.images import Unreadable
 
@@ -25,6 +25,7 @@ FILES = {
     "PNG": encode(PICTURE),
     "PNG 16": encode(Image.fromarray(np.asarray(PICTURE).astype(np.uint16) * 257)),
     "TIFF": encode(PICTURE, "TIFF"),
+    "BigTIFF": encode(PICTURE, "TIFF", big_tiff=True),
     "TIFF directory last": tiff(np.asarray(PICTURE)),
     "TIFF LZW": encode(PICTURE, "TIFF", compression="tiff_lzw"),
     "TIFF deflate": encode(PICTURE, "TIFF", compression="tiff_adobe_deflate"),
@@ -107,10 +108,6 @@ def test_every_changed_byte_of_a_png_is_told(name, decoder):
         assert refusal(bytes(broken), decoder) in ("corrupt", "truncated"), at
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
 def png(stream: bytes, *more: bytes) -> bytes:
     """A 4 x 2 gray PNG with this image stream and these chunks after it."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 2, 8, 0, 0, 0, 0))
@@ -157,6 +154,13 @@ def test_a_changed_byte_in_a_deflated_tiff_strip_is_told():
     for at in range(10, len(data) - 4, 41):
         results.append(assert_refused_or_same(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1:], whole))
     assert set(results) <= {"corrupt", "truncated", "unsupported", "same"} and results.count("same") < 8
+
+
+def test_a_stretch_overwritten_in_a_jpeg_strip_of_a_tiff_is_told():
+    data = encode(picture(), "TIFF", compression="jpeg")
+    assert decode(data, 120, 160).source_bits == 8
+    for at in range(len(data) // 3, len(data) - 600, 101):
+        assert refusal(data[:at] + bytes(512) + data[at + 512:]) in ("corrupt", "truncated"), at
 
 
 # --- JPEG: no checksum, but strict decoding ---------------------------------------------------------------------

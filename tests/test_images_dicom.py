@@ -13,7 +13,7 @@ from cxrflow.images import Unreadable, voi
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 from pydicom import uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.encaps import encapsulate, get_frame  # noqa: E402
 
 
 def dataset(pixels: np.ndarray, syntax=uid.ExplicitVRLittleEndian, **elements) -> Dataset:
@@ -318,3 +318,24 @@ def test_a_strict_decode_tells_damage_inside_a_frame(tmp_path):
     for data in (baseline, lossless, jpeg_ls):
         for at in range(len(data) // 3, len(data) - 700, 211):
             assert refused(data[:at] + bytes(600) + data[at + 600:]).reason in ("corrupt", "truncated"), at
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless, uid.JPEGBaseline8Bit])
+def test_a_cut_frame_in_a_whole_file_is_refused(syntax):
+    """As an archive writes it that got half a frame itself. JPEG 2000's decoder would show it blurred."""
+    pixels = TWELVE if syntax != uid.JPEGBaseline8Bit else np.asarray(picture())
+    bits = 12 if pixels is TWELVE else 8
+    frame = encode(picture(), "JPEG") if bits == 8 else None
+    made = pydicom.dcmread(io.BytesIO(compressed(pixels, syntax, frame, BitsStored=bits)))
+    whole = get_frame(made.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    for length in (len(whole) - 2, len(whole) * 2 // 3, len(whole) // 3):
+        made.PixelData = encapsulate([whole[:length]])
+        assert refused(saved(made)).reason in ("truncated", "corrupt"), length
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+    monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
+    monkeypatch.setattr(JPEGLSLosslessDecoder, "_unavailable", {"pyjpegls": ("pyjpegls",)})
+    caught = refused(compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12))
+    assert caught.reason == "unsupported" and "pyjpegls" in caught.detail and "cxrflow[dicom]" in caught.detail

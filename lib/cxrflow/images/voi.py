@@ -64,9 +64,7 @@ def _show(values: np.ndarray, low: float, high: float, dataset) -> tuple[np.ndar
 
 def _chosen(values, low, high, display) -> tuple[np.ndarray, str]:
     """The first of VOI LUT, window and range that applies: 0..255 (float), and the note."""
-    from pydicom.pixels import apply_modality_lut
-
-    physical, note = apply_modality_lut(values, display), ""
+    physical, note = _modality(values, display), ""
     if display.get("VOILUTSequence"):
         return _voi_lut(physical, display)
     if display.get("WindowCenter") is not None and display.get("WindowWidth") is not None:
@@ -103,7 +101,7 @@ def _window(physical: np.ndarray, display) -> tuple[np.ndarray | None, str]:
 
 
 def _many(value) -> list:
-    return list(value) if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value]
+    return list(value) if hasattr(value, "__iter__") else [value]
 
 
 def _range(values, low, high, display) -> tuple[np.ndarray, str]:
@@ -117,6 +115,7 @@ def _range(values, low, high, display) -> tuple[np.ndarray, str]:
 
 
 def _modality(values, display) -> np.ndarray:
+    """Stored values -> the device's units (float, or what the LUT holds)."""
     from pydicom.pixels import apply_modality_lut
 
     return apply_modality_lut(values, display)

@@ -1,9 +1,11 @@
 """JPEG: the header, and the strict decode that tells damage.
 
 libjpeg-turbo's warnings are errors here. That catches files cut anywhere, a missing or early end marker, and
-scans whose data decode to fewer or more blocks than the image has. It cannot catch all: Huffman codes fall back
-into step after a damaged stretch, so a flipped bit or a few overwritten bytes of a scan without restart markers
-often give as many blocks as before, with other values. JPEG has no checksum that would tell.
+scans whose data decode to fewer or more blocks than the image has. It cannot catch all, for JPEG has no checksum:
+Huffman codes fall back into step after a damaged stretch, so a short one often gives as many blocks as before,
+with other values. Measured on real X-rays, with bytes of the scan zeroed, overwritten at random or removed: of
+stretches of 1,024 bytes and more every one was told, of 256 bytes 97 % or more, of 64 bytes 83 % or more; of
+changed single bytes one in three. A changed quantisation table is not told either.
 """
 
 from __future__ import annotations
