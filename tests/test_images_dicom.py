@@ -201,6 +201,17 @@ def test_modality_lut():
     np.testing.assert_allclose(grays, [[255, 128, 1, 0]], atol=1)
 
 
+def test_a_lut_of_bytes_and_values_on_both_sides_of_it():
+    item = lut(-1, 8, [], "voi")
+    item["LUTDescriptor"].VR = "SS"
+    item.LUTDescriptor, item["LUTData"].VR, item.LUTData = [4, -1, 8], "OW", bytes([10, 20, 30, 40])
+    # stored 0..6 is -3..3; entries stand for -1, 0, 1, 2
+    grays, _ = shown(np.uint8(range(7)), VOILUTSequence=[item], RescaleIntercept=-3, RescaleSlope=1)
+    assert grays == [[10, 10, 10, 20, 30, 40, 40]]
+    item.LUTDescriptor = [9, -1, 8]
+    assert refused(saved(dataset(np.uint8([[0, 1]]), VOILUTSequence=[item]))).detail == "LUT of 9 entries with only 4"
+
+
 def test_the_first_of_several_frames_is_shown_with_its_own_window():
     frames = np.stack([np.asarray(picture()), 255 - np.asarray(picture())])
     decoded = decode(saved(dataset(frames, NumberOfFrames=2)), 120, 160)

@@ -79,14 +79,23 @@ def _chosen(values, low, high, display) -> tuple[np.ndarray, str]:
 
 
 def _voi_lut(physical: np.ndarray, display) -> tuple[np.ndarray, str]:
-    from pydicom.pixels import apply_voi
-
-    count = len(display.VOILUTSequence)
-    depth = display.VOILUTSequence[0].LUTDescriptor[2]
-    shown = apply_voi(physical, display, index=0) * (255.0 / (2**depth - 1))
+    count, first = len(display.VOILUTSequence), display.VOILUTSequence[0]
+    shown = look_up(physical, first) * (255.0 / (2 ** first.LUTDescriptor[2] - 1))
     if shown.max() > 255:
-        raise Unreadable("corrupt", f"VOI LUT with values beyond its {depth} bits")
+        raise Unreadable("corrupt", f"VOI LUT with values beyond its {first.LUTDescriptor[2]} bits")
     return shown, f"first of {count} VOI LUTs" if count > 1 else ""
+
+
+def look_up(values: np.ndarray, item) -> np.ndarray:
+    """C.11.1.1.1: values below the first that is mapped take the first entry, those above the last the last."""
+    entries, first, _ = item.LUTDescriptor
+    entries, table = entries or 2**16, item.LUTData
+    if isinstance(table, bytes):  # two bytes an entry, or one where only 8 bits are used
+        table = np.frombuffer(table, "<u2" if len(table) >= 2 * entries else np.uint8)
+    table = np.atleast_1d(table)[:entries]
+    if len(table) < entries:
+        raise Unreadable("corrupt", f"LUT of {entries} entries with only {len(table)}")
+    return table[np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)]
 
 
 def _window(physical: np.ndarray, display) -> tuple[np.ndarray | None, str]:
@@ -114,11 +123,14 @@ def _range(values, low, high, display) -> tuple[np.ndarray, str]:
     return scale(np.clip(values, min(black, white), max(black, white)), black, white), note
 
 
-def _modality(values, display) -> np.ndarray:
-    """Stored values -> the device's units (float, or what the LUT holds)."""
-    from pydicom.pixels import apply_modality_lut
-
-    return apply_modality_lut(values, display)
+def _modality(values: np.ndarray, display) -> np.ndarray:
+    """Stored values -> the device's units."""
+    if display.get("ModalityLUTSequence"):
+        return look_up(values, display.ModalityLUTSequence[0])
+    slope, intercept = display.get("RescaleSlope"), display.get("RescaleIntercept")
+    if slope is None and intercept is None:
+        return values
+    return values * float(1 if slope is None else slope) + float(intercept or 0)
 
 
 def stored_range(low: float, high: float, dtype: np.dtype, display) -> tuple[tuple[float, float], str]:

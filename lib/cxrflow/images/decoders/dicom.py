@@ -146,4 +146,4 @@ def _luma(pixels: np.ndarray, dataset) -> tuple[np.ndarray, str]:
         pixels = pixels.astype(np.float64) * (255.0 / (2**bits - 1))
         if pixels.max() > 255:
             raise Unreadable("corrupt", f"colours beyond their {bits} bits")
-    return np.asarray(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGB").convert("L")), ""
+    return np.asarray(Image.fromarray(np.rint(pixels).astype(np.uint8)).convert("L")), ""
