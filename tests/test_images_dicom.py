@@ -220,7 +220,8 @@ def test_the_first_of_several_frames_is_shown_with_its_own_window():
     group, window = Dataset(), Dataset()
     window.WindowCenter, window.WindowWidth = 100, 51
     group.FrameVOILUTSequence = [window]
-    decoded = decode(saved(dataset(frames, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[group, group])), 120, 160)
+    made = dataset(frames, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=[group, group])
+    decoded = decode(saved(made), 120, 160)
     expected = np.rint(voi.linear(np.asarray(picture()), 100, 51))
     np.testing.assert_array_equal(decoded.pixels, expected)
 

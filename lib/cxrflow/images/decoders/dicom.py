@@ -71,8 +71,8 @@ def _refusal(error: BaseException) -> Unreadable:
         return Unreadable("unsupported", MISSING.format(error))
     if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("not supported", "does not support")):
         return Unreadable("unsupported", words)
-    short = isinstance(error, EOFError) or any(sign in lower for sign in ("less than expected", "end of file", "truncated"))
-    return Unreadable("truncated" if short else "corrupt", words)
+    short = any(sign in lower for sign in ("less than expected", "end of file", "truncated"))
+    return Unreadable("truncated" if short or isinstance(error, EOFError) else "corrupt", words)
 
 
 def _decode(data: bytes, max_pixels: int) -> Grayscale:

@@ -101,7 +101,8 @@ def refusal(error: Exception) -> Unreadable:
     lower = words.lower()
     if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
         return Unreadable("truncated", words)
-    if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("unsupported", "unknown", "not supported")):
+    foreign = any(sign in lower for sign in ("unsupported", "unknown", "not supported"))
+    if foreign or isinstance(error, NotImplementedError):
         return Unreadable("unsupported", words)
     return Unreadable("corrupt", words)
 
@@ -155,8 +156,8 @@ def gray_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float,
 def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
     pixels = np.asarray(image)
     signed = image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)
-    if image.mode == "I" and bits == 32 and not signed:
-        pixels = pixels.view(np.uint32)  # Pillow holds them as signed
+    if image.mode == "I" and not (bits == 32 and signed):  # Pillow holds them all as 32 bits with a sign
+        pixels = pixels.astype({(16, True): np.int16, (16, False): np.uint16}.get((bits, signed), np.uint32))
     if image.mode == "L":
         pixels = pixels.view(np.int8)
     black_white = (0, 4095) if bits == 12 else None
@@ -173,8 +174,8 @@ def _luma(image: Image.Image, bits: int) -> np.ndarray:
     key = image.info.get("transparency")
     if isinstance(key, int) and image.mode in ("1", "L"):
         gray = np.asarray(image.convert("L"))
-        # Pillow widens pixels of 1, 2 and 4 bits to 8, but of the keys only those of 1 bit
-        level = key if image.mode == "1" else key * (255 // (2**bits - 1))
+        # Pillow widens pixels of 1, 2 and 4 bits to 8, but the key only of 1 bit, and that since version 12
+        level = 255 * bool(key) if image.mode == "1" else key * (255 // (2**bits - 1))
         return np.where(gray == level, 0, gray).astype(np.uint8)
     if isinstance(key, tuple) and bits == 16:
         raise Unreadable("unsupported", "16-bit colour with a transparent colour")
