@@ -35,7 +35,7 @@ setup(
         "fsspec>=2023.1",
         "numpy>=1.23",
         "pandas>=1.5,<3",
-        "pillow>=9.5",
+        "pillow>=10.1",
         "pyarrow>=10",
         "scikit-learn>=1.2",
         "scipy>=1.9",

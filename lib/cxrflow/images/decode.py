@@ -50,7 +50,10 @@ def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
 
 @functools.lru_cache(maxsize=None)
 def takes_limit(decoder) -> bool:
-    return "max_pixels" in inspect.signature(decoder).parameters
+    try:
+        return "max_pixels" in inspect.signature(decoder).parameters
+    except ValueError:  # a function written in C may not say
+        return False
 
 
 def _call(decoder, *arguments) -> Grayscale:

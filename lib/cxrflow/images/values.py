@@ -68,5 +68,7 @@ def scale(pixels: np.ndarray, black: float, white: float) -> np.ndarray:
     span = white - black
     if pixels.dtype.kind in "iu" and black == 0 and span >= 255 and (int(span) + 1) & int(span) == 0:
         return (pixels >> (int(span).bit_length() - 8)).astype(np.uint8)
-    grays = (pixels.astype(np.float64) - black) * (255.0 / span)
+    grays = pixels.astype(np.float64) - black
+    grays *= 255.0
+    grays /= span
     return np.rint(grays, out=grays).astype(np.uint8)

@@ -1,9 +1,11 @@
 """JPEG: the header, and the strict decode that tells damage.
 
 libjpeg-turbo's warnings are errors here. That catches files cut anywhere, a missing or early end marker, and
-scans whose data decode to fewer or more blocks than the image has. It cannot catch all: Huffman codes fall back
-into step after a damaged stretch, so a flipped bit or a few overwritten bytes of a scan without restart markers
-often give as many blocks as before, with other values. JPEG has no checksum that would tell.
+scans whose data decode to fewer or more blocks than the image has. It cannot catch all, for JPEG has no checksum:
+Huffman codes fall back into step after a damaged stretch, so a short one often gives as many blocks as before,
+with other values. Measured on real X-rays, with bytes of the scan zeroed, overwritten at random or removed: of
+stretches of 1,024 bytes and more every one was told, of 256 bytes 97 % or more, of 64 bytes 83 % or more; of
+changed single bytes one in three. A changed quantisation table is not told either.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Header:
 def read_header(data: bytes) -> Header:
     """Walk the segments up to the first scan. Costs microseconds, whatever the size."""
     frame, adobe, turn, note = None, False, 1, ""
-    for marker, start, end in _segments(data):
+    for marker, start, end in segments(data):
         if marker in PROCESSES and frame is None:
             frame = marker, data[start:end]
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
@@ -64,7 +66,7 @@ def read_header(data: bytes) -> Header:
     return Header(height, width, frame[0], bits, components, adobe, turn, note, start)
 
 
-def _segments(data: bytes, position: int = 2):
+def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
     """Yield (marker, start, end) of every segment's content up to the end marker; scan data are skipped."""
     while True:
         if position + 2 > len(data):
@@ -79,16 +81,17 @@ def _segments(data: bytes, position: int = 2):
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 2
         else:
-            length = int.from_bytes(data[position + 2:position + 4], "big")
-            end = position + 2 + length
-            if end > len(data):
+            end = position + 2 + int.from_bytes(data[position + 2:position + 4], "big")
+            if max(end, position + 4) > len(data):
                 raise Unreadable("truncated", "the file ends among the JPEG headers")
+            if end < position + 4:
+                raise Unreadable("corrupt", f"byte {position}: a JPEG segment without room for its length")
             yield marker, position + 4, end
-            position = end if marker != 0xDA else _next_marker(data, end)
+            position = end if marker != 0xDA else _next_marker(data, end, pattern)
 
 
-def _next_marker(data: bytes, position: int) -> int:
-    found = MARKER.search(data, position)
+def _next_marker(data: bytes, position: int, pattern: re.Pattern) -> int:
+    found = pattern.search(data, position)
     if not found:
         raise Unreadable("truncated", "no JPEG end marker")
     return found.start()
@@ -106,7 +109,7 @@ def check_header(header: Header, data: bytes) -> None:
 def check_scans(header: Header, data: bytes) -> None:
     """Raise if a progressive or multi-scan file lacks a scan: decoders then show what they have, blurred."""
     missing = {component: [True] * 64 for component in header.components}
-    for marker, start, end in _segments(data):
+    for marker, start, end in segments(data):
         if marker == 0xDA:
             count = data[start]
             first, last, precision = data[start + 1 + 2 * count:start + 4 + 2 * count]
@@ -117,17 +120,18 @@ def check_scans(header: Header, data: bytes) -> None:
         raise Unreadable("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
 
 
-def refusal(error: ValueError) -> Unreadable:
-    """libjpeg-turbo's words as a reason."""
+def refusal(error: ValueError, data: bytes) -> Unreadable:
+    """libjpeg-turbo's words as a reason; it may stumble over the end of a cut file in several ways."""
     words = str(error)
-    if "Premature end of JPEG file" in words:
+    if "Premature end of JPEG file" in words or b"\xff\xd9" not in data:
         return Unreadable("truncated", words)
-    return Unreadable("unsupported" if "subsampling" in words else "corrupt", words)
+    unsupported = "subsampling" in words or "not implemented" in words
+    return Unreadable("unsupported" if unsupported else "corrupt", words)
 
 
-def check_scan_data(data: bytes, color: str = "GRAY") -> None:
-    """Decode strictly at 1/8, the cheapest way to read every code, and drop the pixels."""
+def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
+    """Decode strictly, by default at 1/8, the cheapest way to read every code, and drop the pixels."""
     try:
-        simplejpeg.decode_jpeg(data, color, min_height=1, min_width=1)
+        simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:
-        raise refusal(error) from None
+        raise refusal(error, data) from None

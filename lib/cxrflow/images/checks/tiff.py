@@ -6,13 +6,55 @@ so values overwritten there are not told.
 
 from __future__ import annotations
 
+import struct
 import zlib
+
+from PIL.TiffImagePlugin import COMPRESSION_INFO
 
 from cxrflow.images.checks import jpeg
 from cxrflow.images.decoded import Unreadable
 
 OFFSETS, BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
 COMPRESSION, JPEG_TABLES = 259, 347
+LONG = 4
+
+
+def check_structure(data: bytes) -> None:
+    """Every page's directory lies inside the file, and Pillow knows the first page's compression."""
+    directory = _directories(data)[0]
+    compression = directory.get(COMPRESSION, 1)
+    if compression not in COMPRESSION_INFO:
+        raise Unreadable("unsupported", f"TIFF compression {compression}; expected one of {sorted(COMPRESSION_INFO)}")
+
+
+def count_pages(data: bytes) -> int:
+    return len(_directories(data))
+
+
+def _directories(data: bytes) -> list[dict[int, int]]:
+    """Of every page, in classic TIFF and BigTIFF: tag -> its value, for values of one SHORT or LONG."""
+    order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
+    pointer, count, entry, value = ("Q", "Q", 20, 12) if big else ("I", "H", 12, 8)
+    pages, at = {}, 8 if big else 4
+    try:
+        while offset := struct.unpack_from(order + pointer, data, at)[0]:
+            if offset in pages:
+                raise Unreadable("corrupt", "the chain of TIFF pages runs in a circle")
+            entries = struct.unpack_from(order + count, data, offset)[0]
+            first = offset + struct.calcsize(count)
+            at = first + entry * entries
+            struct.unpack_from(order + pointer, data, at)  # the directory is all there
+            pages[offset] = dict(_entry(data, order, place, place + value) for place in range(first, at, entry))
+    except struct.error:
+        raise Unreadable("truncated", "the file ends before its TIFF directories do") from None
+    if not pages:
+        raise Unreadable("corrupt", "a TIFF without a page")
+    return list(pages.values())
+
+
+def _entry(data: bytes, order: str, place: int, value: int) -> tuple[int, int]:
+    tag, kind = struct.unpack_from(order + "HH", data, place)
+    return tag, struct.unpack_from(order + ("I" if kind == LONG else "H"), data, value)[0]
 
 
 def check_strips(data: bytes, tags) -> None:

@@ -43,7 +43,7 @@ def find_decoder(name: str) -> Callable:
     if name not in entries:
         known = ", ".join(sorted({*DECODERS, *entries}))
         raise UserError(f"no decoder is called {name!r}. Known: {known}; or module:function of your own")
-    return _import(entries[name].value)
+    return _import(f"{entries[name].module}:{entries[name].attr}")
 
 
 def _import(path: str) -> Callable:

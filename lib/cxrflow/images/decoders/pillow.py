@@ -34,7 +34,7 @@ OPENERS = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 STRUCTURE = {"PNG": png.check_structure, "BMP": bmp.check_structure, "GIF": gif.check_structure,
-             "WEBP": webp.check_structure}
+             "WEBP": webp.check_structure, "TIFF": tiff.check_structure}
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
 INVERTED = "MINISWHITE inverted"
@@ -82,9 +82,7 @@ def _open_tiff(data: bytes) -> Image.Image:
     """
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("error")
-        image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-        image.n_frames  # noqa: B018  walks the directories of all pages
-        return image
+        return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
 
 
 def check_content(image: Image.Image, data: bytes) -> None:
@@ -103,7 +101,8 @@ def refusal(error: Exception) -> Unreadable:
     lower = words.lower()
     if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
         return Unreadable("truncated", words)
-    if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("unsupported", "unknown", "not supported")):
+    foreign = any(sign in lower for sign in ("unsupported", "unknown", "not supported"))
+    if foreign or isinstance(error, NotImplementedError):
         return Unreadable("unsupported", words)
     return Unreadable("corrupt", words)
 
@@ -126,7 +125,9 @@ def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
 
 
 def _other(image: Image.Image, data: bytes) -> Grayscale:
-    pages = gif.count_frames(data) if image.format == "GIF" else getattr(image, "n_frames", 1)
+    # Pillow would decode its way through the frames of a GIF and the pages of a TIFF to count them
+    count = {"GIF": gif.count_frames, "TIFF": tiff.count_pages}.get(image.format)
+    pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
     bits = bits_a_sample(image, data)
     image.load()
@@ -155,8 +156,8 @@ def gray_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float,
 def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
     pixels = np.asarray(image)
     signed = image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)
-    if image.mode == "I" and bits == 32 and not signed:
-        pixels = pixels.view(np.uint32)  # Pillow holds them as signed
+    if image.mode == "I" and not (bits == 32 and signed):  # Pillow holds them all as 32 bits with a sign
+        pixels = pixels.astype({(16, True): np.int16, (16, False): np.uint16}.get((bits, signed), np.uint32))
     if image.mode == "L":
         pixels = pixels.view(np.int8)
     black_white = (0, 4095) if bits == 12 else None
@@ -171,9 +172,11 @@ def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
 def _luma(image: Image.Image, bits: int) -> np.ndarray:
     """Any mode of 8 bits a sample -> uint8 luma on black."""
     key = image.info.get("transparency")
-    if isinstance(key, int) and image.mode in ("1", "L"):  # the value is in the file's depth, Pillow's pixels in 8 bits
+    if isinstance(key, int) and image.mode in ("1", "L"):
         gray = np.asarray(image.convert("L"))
-        return np.where(gray == key * (255 // (2**bits - 1)), 0, gray).astype(np.uint8)
+        # Pillow widens pixels of 1, 2 and 4 bits to 8, but the key only of 1 bit, and that since version 12
+        level = 255 * bool(key) if image.mode == "1" else key * (255 // (2**bits - 1))
+        return np.where(gray == level, 0, gray).astype(np.uint8)
     if isinstance(key, tuple) and bits == 16:
         raise Unreadable("unsupported", "16-bit colour with a transparent colour")
     if image.mode in ("La", "RGBa"):  # premultiplied: the values are what composition on black gives

@@ -35,11 +35,12 @@ def _decode(data: bytes, header: jpeg.Header, at_least: tuple[int, int]) -> np.n
         pixels = simplejpeg.decode_jpeg(data, color, min_height=-(-header.height // parts),
                                         min_width=-(-header.width // parts))
     except ValueError as error:
-        raise jpeg.refusal(error) from None
+        raise jpeg.refusal(error, data) from None
     if color == "GRAY":
         return pixels[..., 0]
     # pillow's rule takes the values as Pillow gives them, inverted
-    return np.asarray(pillow.cmyk_to_luma(Image.fromarray(255 - pixels, "CMYK"), header.adobe))
+    image = Image.frombytes("CMYK", pixels.shape[1::-1], (255 - pixels).tobytes())
+    return np.asarray(pillow.cmyk_to_luma(image, header.adobe))
 
 
 def reduction(height: int, width: int, least_height: int, least_width: int) -> int:

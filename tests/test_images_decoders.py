@@ -1,0 +1,153 @@
+"""Decoders by name, and the contract that a user's own has to keep."""
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+from test_images import decode, encode, gradient, picture, tiff
+
+from cxrflow.errors import UserError
+from cxrflow.images import DECODERS, Grayscale, Unreadable, find_decoder
+
+
+def plain(data, at_least):
+    return Grayscale(pixels=np.full((20, 30), 77, np.uint8), note="made up")
+
+
+def deep(data, at_least):
+    return Grayscale(pixels=np.array([[0, 512, 1023]], np.int32), black_white=(0, 1023), source=(100, 300), bits=10,
+                     verified=True)
+
+
+def inverted(data, at_least):
+    return Grayscale(pixels=np.array([[0.0, 0.5, 1.0]]), black_white=(1.0, 0.0))
+
+
+def beyond(data, at_least):
+    return Grayscale(pixels=np.array([[0, 1024]], np.uint16), black_white=(0, 1023))
+
+
+def limited(data, at_least, max_pixels):
+    raise Unreadable("too_large", f"the limit came: {max_pixels}, {at_least}")
+
+
+def passes(data, at_least):
+    raise Unreadable("unsupported", "not this one")
+
+
+def raises(data, at_least):
+    raise RuntimeError("some words")
+
+
+def out_of_memory(data, at_least):
+    raise MemoryError("9 GB")
+
+
+def vouches(data, at_least):
+    return Grayscale(pixels=np.zeros((4, 4), np.uint8), verified=True)
+
+
+WRONG = {
+    "nothing": None,
+    "an array alone": np.zeros((4, 4), np.uint8),
+    "three axes": Grayscale(pixels=np.zeros((4, 4, 3), np.uint8)),
+    "empty": Grayscale(pixels=np.zeros((0, 4), np.uint8)),
+    "text": Grayscale(pixels=np.full((4, 4), "a")),
+    "complex": Grayscale(pixels=np.zeros((4, 4), np.complex64)),
+    "bool": Grayscale(pixels=np.zeros((4, 4), bool)),
+    "a list": Grayscale(pixels=[[1, 2]]),
+    "NaN": Grayscale(pixels=np.array([[np.nan, 1.0]])),
+}
+wrong = ""
+
+
+def gives_wrong(data, at_least):
+    return WRONG[wrong]
+
+
+def own(name: str, data: bytes = b"some format of their own", **options):
+    return decode(data, 8, 8, decoder=f"{__name__}:{name}", **options)
+
+
+def test_the_built_in_ones():
+    assert sorted(DECODERS) == ["pillow", "turbo"] and find_decoder("turbo") is DECODERS["turbo"]
+
+
+def test_module_and_function():
+    decoded = own("plain")
+    assert decoded.pixels.shape == (8, 8) and (decoded.pixels == 77).all()
+    assert (decoded.source_height, decoded.source_width, decoded.source_bits) == (20, 30, 8)
+    assert (decoded.source_format, decoded.note) == ("", "made up")
+
+
+def test_an_entry_point(monkeypatch):
+    entry = importlib.metadata.EntryPoint("mine", f"{__name__}:plain", "cxrflow.decoders")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry] if group == entry.group else [])
+    assert find_decoder("mine") is plain
+    with pytest.raises(UserError, match="no decoder is called 'other'. Known: mine, pillow, turbo"):
+        find_decoder("other")
+    find_decoder.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["no_such_module:decode", f"{__name__}:no_such", f"{__name__}:WRONG", "json:", ":x"])
+def test_what_cannot_be_imported_is_the_users_to_mend(name):
+    with pytest.raises(UserError, match="decoder"):
+        find_decoder(name)
+
+
+def test_deep_values_with_a_stated_range():
+    decoded = decode(b"x" * 9, 1, 3, decoder=f"{__name__}:deep")
+    np.testing.assert_array_equal(decoded.pixels, [[0, 128, 255]])  # 512 >> 2, not 512 * 255 / 65535
+    assert (decoded.source_height, decoded.source_width, decoded.source_bits) == (100, 300, 10)
+    np.testing.assert_array_equal(decode(b"x", 1, 3, decoder=f"{__name__}:inverted").pixels, [[255, 127, 0]])
+
+
+def test_values_outside_the_stated_range_are_refused():
+    with pytest.raises(Unreadable, match=r"values from 0 to 1024, outside the stated range \(0, 1023\)"):
+        own("beyond")
+
+
+@pytest.mark.parametrize(("name", "reason", "words"), [
+    ("raises", "corrupt", "RuntimeError: some words"),
+    ("passes", "unsupported", "not this one"),
+    ("limited", "too_large", r"the limit came: 500, \(8, 8\)"),
+    ("out_of_memory", "too_large", "not enough memory to decode it"),
+])
+def test_what_a_decoder_raises(name, reason, words):
+    with pytest.raises(Unreadable, match=words) as refused:
+        own(name, max_pixels=500)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_a_wrong_result_gives_a_reason(value, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.wrong", value)
+    with pytest.raises(Unreadable, match="must return|NaN") as refused:
+        own("gives_wrong")
+    assert refused.value.reason == "corrupt"
+
+
+def test_the_limit_holds_for_what_a_decoder_returns_and_for_what_the_file_declares():
+    with pytest.raises(Unreadable, match="30 x 20 pixels") as refused:
+        own("plain", max_pixels=599)
+    assert refused.value.reason == "too_large"
+    with pytest.raises(Unreadable, match="160 x 120 pixels"):
+        own("raises", encode(picture()), max_pixels=599)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_damage_is_told_even_if_a_decoder_passes_over_it(kind):
+    data = bytearray(encode(gradient(), kind))
+    assert own("plain", bytes(data)).source_format == kind
+    data[-6 if kind == "PNG" else -1] ^= 0x10  # in IEND's checksum, in the end marker
+    with pytest.raises(Unreadable):
+        own("plain", bytes(data))
+    assert own("vouches", bytes(data)).pixels.max() == 0
+
+
+def test_a_format_that_only_the_users_decoder_knows_passes():
+    strange = tiff(np.zeros((8, 8), np.uint8), t259=12345)  # a compression that nobody knows
+    with pytest.raises(Unreadable) as refused:
+        decode(strange, 8, 8)
+    assert refused.value.reason == "unsupported"
+    assert (own("plain", strange).pixels == 77).all()
