@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -22,15 +21,16 @@ from cxrflow.manifest import read_manifest
 from cxrflow.phantom import LABELS, PATIENT_RULE
 from cxrflow.shards import checksum
 from cxrflow.spark.ingest import ingest
-from cxrflow.spark.listing import in_parts, list_files
-from cxrflow.spark.placement import deal_splits, label_files
+from cxrflow.spark.listing import list_files, with_contents
 
 
-def write_images(folder, names, size=(12, 10)):
+def write_images(folder, names, size=(12, 10), distinct=False):
+    """One gray value a file, or where more than 250 contents are wanted, noise."""
     for number, name in enumerate(names):
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full(size, number % 250, np.uint8)).save(place, "PNG")
+        noise = np.random.default_rng(number).integers(0, 255, size, np.uint8)
+        Image.fromarray(noise if distinct else np.full(size, number % 250, np.uint8)).save(place, "PNG")
 
 
 def samples_of(table):
@@ -130,16 +130,15 @@ def test_a_labels_file_that_contradicts_itself_is_refused(spark, tmp_path, lines
 
 
 def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
-    write_images(tmp_path, [f"{label}/p{number}_{view}.png" for label in "AB" for number in range(50) for view in (0, 1)])
+    names = [f"{label}/p{number}_{view}.png" for label in "AB" for number in range(50) for view in (0, 1)]
+    write_images(tmp_path, names, distinct=True)
 
     def deal(seed):
-        config = IngestConfig(images=str(tmp_path), table="t", patients=r"(p\d+)_", seed=seed)
+        place = tmp_path.parent / f"{tmp_path.name}-table-{seed}"
+        ingest(spark, IngestConfig(images=str(tmp_path), table=str(place), height=4, width=4, patients=r"(p\d+)_", seed=seed,
+                                   overwrite=True))
         # the same keys under both labels: such a patient counts once, under its first label
-        with ExitStack() as caches:
-            files = label_files(spark, caches.enter_context(list_files(spark, config.images)).files, config)
-            nobody = spark.createDataFrame([], "patient_id string, split string")
-            placed, _ = deal_splits(files, config, nobody, {}, caches)
-            return {row["path"]: row["split"] for row in placed.collect()}
+        return samples_of(place).set_index("path")["split"].to_dict()
 
     first = deal(0)
     assert first == deal(0) and first != deal(1)
@@ -188,8 +187,7 @@ def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypa
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "spark")))
     direct, through = (samples_of(tmp_path / name).set_index("path").sort_index() for name in ("direct", "spark"))
     assert read_manifest(str(tmp_path / "spark")).quarantined == {"empty": 1, "not_an_image": 2, "truncated": 1}
-    with list_files(spark, str(images)) as listing:
-        plan = next(in_parts(spark, str(images), listing.files, 2**20))._jdf.queryExecution().executedPlan().toString()
+    plan = next(with_contents(spark, str(images), list_files(spark, str(images)), 2**20))._jdf.queryExecution().executedPlan().toString()
     exchanges = [line for line in plan.splitlines() if "Exchange" in line]
     assert exchanges and not any("content" in line for line in exchanges)  # nobody but its reader sees an image
     columns = ["label", "patient_id", "split", "sha256", "pixels"]
