@@ -168,6 +168,12 @@ def files(url: str, ending: str) -> list[str]:
     return sorted(_restore(url, found) for found in fs.find(path) if found.endswith(ending)) if fs.exists(path) else []
 
 
+def sizes(url: str, ending: str) -> dict[str, int]:
+    """Bytes of all files below the folder whose name has the ending, by place."""
+    fs, path = filesystem(url)
+    return {_restore(url, found): details["size"] for found, details in fs.find(path, detail=True).items() if found.endswith(ending)}
+
+
 def _restore(url: str, path: str) -> str:
     """fsspec's path as a place again: it drops the scheme of a URL."""
     fs, _ = filesystem(url)

@@ -6,6 +6,7 @@ import dataclasses
 
 from cxrflow import storage
 from cxrflow.config import TrainConfig
+from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
@@ -20,6 +21,7 @@ def check_train(config: TrainConfig) -> None:
         raise UserError(f"--workers: expected 1 with the local launcher, got {config.workers}; "
                         "use --launcher horovod or torch for more")
     manifest = read_manifest(config.table)
+    check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
     if storage.exists(RunDirectory(config.run).config) and not config.overwrite:
         raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; "

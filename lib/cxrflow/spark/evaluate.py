@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow import metrics, storage
 from cxrflow.config import EvaluateConfig
+from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.schema import score_column
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
     """Read the run and the manifest; raises UserError where they are missing or do not fit each other."""
     run, manifest = read_run(config.run), read_manifest(config.table)
+    check_unchanged(config.table, manifest)
     if (run.recipe.height, run.recipe.width) != (manifest.height, manifest.width):
         raise UserError(f"--table: expected images of {run.recipe.height}x{run.recipe.width}, which the model of {config.run!r} takes, "
                         f"got {manifest.height}x{manifest.width}; ingest with --height {run.recipe.height} --width {run.recipe.width}")

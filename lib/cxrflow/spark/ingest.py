@@ -28,6 +28,7 @@ from cxrflow.catalog.place import Placed, add_files, add_labels, add_table, plac
 from cxrflow.catalog.settle import Settled, add_outcomes, settle, write_quarantine
 from cxrflow.commit import commit, sweep
 from cxrflow.config import IngestConfig, parse_bytes, split_fractions, to_dict
+from cxrflow.delta import check_delta, check_unchanged, is_delta, write_version
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe, find_decoder
 from cxrflow.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
@@ -56,6 +57,8 @@ def check_ingest(config: IngestConfig) -> None:
     check_images(config.images)
     check_apart(config.images, config.table, "--table")
     find_decoder(config.decoder)
+    if config.delta:
+        check_delta()
     if set("#?") & set(config.table):
         raise UserError(f"--table: expected a path without # and ?, which Petastorm takes for parts of a URL; "
                         f"got {config.table!r}")
@@ -83,6 +86,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
     if other:
         raise UserError(f"--table: {config.table!r} was made with {' '.join(other)}; expected the same, to add files to it, "
                         "or --overwrite, to make it anew")
+    check_unchanged(config.table, manifest)
     return manifest
 
 
@@ -139,11 +143,13 @@ class _Ingest:
                         f"{placed.gone:,}")
         if placed.todo == 0:
             sweep(self._config.table, self._before)
+            self._write_delta(self._before)
             return _result(self._before, placed)
         done = self._decode(work)
         settled, found = self._settle([row["outcomes"] for row in done])
         shards = self._even_out(settled, work.shard_rows)
         manifest = commit(self._config.table, self._staging, self._manifest(work, settled, found, shards), held)
+        self._write_delta(manifest)
         describe(manifest, split_fractions(self._config.split))
         return _result(manifest, placed, added=settled.added, replaced=len(settled.replaced),
                        worker_memory=max(row["memory"] for row in done))
@@ -209,6 +215,12 @@ class _Ingest:
             labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=work.shard_rows, shards=shards,
             quarantine=["quarantine/files.parquet"], quarantined=settled.reasons, config=to_dict(config),
             columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found)
+
+
+    def _write_delta(self, manifest: Manifest) -> None:
+        """A table that is a Delta table stays one."""
+        if self._config.delta or is_delta(self._config.table):
+            log.info("Delta table %s, version %d", storage.join(self._config.table, "samples"), write_version(self._config.table, manifest))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""A table's samples as a Delta table: the same files, with a log of their versions beside them. No Spark, no JVM."""
+
+from __future__ import annotations
+
+import json
+import time
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from cxrflow import storage
+from cxrflow.errors import UserError
+from cxrflow.manifest import Manifest
+from cxrflow.schema import SAMPLES
+
+_SCHEMA = pa.schema([*SAMPLES, pa.field("split", pa.string(), nullable=False)])
+
+
+def is_delta(table: str) -> bool:
+    return storage.exists(storage.join(table, "samples/_delta_log"))
+
+
+def check_delta() -> None:
+    """Raise UserError where the package is missing."""
+    try:
+        import deltalake  # noqa: F401
+    except ImportError:
+        raise UserError("--delta: expected the package deltalake, which is not installed; pip install 'cxrflow[delta]'") from None
+
+
+def write_version(table: str, manifest: Manifest) -> int:
+    """Make the manifest's shards the newest version of the Delta table ``TABLE/samples``; returns its number.
+
+    No file is read, written or moved but the log; the first time, the log is made.
+    """
+    from deltalake import DeltaTable, Schema
+    from deltalake.transaction import AddAction
+
+    place = storage.join(table, "samples")
+    schema = Schema.from_arrow(_SCHEMA)
+    log = DeltaTable.create(place, schema=schema, partition_by=["split"], mode="ignore")
+    sizes, now = storage.sizes(place, ".parquet"), int(time.time() * 1000)
+    files = [AddAction(path=shard.path.removeprefix("samples/"), size=sizes[storage.join(table, shard.path)],
+                       partition_values={"split": shard.split}, modification_time=now, data_change=True,
+                       stats=json.dumps({"numRecords": shard.rows})) for shard in manifest.shards]
+    log.create_write_transaction(files, "overwrite", schema, partition_by=["split"])
+    return DeltaTable(place).version()
+
+
+def check_unchanged(table: str, manifest: Manifest) -> None:
+    """Raise UserError where the Delta table, if there is one, is no longer what the manifest says.
+
+    Whoever deletes, merges or optimizes through Delta has other files written. Those are no shards, and the manifest's
+    shards would bring deleted rows back: neither may be trained on in silence.
+    """
+    if not is_delta(table):
+        return
+    check_delta()
+    from deltalake import DeltaTable
+
+    log = DeltaTable(storage.join(table, "samples"))
+    found = {"samples/" + unquote(uri).split("/samples/", 1)[1] for uri in log.file_uris()}
+    named = {shard.path for shard in manifest.shards}
+    if found != named:
+        raise UserError(f"--table: expected the Delta table as ingest.py wrote it, but version {log.version()} of it has "
+                        f"{len(found - named)} other files and lacks {len(named - found)}: it was changed through Delta. Make the "
+                        "table anew with jobs/ingest.py --overwrite --delta, without the images that are not to be in it")
