@@ -13,6 +13,7 @@ EXTRAS = {
     "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
     "torch": ["torch>=2.2"],
+    "delta": ["deltalake>=1"],
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
     # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
     "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",
@@ -32,6 +33,7 @@ setup(
     packages=find_packages("lib"),
     package_data={"cxrflow.report": ["*.html"]},
     install_requires=[
+        "duckdb>=1.4,<3",  # the catalog of an ingest
         "fsspec>=2023.1",
         "numpy>=1.23",
         "pandas>=1.5,<3",
@@ -39,7 +41,7 @@ setup(
         "pyarrow>=10",
         "scikit-learn>=1.2",
         "scipy>=1.9",
-        "simplejpeg>=1.7",
+        "simplejpeg>=1.7",  # libjpeg-turbo
         "tqdm>=4.64",
         "tyro>=0.9",
     ],

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyspark.sql import functions as F
 
 from cxrflow import storage
 from cxrflow.config import IngestConfig
@@ -205,6 +207,73 @@ def test_what_cannot_be_read_is_quarantined_and_not_the_end(spark, tmp_path):
     details = pd.read_parquet(tmp_path / "table" / "quarantine").set_index("path")["detail"]
     assert "not a regular file" in details[str(images / "A" / "pipe.png")]
     assert str(images / "B" / "\\xff.png") in details.index
+
+
+def test_hidden_files_are_counted_and_said(spark, tmp_path):
+    images = tmp_path / "images"
+    write_images(images, ["A/0.png", "B/1.png", "A/.hidden.png", "A/_hidden.png", ".folder/2.png", "B/_more/3.png"])
+    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4))
+    assert (result["files"], result["skipped"], result["samples"]) == (2, 4, 2)
+    files = sum(path.is_file() for path in images.rglob("*"))
+    assert result["files"] + result["skipped"] == files
+
+
+def test_too_many_bad_files_fail_the_job_and_leave_nothing(spark, tmp_path):
+    images = tmp_path / "images"
+    write_images(images, ["A/0.png", "B/1.png", "B/2.png"])
+    (images / "A" / "3.png").write_text("no image")
+    config = {"images": str(images), "table": str(tmp_path / "table"), "split": "test", "height": 4, "width": 4}
+    with pytest.raises(UserError, match=r"1 of 4 files \(25.0%\) cannot be used, more than 20.0%(.|\n)*not_an_image +1"):
+        ingest(spark, IngestConfig(**config, max_bad=0.2))
+    assert not (tmp_path / "table").exists()
+    assert ingest(spark, IngestConfig(**config, max_bad=0.25))["reasons"] == {"not_an_image": 1}
+
+
+def test_a_file_that_kills_its_decoder_is_quarantined_alone(spark, tmp_path):
+    spark.sparkContext.addPyFile(str(Path(__file__).parent / "deadly_decoder.py"))
+    images = tmp_path / "images"
+    write_images(images, [f"{label}/{number}.png" for number in range(5) for label in "AB"], distinct=True)
+    (images / "A" / "deadly.png").write_bytes(b"deadly")
+    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4,
+                                        decoder="deadly_decoder:decode"))
+    assert (result["samples"], result["reasons"]) == (10, {"crashed": 1})
+    row, = pd.read_parquet(tmp_path / "table" / "quarantine").itertuples()
+    assert (row.path, row.detail, row.size) == (str(images / "A" / "deadly.png"), "killed by SIGSEGV", 6)
+
+
+def test_padding_keeps_the_shape(spark, tmp_path):
+    write_images(tmp_path / "images", ["A/0.png", "A/1.png"], size=(10, 40))
+    ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), split="test", height=20, width=20,
+                               resize="pad"))
+    image = np.frombuffer(samples_of(tmp_path / "table").set_index("path")["pixels"].iloc[1], np.uint8).reshape(20, 20)
+    assert (image[:7] == 0).all() and (image[8:12] == 1).all() and (image[13:] == 0).all()
+
+
+def test_copies_end_in_one_split_and_are_told(spark, tmp_path):
+    images = tmp_path / "images"
+    write_images(images, [f"{label}/p{number}.png" for label in "AB" for number in range(20)], distinct=True)
+    for number in range(1, 20):  # all of A are one content, under patients that the deal would part
+        shutil.copy(images / "A" / "p0.png", images / "A" / f"p{number}.png")
+    shutil.copy(images / "B" / "p3.png", images / "A" / "p20.png")
+    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), height=4, width=4,
+                                        patients=r"(./p\d+)"))
+    samples = samples_of(tmp_path / "table")
+    assert samples.groupby("sha256")["split"].nunique().max() == 1 and len(samples) == 41
+    found = result["audit"]
+    assert (found["duplicates"]["contents"], found["duplicates"]["files"]) == (2, 22)
+    assert found["conflicting_labels"]["examples"] == [[str(images / "A" / "p20.png"), str(images / "B" / "p3.png")]]
+    rows = [shard.rows for shard in read_manifest(str(tmp_path / "table")).shards]
+    assert all(rows == 8 for rows in sorted(rows)[3:])  # full but for the last of each split, though rows moved
+
+
+def test_one_row_is_found_without_reading_pixels(spark, table):
+    """What any tool may do with plain Parquet."""
+    path = samples_of(table)["path"].iloc[5]
+    row = pq.read_table(table / "samples", filters=[("path", "==", path)], columns=["label", "sha256"])
+    assert row.num_rows == 1
+    frame = spark.read.parquet(str(table / "samples")).where(F.col("path") == path).select("label")
+    plan = frame._jdf.queryExecution().executedPlan().toString()
+    assert frame.count() == 1 and "ReadSchema: struct<path:string,label:string>" in plan
 
 
 def test_labels_that_were_mended_are_read_again(spark, tmp_path):

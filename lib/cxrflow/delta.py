@@ -13,6 +13,7 @@ from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest
 from cxrflow.schema import SAMPLES
 
+_GENERATION = "cxrflow.generation"
 _SCHEMA = pa.schema([*SAMPLES, pa.field("split", pa.string(), nullable=False)])
 
 
@@ -33,7 +34,7 @@ def write_version(table: str, manifest: Manifest) -> int:
 
     No file is read, written or moved but the log; the first time, the log is made.
     """
-    from deltalake import DeltaTable, Schema
+    from deltalake import CommitProperties, DeltaTable, Schema
     from deltalake.transaction import AddAction
 
     place = storage.join(table, "samples")
@@ -43,15 +44,17 @@ def write_version(table: str, manifest: Manifest) -> int:
     files = [AddAction(path=shard.path.removeprefix("samples/"), size=sizes[storage.join(table, shard.path)],
                        partition_values={"split": shard.split}, modification_time=now, data_change=True,
                        stats=json.dumps({"numRecords": shard.rows})) for shard in manifest.shards]
-    log.create_write_transaction(files, "overwrite", schema, partition_by=["split"])
+    log.create_write_transaction(files, "overwrite", schema, partition_by=["split"], commit_properties=CommitProperties(
+        custom_metadata={_GENERATION: str(manifest.generation)}))
     return DeltaTable(place).version()
 
 
-def check_unchanged(table: str, manifest: Manifest) -> None:
+def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> None:
     """Raise UserError where the Delta table, if there is one, is no longer what the manifest says.
 
     Whoever deletes, merges or optimizes through Delta has other files written. Those are no shards, and the manifest's
-    shards would bring deleted rows back: neither may be trained on in silence.
+    shards would bring deleted rows back: neither may be trained on in silence. ``may_lag`` accepts a log that an ingest
+    which died did not bring up to date.
     """
     if not is_delta(table):
         return
@@ -61,7 +64,13 @@ def check_unchanged(table: str, manifest: Manifest) -> None:
     log = DeltaTable(storage.join(table, "samples"))
     found = {"samples/" + unquote(uri).split("/samples/", 1)[1] for uri in log.file_uris()}
     named = {shard.path for shard in manifest.shards}
-    if found != named:
+    if found == named:
+        return
+    written_for = log.history(1)[0].get(_GENERATION)
+    if written_for is None:
         raise UserError(f"--table: expected the Delta table as ingest.py wrote it, but version {log.version()} of it has "
                         f"{len(found - named)} other files and lacks {len(named - found)}: it was changed through Delta. Make the "
                         "table anew with jobs/ingest.py --overwrite --delta, without the images that are not to be in it")
+    if not may_lag:
+        raise UserError(f"--table: expected the Delta table to be up to date, but its log is of generation {written_for} and the "
+                        f"table of generation {manifest.generation}: an ingest died at its end; run it again")

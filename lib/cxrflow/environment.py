@@ -20,6 +20,10 @@ PACKAGES = [
     ("keras", "keras", "the models, on either backend"),
     ("petastorm", "petastorm", "streams Parquet to the workers"),
     ("pillow", "PIL", "decodes images"),
+    ("simplejpeg", "simplejpeg", "decodes JPEG with libjpeg-turbo"),
+    ("pydicom", "pydicom", "decodes DICOM"),
+    ("duckdb", "duckdb", "the catalog of an ingest"),
+    ("deltalake", "deltalake", "writes Delta tables"),
 ]
 
 

@@ -68,7 +68,8 @@ class _Child:
 
     def __exit__(self, *_) -> None:
         self._results.close()
-        self._process.join(1.0)
+        if not self._late:
+            self._process.join(1.0)
         if self._process.is_alive():  # stuck, or its results are no longer wanted
             self._process.kill()
             self._process.join()

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS quarantine (path VARCHAR, size BIGINT, modified TIMES
     detail VARCHAR);
 CREATE TABLE IF NOT EXISTS work (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, label VARCHAR, patient_id VARCHAR,
     split VARCHAR, fixed BOOLEAN, task INTEGER);
-CREATE TABLE IF NOT EXISTS replaced (shard VARCHAR, "row" INTEGER);
+CREATE TABLE IF NOT EXISTS replaced (path VARCHAR, shard VARCHAR, "row" INTEGER);
 """
 """files: the listing, with labels. samples: the table's rows, then (fresh) those decoded now. work: files to decode.
 replaced: rows of the table's shards that are done anew."""

@@ -131,7 +131,7 @@ def _find_work(catalog: duckdb.DuckDBPyConnection) -> None:
           AND NOT EXISTS (FROM quarantine AS old WHERE {same} AND NOT list_contains(?, old.reason)
                           AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""", [list(PASSING)])
     catalog.execute("DELETE FROM quarantine WHERE path IN (SELECT path FROM work)")
-    catalog.execute("INSERT INTO replaced SELECT shard, row FROM samples WHERE path IN (SELECT path FROM work)")
+    catalog.execute("INSERT INTO replaced SELECT path, shard, row FROM samples WHERE path IN (SELECT path FROM work)")
 
 
 def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: dict[str, list[float]]

@@ -24,12 +24,14 @@ class Settled:
     """The shards that tasks wrote, as they wrote them."""
     changes: list[tuple[str, int, str | None]]
     """(staged shard, row, the split it goes to or None for quarantine) of rows that cannot stay where they are."""
-    replaced: list[tuple[str, int]]
-    """(shard of the table, row) of rows that were done anew."""
+    outdated: list[tuple[str, int]]
+    """(shard of the table, row) of rows whose file was done anew."""
     reasons: dict[str, int]
     """Files in quarantine, by reason."""
     added: int
-    """New samples, those in place of replaced ones not counted."""
+    """New samples, those in place of older ones not counted."""
+    replaced: int
+    """New samples in place of older ones of the same path."""
 
 
 def add_outcomes(catalog: duckdb.DuckDBPyConnection, places: list[str]) -> None:
@@ -55,14 +57,15 @@ def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) -> Settled
     reconcile with the listing.
     """
     staged = _staged_shards(catalog)
-    replaced = [(row["shard"], row["row"]) for row in values(catalog, "FROM replaced")]
+    outdated = [(row["shard"], row["row"]) for row in values(catalog, "FROM replaced")]
     changes = _settle_splits(catalog)
     _reconcile(catalog)
     reasons = {row["reason"]: row["files"] for row in values(
         catalog, "SELECT reason, count(*) AS files FROM quarantine GROUP BY reason ORDER BY reason")}
     _check_bad(catalog, max_bad)
-    fresh = values(catalog, "SELECT count(*) AS rows FROM samples WHERE fresh")[0]["rows"]
-    return Settled(staged=staged, changes=changes, replaced=replaced, reasons=reasons, added=fresh - len(replaced))
+    new = values(catalog, """SELECT count(*) FILTER (replaced.path IS NULL) AS added, count(replaced.path) AS replaced
+                             FROM samples LEFT JOIN replaced USING (path) WHERE fresh""")[0]
+    return Settled(staged=staged, changes=changes, outdated=outdated, reasons=reasons, **new)
 
 
 def write_quarantine(catalog: duckdb.DuckDBPyConnection, staging: str) -> list[str]:

@@ -27,7 +27,7 @@ def decode_image(data: bytes, recipe: Recipe) -> Decoded:
     try:
         gray = _run(recipe, data, kind)
     except MemoryError as error:
-        raise Unreadable("too_large", f"not enough memory to decode it ({error}); see --max-pixels") from error
+        raise Unreadable("too_large", f"not enough memory to decode it ({error}); see --worker-memory") from error
     height, width = gray.source or gray.pixels.shape
     check_size(height, width, recipe.max_pixels)
     pixels, scaled = to_bytes(gray.pixels, gray.black_white)

@@ -86,7 +86,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
     if other:
         raise UserError(f"--table: {config.table!r} was made with {' '.join(other)}; expected the same, to add files to it, "
                         "or --overwrite, to make it anew")
-    check_unchanged(config.table, manifest)
+    check_unchanged(config.table, manifest, may_lag=True)
     return manifest
 
 
@@ -151,7 +151,7 @@ class _Ingest:
         manifest = commit(self._config.table, self._staging, self._manifest(work, settled, found, shards), held)
         self._write_delta(manifest)
         describe(manifest, split_fractions(self._config.split))
-        return _result(manifest, placed, added=settled.added, replaced=len(settled.replaced),
+        return _result(manifest, placed, added=settled.added, replaced=settled.replaced,
                        worker_memory=max(row["memory"] for row in done))
 
     def _list_and_place(self) -> _Work:
@@ -203,7 +203,7 @@ class _Ingest:
         table, staging = self._config.table, self._staging
         shards = {storage.join(table, shard.path): shard for shard in (self._before.shards if self._before else [])}
         shards |= {storage.join(staging, shard.path): shard for shard in settled.staged}
-        changes = [(storage.join(table, shard), row, None) for shard, row in settled.replaced]
+        changes = [(storage.join(table, shard), row, None) for shard, row in settled.outdated]
         changes += [(storage.join(staging, shard), row, split) for shard, row, split in settled.changes]
         return even_out(self._spark, staging, shards, changes, rows)
 

@@ -1,0 +1,148 @@
+"""The catalog alone: rows in, decisions out. No Spark, no files but its own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrflow.catalog.audit import audit
+from cxrflow.catalog.database import insert, open_catalog, values
+from cxrflow.catalog.settle import settle
+from cxrflow.errors import UserError
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+MEMORY = 64 << 20
+
+
+def sample(path, patient, split, content, *, fresh=True, fixed=False, label="A", phash="0" * 64, row=0):
+    return {"path": path, "size": 1, "modified": NOW, "sha256": content, "label": label, "patient_id": patient, "split": split,
+            "source_height": 10, "source_width": 20, "source_format": "PNG", "source_bits": 8, "note": "", "phash": phash,
+            "sample_id": hash(path) >> 1, "shard": f"{split}/{path}" if fresh else "old", "row": row, "fresh": fresh,
+            "fixed": fixed or not fresh}
+
+
+@contextmanager
+def filled(samples, quarantine=()):
+    """A catalog that has just taken in the outcomes of these samples."""
+    with TemporaryDirectory() as staging, open_catalog(staging, MEMORY) as catalog:
+        insert(catalog, "samples", pa.Table.from_pylist(samples))
+        if quarantine:
+            insert(catalog, "quarantine", pa.Table.from_pylist(list(quarantine)))
+        insert(catalog, "files", pa.Table.from_pylist([{"path": row["path"]} for row in [*samples, *quarantine]]))
+        yield catalog
+
+
+def splits(catalog):
+    return {row["path"]: row["split"] for row in values(catalog, "SELECT path, split FROM samples")}
+
+
+def test_patients_who_share_a_content_go_where_the_first_goes():
+    # a and b share x, b and c share y: all three go with a; d stays.
+    with filled([sample("1", "a", "train", "x"), sample("2", "b", "val", "x"), sample("3", "b", "val", "y"),
+                 sample("4", "c", "test", "y"), sample("5", "c", "test", "z"), sample("6", "d", "test", "w")]) as catalog:
+        settled = settle(catalog, None)
+        assert splits(catalog) == {"1": "train", "2": "train", "3": "train", "4": "train", "5": "train", "6": "test"}
+    assert sorted(settled.changes) == [("test/4", 0, "train"), ("test/5", 0, "train"), ("val/2", 0, "train"), ("val/3", 0, "train")]
+    assert settled.added == 6 and settled.reasons == {}
+
+
+def test_a_patient_of_the_table_draws_the_new_one_to_it():
+    with filled([sample("1", "a", "train", "x"), sample("2", "z", "test", "x", fresh=False)]) as catalog:
+        settled = settle(catalog, None)
+        assert splits(catalog) == {"1": "test", "2": "test"}
+    assert settled.changes == [("train/1", 0, "test")] and settled.added == 1
+
+
+def test_where_both_are_fixed_the_new_copy_goes_to_quarantine():
+    with filled([sample("1", "a", "train", "x", fixed=True), sample("2", "z", "test", "x", fresh=False),
+                 sample("3", "a", "train", "y", fixed=True)]) as catalog:
+        settled = settle(catalog, None)
+        assert splits(catalog) == {"2": "test", "3": "train"}
+        row, = values(catalog, "FROM quarantine")
+    assert (row["path"], row["sha256"], row["reason"]) == ("1", "x", "in_another_split")
+    assert settled.changes == [("train/1", 0, None)] and settled.reasons == {"in_another_split": 1} and settled.added == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.booleans()), min_size=1, max_size=14),
+       st.lists(st.sampled_from(["train", "val", "test"]), min_size=8, max_size=8),
+       st.lists(st.booleans(), min_size=8, max_size=8))
+def test_no_content_and_no_patient_is_ever_in_two_splits(rows, of_patient, fixed):
+    samples = []
+    owners: dict[int, str] = {}
+    for number, (patient, content, fresh) in enumerate(rows):
+        split = of_patient[patient]
+        if not fresh and owners.setdefault(content, split) != split:
+            continue  # the table itself never has a content in two splits
+        samples.append(sample(str(number), f"p{patient}", split, f"c{content}", fresh=fresh, fixed=fixed[patient]))
+    of_table = {row["patient_id"] for row in samples if not row["fresh"]}
+    for row in samples:
+        row["fixed"] = row["fixed"] or row["patient_id"] in of_table
+    if not samples:
+        return
+    with filled(samples) as catalog:
+        try:
+            settle(catalog, None)
+        except UserError as error:
+            assert "none of" in str(error)
+            return
+        audit(catalog)  # raises where anything is torn
+        left = splits(catalog)
+        assert len(left) + values(catalog, "SELECT count(*) AS rows FROM quarantine")[0]["rows"] == len(samples)
+        assert all(left[row["path"]] == row["split"] for row in samples if not row["fresh"])
+        assert all(left[row["path"]] == row["split"] for row in samples if row["fixed"] and row["path"] in left)
+
+
+def bad(path, reason):
+    return {"path": path, "size": 1, "modified": NOW, "sha256": "b", "reason": reason, "detail": ""}
+
+
+def test_too_many_bad_files_are_refused_with_a_table_of_reasons():
+    rows = [sample("1", "a", "train", "x"), sample("2", "b", "val", "y"), sample("3", "c", "val", "z")]
+    refused = [bad("4", "truncated"), bad("5", "empty")]
+    with filled(rows, refused) as catalog:
+        assert settle(catalog, 0.4).reasons == {"empty": 1, "truncated": 1}
+    with filled(rows, refused) as catalog, \
+            pytest.raises(UserError, match=r"2 of 5 files \(40.0%\) cannot be used, more than 39.0%.*\n  empty +1 .*\n  truncated +1 "):
+        settle(catalog, 0.39)
+
+
+@pytest.mark.parametrize(("listed", "words"), [(["1", "2", "3"], "1 of the listed files are neither"), (["1"], None)])
+def test_a_file_that_left_no_row_is_an_error(tmp_path, listed, words):
+    with open_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "files", pa.Table.from_pylist([{"path": path} for path in listed]))
+        insert(catalog, "samples", pa.Table.from_pylist([sample("1", "a", "train", "x"), sample("2", "b", "val", "y")]))
+        if words:
+            with pytest.raises(RuntimeError, match=words):
+                settle(catalog, None)
+        else:
+            settle(catalog, None)
+
+
+def test_audit_counts_copies_conflicts_and_look_alikes():
+    near = "f" * 60 + "fffe"
+    rows = [sample("1", "a", "train", "x"), sample("2", "a", "train", "x", label="B"), sample("3", "b", "val", "y", phash="f" * 64),
+            sample("4", "c", "test", "z", phash=near), sample("5", "d", "test", "w", phash="0f" * 32)]
+    with filled(rows) as catalog:
+        found = audit(catalog)
+    assert found["duplicates"] == {"contents": 1, "files": 2, "examples": [["1", "2"]]}
+    assert found["conflicting_labels"] == {"contents": 1, "files": 2, "examples": [["1", "2"]]}
+    assert found["near_duplicates"] == {"pairs": 1, "across_splits": 1, "across_patients": 1, "examples": [["3", "4"]]} or \
+        found["near_duplicates"]["examples"] == [["4", "3"]]
+    assert found["patients"] == {"test": 2, "train": 1, "val": 1}
+    assert found["sizes"] == {"height": [10, 10, 10], "width": [20, 20, 20]}
+    assert (found["bits"], found["formats"], found["notes"], found["unnamed"]) == ({"8": 5}, {"PNG": 5}, {}, False)
+
+
+def test_the_catalog_comes_back_as_it_was_left(tmp_path):
+    with open_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "files", pa.Table.from_pylist([{"path": "größe 肺", "size": 5, "modified": NOW}]))
+    with open_catalog(str(tmp_path), MEMORY) as catalog:
+        row, = values(catalog, "SELECT path, size, modified, label FROM files")
+    assert row == {"path": "größe 肺", "size": 5, "modified": NOW, "label": None}

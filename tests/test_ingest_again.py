@@ -1,0 +1,232 @@
+"""Ingest over a folder that it has seen before: what is new, what changed, what died, who else writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxrflow import lease
+from cxrflow.config import IngestConfig
+from cxrflow.errors import UserError
+from cxrflow.manifest import read_manifest
+from cxrflow.spark.ingest import ingest
+
+ROOT = Path(__file__).resolve().parents[1]
+RULE = r"(p\d+)_"
+
+
+def draw(images: Path, patients, views=(0, 1), labels="AB") -> None:
+    for label in labels:
+        for patient in patients:
+            for view in views:
+                place = images / label / f"p{patient}{label}_{view}.png".replace(label + "_", "_" if label == "A" else "0_")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng([patient, view, ord(label)]).integers(0, 255, (9, 11), np.uint8)
+                Image.fromarray(noise).save(place)
+
+
+def samples_of(table: Path) -> pd.DataFrame:
+    return pd.read_parquet(table / "samples").astype({"split": str}).set_index("path").sort_index()
+
+
+def files_of(table: Path) -> dict[str, tuple[int, int]]:
+    """Content of the table's folder: what no failed run may change."""
+    return {str(path.relative_to(table)): (path.stat().st_size, path.stat().st_mtime_ns)
+            for path in table.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
+@pytest.fixture
+def config(tmp_path) -> IngestConfig:
+    draw(tmp_path / "images", range(1, 21))
+    return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=8, width=8, shard_rows=5,
+                        patients=RULE)
+
+
+def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp_path):
+    first = ingest(spark, config)
+    before, shards = samples_of(tmp_path / "table"), read_manifest(config.table).shards
+    draw(tmp_path / "images", range(21, 41))
+    draw(tmp_path / "images", range(1, 6), views=(2,))  # another image of patients who have their split
+    second = ingest(spark, config)
+    after = samples_of(tmp_path / "table")
+    assert (first["added"], second["added"], second["replaced"], second["files"]) == (80, 90, 0, 170)
+    pd.testing.assert_frame_equal(after.loc[before.index], before)  # split, pixels, all
+    assert after.groupby("patient_id")["split"].nunique().max() == 1
+    manifest = read_manifest(config.table)
+    assert manifest.generation == 2 and manifest.rows() == len(after) == 170
+    kept = {shard.path for shard in manifest.shards} & {shard.path for shard in shards}
+    assert kept == {shard.path for shard in shards if shard.rows == 5}  # only shorter ones were written again
+    for split in ("train", "val", "test"):
+        assert sorted(shard.rows for shard in manifest.of_split(split))[1:] == [5] * (len(manifest.of_split(split)) - 1)
+    assert {str(path.relative_to(tmp_path / "table")) for path in (tmp_path / "table" / "samples").rglob("*.parquet")} == {
+        shard.path for shard in manifest.shards}
+
+
+def test_the_table_does_not_depend_on_how_it_grew(spark, config, tmp_path):
+    """Patients of the first run are dealt alike; those to come by the same thresholds."""
+    ingest(spark, config)
+    one = samples_of(tmp_path / "table")["split"]
+    draw(tmp_path / "images", range(21, 41))
+    ingest(spark, config)
+    both = samples_of(tmp_path / "table")["split"]
+    assert both.loc[one.index].equals(one)
+    shares = both.value_counts(normalize=True)
+    assert abs(shares["train"] - 0.6) < 0.15 and set(shares.index) == {"train", "val", "test"}
+
+
+def test_nothing_new_changes_nothing(spark, config, tmp_path):
+    first = ingest(spark, config)
+    before = files_of(tmp_path / "table")
+    again = ingest(spark, config)
+    assert files_of(tmp_path / "table") == before
+    assert (again["added"], again["replaced"], again["samples"], again["counts"]) == (0, 0, 80, first["counts"])
+
+
+def test_a_changed_file_takes_the_place_of_its_row(spark, config, tmp_path):
+    ingest(spark, config)
+    before = samples_of(tmp_path / "table")
+    changed = sorted((tmp_path / "images").rglob("*.png"))[::7]
+    for number, path in enumerate(changed):
+        Image.fromarray(np.random.default_rng(number).integers(0, 200, (20, 30), np.uint8)).save(path)
+    result = ingest(spark, config)
+    after = samples_of(tmp_path / "table")
+    assert (result["replaced"], result["added"], result["samples"]) == (len(changed), 0, 80)
+    assert set(after.index) == set(before.index)
+    different = {path for path in after.index if after["sha256"][path] != before["sha256"][path]}
+    assert different == set(map(str, changed))
+    assert after.groupby("patient_id")["split"].nunique().max() == 1
+    assert after.drop(different)["split"].equals(before.drop(different)["split"])
+
+
+def test_rows_of_files_that_are_gone_stay_and_are_counted(spark, config, tmp_path):
+    ingest(spark, config)
+    shutil.rmtree(tmp_path / "images" / "A")
+    result = ingest(spark, config)
+    assert (result["gone"], result["samples"], result["files"]) == (40, 80, 40)
+
+
+def test_quarantine_is_kept_and_tried_again_where_it_may_help(spark, config, tmp_path):
+    broken, late = tmp_path / "images" / "A" / "broken.png", tmp_path / "images" / "A" / "late.png"
+    broken.write_text("no image")
+    late.symlink_to(tmp_path / "later.png")
+    assert ingest(spark, config)["reasons"] == {"not_an_image": 1, "unreadable": 1}
+    draw(tmp_path / "more", [99], views=(0,), labels="A")
+    shutil.copy(next((tmp_path / "more").rglob("*.png")), tmp_path / "later.png")
+    result = ingest(spark, config)
+    assert (result["added"], result["reasons"]) == (1, {"not_an_image": 1})
+    assert list(pd.read_parquet(tmp_path / "table" / "quarantine")["path"]) == [str(broken)]
+
+
+def test_labels_that_come_later_free_files_from_quarantine(spark, tmp_path):
+    draw(tmp_path / "images", range(1, 6), views=(0,), labels="A")
+    names = sorted(path.name for path in (tmp_path / "images" / "A").iterdir())
+    config = IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), split="train", height=4, width=4,
+                          labels=str(tmp_path / "labels.csv"))
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"A/{name},X\n" for name in names[:3]))
+    assert ingest(spark, config)["reasons"] == {"unlabelled": 2}
+    assert ingest(spark, config)["added"] == 0
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"A/{name},Y\n" for name in names[2:]) + f"A/{names[0]},X\n")
+    result = ingest(spark, config)
+    assert (result["added"], result["replaced"], result["reasons"]) == (2, 1, {"unlabelled": 1})
+    labels = samples_of(tmp_path / "table")["label"]
+    assert {path.rsplit("/", 1)[1]: label for path, label in labels.items()} == dict(
+        zip([names[0], *names[2:]], "XYYY", strict=True))
+
+
+def test_a_placed_patient_is_not_moved_by_a_labels_file(spark, tmp_path):
+    draw(tmp_path / "images", [1, 2], views=(0,), labels="A")
+    first, second = sorted((tmp_path / "images" / "A").iterdir())
+    config = IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=4, width=4, patients=r"(A)/",
+                          labels=str(tmp_path / "labels.csv"))
+    (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,train\n")
+    ingest(spark, config)
+    (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,test\n{second},X,test\n")
+    with pytest.raises(UserError, match="a patient never changes its split"):
+        ingest(spark, config)
+
+
+def test_new_files_that_would_leak_go_to_quarantine(spark, config, tmp_path):
+    """A copy of a train image arrives under the name of a patient whom the table has in test."""
+    ingest(spark, config)
+    samples = samples_of(tmp_path / "table")
+    source = samples[samples["split"] == "train"].index[0]
+    patient = samples[samples["split"] == "test"]["patient_id"].iloc[0]
+    shutil.copy(source, tmp_path / "images" / "A" / f"{patient}_9.png")
+    result = ingest(spark, config)
+    assert (result["added"], result["reasons"]) == (0, {"in_another_split": 1})
+    assert samples_of(tmp_path / "table").equals(samples)
+
+
+DYING = """
+import os, signal, sys
+import cxrflow.commit
+from cxrflow.config import IngestConfig
+from cxrflow.spark.ingest import ingest
+from cxrflow.spark.session import open_session
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(cxrflow.commit, sys.argv[1], die)
+ingest(open_session("dying"), IngestConfig(images=sys.argv[2], table=sys.argv[3], height=8, width=8, shard_rows=5,
+                                           patients=sys.argv[4]))
+"""
+
+
+@pytest.mark.parametrize("where", ["_settle", "write_manifest", "sweep"])
+def test_a_run_that_is_killed_leaves_the_old_table_and_the_next_one_finishes(spark, config, tmp_path, where):
+    """Killed before anything was moved, after all was moved, and after the manifest was written."""
+    ingest(spark, config)
+    before, manifest = samples_of(tmp_path / "table"), read_manifest(config.table)
+    draw(tmp_path / "images", range(21, 31))
+    died = subprocess.run([sys.executable, "-c", DYING, where, config.images, config.table, config.patients],
+                          env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] pyspark-shell"},
+                          capture_output=True, text=True, timeout=300, check=False)
+    assert died.returncode == -9, died.stderr
+    assert (tmp_path / "table" / lease.NAME).exists()
+    if where != "sweep":
+        assert read_manifest(config.table) == manifest
+        rows = pd.concat([pd.read_parquet(tmp_path / "table" / shard.path) for shard in manifest.shards])
+        assert set(rows["path"]) == set(before.index)  # every file that the manifest names is there, whole
+    result = ingest(spark, config)
+    after = samples_of(tmp_path / "table")
+    assert (result["samples"], result["added"], len(after)) == (120, 0 if where == "sweep" else 40, 120)
+    assert after.index.is_unique and after.loc[before.index].equals(before)
+    assert not [path for path in (tmp_path / "table").iterdir() if path.name.startswith("_")]
+
+
+def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
+    command = [sys.executable, str(ROOT / "jobs" / "ingest.py"), "--images", config.images, "--table", config.table, "--height",
+               "8", "--width", "8", "--shard-rows", "5", "--patients", RULE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "table" / lease.NAME).exists() and first.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with pytest.raises(UserError, match="expected a table that nobody else writes, but process .* does so now"):
+            ingest(spark, config)
+        output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0 and json.loads(output.splitlines()[-1])["added"] == 80
+    assert ingest(spark, config)["added"] == 0
+    assert len(samples_of(tmp_path / "table")) == 80
+
+
+@pytest.mark.parametrize("change", [{"height": 9}, {"resize": "pad"}, {"seed": 1}, {"patients": "file"}, {"shard_rows": 6}])
+def test_another_recipe_is_refused(spark, config, tmp_path, change):
+    ingest(spark, config)
+    before = files_of(tmp_path / "table")
+    flag = next(iter(change)).replace("_", "-")
+    with pytest.raises(UserError, match=f"was made with --{flag} .*; expected the same, to add files to it, or --overwrite"):
+        ingest(spark, dataclasses.replace(config, **change))
+    assert files_of(tmp_path / "table") == before

@@ -1,0 +1,66 @@
+"""One writer at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cxrflow import lease
+from cxrflow.errors import UserError
+
+
+def write_lease(table, **other):
+    table.mkdir(exist_ok=True)
+    content = {"token": "theirs", "host": "elsewhere", "pid": 1, "renewed": time.time(), **other}
+    (table / lease.NAME).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("place", ["{}", "memory://{}"])
+def test_the_second_is_refused_while_the_first_holds(tmp_path, place):
+    table = place.format(tmp_path / "table")
+    with lease.hold(table) as first:
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* does so now"), lease.hold(table):
+            pass
+        first.check()
+    with lease.hold(table) as again:
+        again.check()
+
+
+def test_one_of_a_process_that_died_here_is_taken_over_at_once(tmp_path):
+    script = f"import os, cxrflow.lease as lease; held = lease.hold({str(tmp_path)!r}); held.__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", script], env=os.environ, check=False).returncode == -9
+    assert (tmp_path / lease.NAME).exists()
+    with lease.hold(str(tmp_path)) as mine:
+        mine.check()
+
+
+def test_one_from_elsewhere_is_taken_over_when_nobody_renews_it(tmp_path):
+    write_lease(tmp_path / "table", renewed=time.time() - 200)
+    with pytest.raises(UserError, match="process 1 on elsewhere"), lease.hold(str(tmp_path / "table")):
+        pass
+    write_lease(tmp_path / "table", renewed=time.time() - 400)
+    with lease.hold(str(tmp_path / "table")) as mine:
+        mine.check()
+
+
+def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path):
+    with lease.hold(str(tmp_path)) as mine:
+        write_lease(tmp_path)
+        with pytest.raises(RuntimeError, match="another run took this table over"):
+            mine.check()
+    assert json.loads((tmp_path / lease.NAME).read_text())["token"] == "theirs"
+
+
+def test_it_is_renewed_while_it_is_held(tmp_path):
+    def renewed():
+        return json.loads((tmp_path / lease.NAME).read_text())["renewed"]
+
+    with lease.hold(str(tmp_path), renew_seconds=0.01):
+        before, deadline = renewed(), time.monotonic() + 30
+        while renewed() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not (tmp_path / lease.NAME).exists()
