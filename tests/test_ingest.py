@@ -245,7 +245,8 @@ def test_padding_keeps_the_shape(spark, tmp_path):
     write_images(tmp_path / "images", ["A/0.png", "A/1.png"], size=(10, 40))
     ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), split="test", height=20, width=20,
                                resize="pad"))
-    image = np.frombuffer(samples_of(tmp_path / "table").set_index("path")["pixels"].iloc[1], np.uint8).reshape(20, 20)
+    pixels = samples_of(tmp_path / "table").set_index("path")["pixels"][str(tmp_path / "images" / "A" / "1.png")]
+    image = np.frombuffer(pixels, np.uint8).reshape(20, 20)
     assert (image[:7] == 0).all() and (image[8:12] == 1).all() and (image[13:] == 0).all()
 
 

@@ -1,5 +1,6 @@
 """Work in a child process: what comes back, and what an item that kills its process leaves of the others."""
 
+import faulthandler
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from cxrflow.isolated import Crash, map_isolated
 
 def work(item):
     if item == "kill":
+        faulthandler.disable()  # pytest's, which would print this process's stack
         os.kill(os.getpid(), signal.SIGSEGV)
     if item == "exit":
         os._exit(3)
@@ -26,10 +28,30 @@ def names(results):
     return [result.detail if isinstance(result, Crash) else result[0] for result in results]
 
 
-def test_results_come_in_order_and_whole():
-    results = list(map_isolated(work, range(300)))
-    assert names(results) == list(range(300))
-    assert all(pixels.sum() == 7 * 40_000 for _, pixels in results)
+def draw(item):
+    return item, np.random.default_rng(item).integers(0, 255, 40_000, np.uint8)
+
+
+@pytest.mark.parametrize("largest", [0, 39_999, 40_000])
+def test_results_come_in_order_and_whole(largest):
+    """Pickled, or through the memory that both share, where an array fits."""
+    seen = 0
+    for number, (item, pixels) in enumerate(map_isolated(draw, range(300), largest_array=largest)):
+        assert item == number
+        np.testing.assert_array_equal(pixels, draw(number)[1])
+        seen += 1
+    assert seen == 300
+
+
+def test_what_came_before_a_crash_and_after_it_is_whole():
+    def deadly(item):
+        return work("kill") if item % 7 == 3 else draw(item)
+
+    for number, result in enumerate(map_isolated(deadly, range(60), largest_array=40_000)):
+        if number % 7 == 3:
+            assert result == Crash("killed by SIGSEGV")
+        else:
+            np.testing.assert_array_equal(result[1], draw(number)[1])
 
 
 def test_an_item_that_kills_its_process_takes_nothing_else():

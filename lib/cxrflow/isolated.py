@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
+import os
+import pickle
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 # A file that takes longer hangs: the slowest of the largest images takes seconds.
 PATIENCE_SECONDS = 300.0
+# How often a child that waits for its parent looks whether there still is one.
+_PARENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,20 @@ class Crash:
     detail: str
 
 
-def map_isolated(function: Callable[[Any], Any], items: Sequence, memory: int | None = None,
+def map_isolated(function: Callable[[Any], Any], items: Sequence, memory: int | None = None, largest_array: int = 0,
                  patience: float = PATIENCE_SECONDS) -> Iterator[Any]:
     """Yield ``function(item)`` for each item in order, computed in a forked child; a Crash for an item that ended the
     child twice (once may be the machine's fault), or that took longer than ``patience`` seconds.
 
-    ``memory`` (bytes) is what the child may allocate beyond what it starts with; then it meets a MemoryError.
-    An exception that the function raises is raised here. Results are pickled; the items are not, since a fork has them.
+    Results are pickled; the items are not, since a fork has them. A NumPy array of up to ``largest_array`` bytes in a
+    result is not copied on the way: it lies in memory that both processes share, and **is valid until the next result is
+    asked for**. ``memory`` (bytes) is what the child may allocate beyond what it starts with; then it meets a
+    MemoryError. An exception that the function raises is raised here.
     """
     start, crashes = 0, 0
+    shared = _Shared(largest_array)
     while start < len(items):
-        with _Child(function, items, start, memory) as child:
+        with _Child(function, items, start, memory, shared) as child:
             for index in range(start, len(items)):
                 try:
                     result = child.receive(patience)
@@ -42,9 +51,35 @@ def map_isolated(function: Callable[[Any], Any], items: Sequence, memory: int | 
                 if isinstance(result, _Raised):
                     raise result.error
                 yield result
+                child.done_with_result()
         if crashes == 2:
             yield Crash(child.how_it_ended())
             start, crashes = start + 1, 0
+
+
+class _Shared:
+    """Memory that a child writes arrays into and its parent reads them from, one slot a result, in turn."""
+
+    SLOTS = 16
+
+    def __init__(self, slot_bytes: int):
+        self._bytes = slot_bytes
+        self._memory = memoryview(mmap.mmap(-1, max(1, slot_bytes * self.SLOTS)))
+
+    def put(self, number: int, buffers: list[pickle.PickleBuffer]) -> list[tuple[int, int]] | None:
+        """(start, end) of each buffer in the slot of the result ``number``; None where they do not fit."""
+        raw = [buffer.raw() for buffer in buffers]
+        if sum(view.nbytes for view in raw) > self._bytes:
+            return None
+        places, start = [], (number % self.SLOTS) * self._bytes
+        for view in raw:
+            self._memory[start:start + view.nbytes] = view
+            places.append((start, start + view.nbytes))
+            start += view.nbytes
+        return places
+
+    def get(self, places: list[tuple[int, int]]) -> list[memoryview]:
+        return [self._memory[start:end] for start, end in places]
 
 
 @dataclass(frozen=True)
@@ -55,11 +90,13 @@ class _Raised:
 class _Child:
     """A forked process that works on the items from ``start`` on and sends each result through a pipe."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None):
+    def __init__(self, function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None, shared: _Shared):
         context = multiprocessing.get_context("fork")
         self._results, sender = context.Pipe(duplex=False)
+        self._shared, self._free = shared, context.Semaphore(shared.SLOTS)
         self._late = False
-        self._process = context.Process(target=_work, args=(function, items, start, memory, self._results, sender))
+        self._process = context.Process(
+            target=_work, args=(function, items, start, memory, shared, self._free, self._results, sender))
         self._process.start()
         sender.close()  # so that the child's end is seen as the end of the pipe
 
@@ -79,7 +116,12 @@ class _Child:
         if not self._results.poll(patience):
             self._late = True
             raise EOFError
-        return self._results.recv()
+        content, places = self._results.recv()
+        return pickle.loads(content, buffers=self._shared.get(places))
+
+    def done_with_result(self) -> None:
+        """Let the child use the slot of the last result again."""
+        self._free.release()
 
     def how_it_ended(self) -> str:
         code = self._process.exitcode
@@ -88,8 +130,9 @@ class _Child:
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
-def _work(function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None, theirs: Connection,
-          results: Connection) -> None:
+def _work(function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None, shared: _Shared,
+          free: Semaphore, theirs: Connection, results: Connection) -> None:
+    parent = os.getppid()
     theirs.close()  # otherwise this process would never notice that nobody listens
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -97,12 +140,18 @@ def _work(function: Callable[[Any], Any], items: Sequence, start: int, memory: i
         limit = _data_size() + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        for item in items[start:]:
+        for number, item in enumerate(items[start:]):
             try:
                 result = function(item)
             except Exception as error:
                 result = _Raised(error)
-            results.send(result)
+            while not free.acquire(timeout=_PARENT_SECONDS):
+                if os.getppid() != parent:  # it died, and nobody will ever take the results
+                    return
+            buffers: list[pickle.PickleBuffer] = []
+            content = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+            places = shared.put(number, buffers)
+            results.send((content, places) if places is not None else (pickle.dumps(result, protocol=5), []))
     except BrokenPipeError:
         pass  # the parent wants no more
 

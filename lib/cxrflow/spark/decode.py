@@ -10,7 +10,7 @@ import hashlib
 import resource
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -73,12 +73,12 @@ def decode_files(batches: Iterator[pa.RecordBatch], recipe: Recipe, memory: int
                  ) -> Iterator[tuple[dict, str | None, Decoded | Unreadable]]:
     """(the file's row without its content, SHA-256, the image or why there is none) for each row of the batches.
 
-    ``memory`` (bytes) is what decoding may take at a time.
+    An image's pixels are valid until the next one is asked for. ``memory`` (bytes) is what decoding may take at a time.
     """
     for batch in batches:
         for start in range(0, batch.num_rows, FILES_A_CHILD):
             rows = _rows(batch.slice(start, FILES_A_CHILD))
-            results = map_isolated(ReadAndDecode(recipe), rows, memory)
+            results = map_isolated(ReadAndDecode(recipe), rows, memory, recipe.height * recipe.width)
             for row, result in zip(rows, results, strict=True):
                 row.pop("content", None)
                 digest, decoded = (None, Unreadable("crashed", result.detail)) if isinstance(result, Crash) else result
@@ -126,7 +126,7 @@ class DecodeTask:
             if isinstance(decoded, Unreadable):
                 refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
                 continue
-            samples = pending.setdefault(row["split"], _Pending())
+            samples = pending.get(row["split"]) or pending.setdefault(row["split"], _Pending(self.shard_rows))
             samples.add(known, decoded)
             if len(samples.rows) == self.shard_rows:
                 yield self._write(row["split"], pending)
@@ -148,24 +148,26 @@ class DecodeTask:
         return pa.Table.from_pydict(outcomes, schema=OUTCOME)
 
 
-@dataclass
 class _Pending:
     """Samples of one split that wait for their shard."""
 
-    rows: list[dict] = field(default_factory=list)
-    pixels: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, rows: int):
+        self.rows: list[dict] = []
+        self._most = rows
+        self._pixels: np.ndarray | None = None
 
     def add(self, known: dict, decoded: Decoded) -> None:
         height, width = decoded.pixels.shape
+        if self._pixels is None:
+            self._pixels = np.empty((self._most, height, width), np.uint8)
+        self._pixels[len(self.rows)] = decoded.pixels
         self.rows.append({
             **known, "height": height, "width": width, "source_height": decoded.source_height,
             "source_width": decoded.source_width, "source_format": decoded.source_format,
             "source_bits": decoded.source_bits, "note": decoded.note})
-        self.pixels.append(decoded.pixels)
 
     def to_table(self) -> pa.Table:
-        pixels = np.stack(self.pixels)
-        self.pixels.clear()
+        pixels = self._pixels[:len(self.rows)]
         columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
         columns["phash"] = perceptual_hash(pixels)
         columns["pixels"] = _binary(pixels)

@@ -126,7 +126,7 @@ class _ScoreFiles:
             if isinstance(decoded, Unreadable):
                 pending.append({**result, "reason": decoded.reason, "detail": decoded.detail})
             else:
-                pending.append({**result, "pixels": decoded.pixels})
+                pending.append({**result, "pixels": decoded.pixels.copy()})
             if len(pending) == BATCH:
                 yield self._score(pending)
                 pending = []
