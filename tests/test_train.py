@@ -183,7 +183,7 @@ def edited(table, tmp_path, edit):
      "has only SYNTHETIC_NORMAL"),
     (lambda c: [s["labels"].pop("SYNTHETIC_OPACITY", 0) for s in c["shards"] if s["split"] == "val"],
      "val of .* has none of SYNTHETIC_OPACITY"),
-    (lambda c: c.update(version=99), "expected a table of version 2, got 99"),
+    (lambda c: c.update(version=99), "expected a table of version 3, got 99"),
     (lambda c: c.pop("shards"), "expected the manifest that ingest.py writes"),
 ])
 def test_a_table_that_cannot_be_trained_on(table, tmp_path, edit, words):
