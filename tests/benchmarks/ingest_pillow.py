@@ -6,8 +6,9 @@ import multiprocessing
 import random
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from contestant import PROCESSES, list_images, serve
-from recipe import ROWS_A_FILE, read_sample, write_samples
+from recipe import ROWS_A_FILE, WRITING, read_sample, to_table
 
 
 def ingest(pool, folder: str, out: str) -> None:
@@ -22,7 +23,7 @@ def ingest_files(files: list[str], rank: int, out: str) -> None:
     """One process: read, hash, decode and write, a file's worth of rows at a time."""
     for start in range(0, len(files), ROWS_A_FILE):
         samples = [read_sample(path) for path in files[start:start + ROWS_A_FILE]]
-        write_samples(samples, Path(out) / f"{rank}-{start:08d}.parquet")
+        pq.write_table(to_table(samples), Path(out) / f"{rank}-{start:08d}.parquet", **WRITING)
 
 
 def main() -> None:

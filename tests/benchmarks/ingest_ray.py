@@ -17,9 +17,8 @@ import pyarrow as pa
 import ray
 import ray.data
 from contestant import PROCESSES, list_images, serve
-from recipe import PARQUET, ROWS_A_FILE, SCHEMA, make_sample, read_sample
+from recipe import ROWS_A_FILE, WRITING, make_sample, read_sample, to_table
 
-WRITING = {**PARQUET, "use_dictionary": ["label", "source_format"]}
 BLOCKS_A_CPU = 2
 
 
@@ -33,7 +32,7 @@ def ingest(folder: str, out: str) -> None:
 
 
 def read_samples(batch: pa.Table) -> pa.Table:
-    return pa.Table.from_pylist([read_sample(path) for path in batch["path"].to_pylist()], schema=SCHEMA)
+    return to_table([read_sample(path) for path in batch["path"].to_pylist()])
 
 
 def ingest_with_defaults(folder: str, out: str) -> None:
@@ -45,7 +44,7 @@ def ingest_with_defaults(folder: str, out: str) -> None:
 
 def make_samples(batch: pa.Table) -> pa.Table:
     pairs = zip(batch["path"].to_pylist(), batch["bytes"].to_pylist(), strict=True)
-    return pa.Table.from_pylist([make_sample(path, data) for path, data in pairs], schema=SCHEMA)
+    return to_table([make_sample(path, data) for path, data in pairs])
 
 
 def main() -> None:

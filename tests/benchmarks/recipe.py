@@ -7,12 +7,12 @@ import io
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 HEIGHT = WIDTH = 224
 ROWS_A_FILE = 128
-PARQUET = {"compression": "zstd", "compression_level": 1}
+# No dictionary of pixels: they hardly repeat.
+WRITING = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["label", "source_format"]}
 
 # The columns of cxrflow's samples table that say something without a split of patients.
 SCHEMA = pa.schema([
@@ -47,7 +47,5 @@ def read_sample(path: str) -> dict:
     return make_sample(path, Path(path).read_bytes())
 
 
-def write_samples(samples: list[dict], path: Path) -> None:
-    """Write rows of SCHEMA as one Parquet file. No dictionary of pixels: they hardly repeat."""
-    table = pa.Table.from_pylist(samples, schema=SCHEMA)
-    pq.write_table(table, path, use_dictionary=["label", "source_format"], **PARQUET)
+def to_table(samples: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(samples, schema=SCHEMA)
