@@ -1,9 +1,9 @@
 """Side by side: how many images a second cxrflow's ingest makes of real X-rays, and other ways to the same Parquet files.
 
-Each contestant is a program of its own on the same two cores. It starts once and does a small warm-up; then rounds
-take turns (A B C, A B C, ...), so that whatever slows the machine for a while slows all of them. While one works the
-others wait; the processor time that they take meanwhile is measured too. A round counts from the call to the last file
-written; files come from the page cache. For example:
+Each contestant is a program of its own on the same two cores, started once. Rounds take turns (A B C, A B C, ...), so
+that whatever slows the machine for a while slows all of them. A round begins with a small folder that is not timed,
+since waiting leaves caches cold; then it counts from the call to the last file written. Files come from the page cache.
+While one works the others wait; the processor time that they take meanwhile is measured too. For example:
 
     make benchmark FLAGS="--rounds 3"
     python tests/benchmarks/ingest.py --only pillow cxrflow --decoder pillow
@@ -41,6 +41,9 @@ CONTESTANTS = {
     "datasets-imagefolder": [PEERS, "ingest_datasets.py", "--imagefolder"],
 }
 """The Python and the program of each, in the order of their turns."""
+
+RESTLESS = {"ray", "ray-defaults"}
+"""Contestants whose waiting processes take a twentieth of a core. They are stopped while others work."""
 
 GOALS = [
     ("chest_xray_full", "pillow", 0.85),
@@ -99,24 +102,36 @@ def make_warm_up(data: Path, scratch: Path) -> Path:
     return scratch / "warm-up"
 
 
-def take_turns(programs: list[Program], folder: Path, rounds: int, scratch: Path) -> dict[str, list[dict]]:
+def take_turns(programs: list[Program], folder: Path, warm_up: Path, rounds: int) -> dict[str, list[dict]]:
     """The answers of each program, over rounds in which every program ingests the folder once."""
+    for path in list_images(str(folder)):
+        Path(path).read_bytes()  # into the page cache
     answers: dict[str, list[dict]] = {program.name: [] for program in programs}
     for number in range(1, rounds + 1):
         for program in programs:
             idle = [other for other in programs if other is not program]
-            answers[program.name].append(one_round(program, idle, folder, scratch))
+            answers[program.name].append(take_turn(program, idle, folder, warm_up))
             say(f"{folder.name}, round {number} of {rounds}, {program.name}: {answers[program.name][-1]['seconds']:.2f} s")
     return answers
 
 
-def one_round(program: Program, idle: list[Program], folder: Path, scratch: Path) -> dict:
-    """One ingest: the program's answer, and the cores that the waiting programs took meanwhile."""
-    out = scratch / "out"
-    os.sync()  # what an earlier round wrote is not written to the disk during this one
+def take_turn(program: Program, idle: list[Program], folder: Path, warm_up: Path) -> dict:
+    """One warm ingest: the program's answer, and the cores that the waiting programs took meanwhile."""
+    if program.name in RESTLESS:
+        program.wake()
+    ingest(program, warm_up, warm_up.with_name("out"))
+    os.sync()  # what was written before is not written to the disk during the round
     before = sum(other.processor_seconds() for other in idle)
-    answer = program.ask(f"run '{folder}' '{out}'")
+    answer = ingest(program, folder, warm_up.with_name("out"))
     answer["idle_cores"] = (sum(other.processor_seconds() for other in idle) - before) / answer["seconds"]
+    if program.name in RESTLESS:
+        program.rest()
+    return answer
+
+
+def ingest(program: Program, folder: Path, out: Path) -> dict:
+    """The program's answer, checked against the folder. What it wrote is removed."""
+    answer = program.ask(f"run '{folder}' '{out}'")
     wanted = len(list_images(str(folder)))
     if (answer["images"], answer["rows"]) != (wanted, wanted):
         raise RuntimeError(f"{program.name}: expected {wanted} rows of {folder}, got {answer['rows']}")
@@ -187,8 +202,9 @@ def measure(flags: argparse.Namespace, scratch: Path) -> dict[str, dict[str, lis
         for name in flags.only:
             say(f"starting {name}")
             programs.append(Program(name, command_of(name, flags.decoder), scratch))
-        take_turns(programs, make_warm_up(flags.data, scratch), 1, scratch)
-        return {name: take_turns(programs, flags.data / name, flags.rounds, scratch) for name in FOLDERS}
+        warm_up = make_warm_up(flags.data, scratch)
+        take_turns(programs, warm_up, warm_up, rounds=1)
+        return {name: take_turns(programs, flags.data / name, warm_up, flags.rounds) for name in FOLDERS}
     finally:
         for program in programs:
             program.close()

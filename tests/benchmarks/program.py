@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +42,22 @@ class Program:
         """Processor time that the contestant and its processes have taken so far."""
         return sum(map(seconds_of, tree_of(self._process.pid)))
 
+    def rest(self) -> None:
+        """Stop all of its processes until ``wake``, so that they take no processor time."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+        time.sleep(1)  # what its timers missed is done now
+
+    def _signal(self, number: int) -> None:
+        for pid in tree_of(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def close(self) -> None:
         """End it by the end of its input; the process, where that does not help."""
+        self._signal(signal.SIGCONT)
         self._process.stdin.close()
         try:
             self._process.wait(60)
