@@ -26,7 +26,7 @@ from pathlib import Path
 from contestant import PROCESSES, list_images
 from program import ROOT, Program
 
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("CXRFLOW_BENCHMARK_DATA", ROOT.parent / "shared" / "data"))
 FOLDERS = ("chest_xray_full", "chest_xray_224")
 WARM_UP_IMAGES = 128
 PEERS_PYTHON = ROOT / "build" / "peers" / "bin" / "python"
@@ -59,7 +59,7 @@ GOALS = [
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contestant and folder (5)")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CXRFLOW_BENCHMARK_DATA", DATA)),
+    parser.add_argument("--data", type=Path, default=DATA,
                         help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME",
                         help=f"contestants, of {', '.join(CONTESTANTS)} (all)")
@@ -69,13 +69,17 @@ def parse_flags() -> argparse.Namespace:
 
 def check(flags: argparse.Namespace) -> None:
     """End with status 2 and a sentence where something is missing."""
-    for folder in FOLDERS:
-        if not (flags.data / folder).is_dir():
-            stop(f"--data: expected the folders {' and '.join(FOLDERS)}, found no {flags.data / folder}")
-    if flags.rounds < 1:
-        stop(f"--rounds: expected 1 or more, got {flags.rounds}")
+    check_data(flags.data, flags.rounds)
     if not PEERS_PYTHON.exists() and any(CONTESTANTS[name][0] == PEERS for name in flags.only):
         stop(f"expected the peers' environment at {PEERS_PYTHON}, found none; make benchmark makes it")
+
+
+def check_data(data: Path, rounds: int) -> None:
+    for folder in FOLDERS:
+        if not (data / folder).is_dir():
+            stop(f"--data: expected the folders {' and '.join(FOLDERS)}, found no {data / folder}")
+    if rounds < 1:
+        stop(f"--rounds: expected 1 or more, got {rounds}")
 
 
 def stop(why: str) -> None:
@@ -96,7 +100,7 @@ def make_warm_up(data: Path, scratch: Path) -> Path:
     for folder in FOLDERS:
         files = list_images(str(data / folder))
         for path in map(Path, files[::max(1, len(files) // (WARM_UP_IMAGES // len(FOLDERS)))]):
-            target = scratch / "warm-up" / path.parent.name / f"{folder}-{path.name}"
+            target = scratch / "warm-up" / folder / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     return scratch / "warm-up"
