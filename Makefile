@@ -6,10 +6,11 @@ LAUNCHER ?= horovod
 WORKERS ?= $(if $(filter local,$(LAUNCHER)),1,2)
 IMAGES ?=
 DEMO ?= build/demo$(if $(IMAGES),-images)
+FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test wheel lock clean
+.PHONY: help setup demo cluster-demo test benchmark wheel lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -26,6 +27,16 @@ cluster-demo: setup ## The demo on a standalone Spark cluster: separate worker p
 
 test: setup ## Run the tests.
 	@source cluster/env.sh && python -m pytest tests
+
+benchmark: setup build/peers/.installed ## Ingest side by side with its peers, on real X-rays: FLAGS="--rounds 5 --data folder".
+	@source cluster/env.sh && python tests/benchmarks/ingest.py $(FLAGS)
+
+# The peers want newer packages than the project. To pin again (needs uv): the flags of UV_COMPILE, with
+# --output-file tests/benchmarks/requirements.lock tests/benchmarks/requirements.in
+build/peers/.installed: tests/benchmarks/requirements.lock
+	@$(PYTHON) -m venv --clear build/peers
+	@build/peers/bin/python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check -r $<
+	@touch $@
 
 wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.
 	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels . \

@@ -1,0 +1,54 @@
+"""How a contestant talks with the driver. Both environments import this: the standard library and pyarrow only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+PROCESSES = 2
+"""Cores that a contestant may use: processes, task slots or CPUs, as it calls them."""
+
+
+def list_images(folder: str) -> list[str]:
+    """Every file below the folder, sorted."""
+    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def count_rows(out: str) -> int:
+    """Images in the Parquet files below ``out``, by their footers. Files without pixels hold something else."""
+    footers = [pq.read_metadata(path) for path in Path(out).rglob("*.parquet")]
+    return sum(footer.num_rows for footer in footers if "pixels" in footer.schema.names)
+
+
+def serve(ingest: Callable[[str, str], object]) -> None:
+    """Say "ready", then call ``ingest(folder, out)`` for each line ``run FOLDER OUT`` on standard input.
+
+    Each call is timed and answered with one line of JSON on standard output: images, seconds and rows written. The
+    counting is not timed. Ends with standard input.
+    """
+    answers = _take_standard_output()
+    _answer(answers, {"ready": True})
+    for line in sys.stdin:
+        _, folder, out = shlex.split(line)
+        started = time.perf_counter()
+        ingest(folder, out)
+        seconds = time.perf_counter() - started
+        _answer(answers, {"images": len(list_images(folder)), "seconds": seconds, "rows": count_rows(out)})
+
+
+def _take_standard_output():
+    """Standard output for the answers alone: whatever a library prints goes to standard error from here on."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _answer(answers, content: dict) -> None:
+    print(json.dumps(content), file=answers, flush=True)

@@ -1,0 +1,240 @@
+"""Side by side: how many images a second cxrflow's ingest makes of real X-rays, and other ways to the same Parquet files.
+
+Each contestant is a program of its own on the same two cores, started once. Rounds take turns (A B C, A B C, ...), so
+that whatever slows the machine for a while slows all of them. A round begins with a small folder that is not timed,
+since waiting leaves caches cold; then it counts from the call to the last file written. Files come from the page cache.
+While one works the others wait; the processor time that they take meanwhile is measured too. For example:
+
+    make benchmark FLAGS="--rounds 3"
+    python tests/benchmarks/ingest.py --only pillow cxrflow --decoder pillow
+
+The table goes to standard error; standard output ends with one line of JSON. Exit status: 0, 1 where a goal is missed, 2
+where something that it needs is missing or a contestant failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from contestant import PROCESSES, list_images
+from program import ROOT, Program
+
+DATA = Path(os.environ.get("CXRFLOW_BENCHMARK_DATA", ROOT.parent / "shared" / "data"))
+FOLDERS = ("chest_xray_full", "chest_xray_224")
+WARM_UP_IMAGES = 128
+PEERS_PYTHON = ROOT / "build" / "peers" / "bin" / "python"
+
+PROJECT, PEERS = sys.executable, str(PEERS_PYTHON)
+CONTESTANTS = {
+    "pillow": [PROJECT, "ingest_pillow.py"],
+    "cxrflow": [PROJECT, "ingest_cxrflow.py"],
+    "ray": [PEERS, "ingest_ray.py"],
+    "ray-defaults": [PEERS, "ingest_ray.py", "--defaults"],
+    "datasets": [PEERS, "ingest_datasets.py"],
+    "datasets-imagefolder": [PEERS, "ingest_datasets.py", "--imagefolder"],
+}
+"""The Python and the program of each, in the order of their turns."""
+
+RESTLESS = {"ray", "ray-defaults"}
+"""Contestants whose waiting processes take a twentieth of a core. They are stopped while others work."""
+
+GOALS = [
+    ("chest_xray_full", "pillow", 0.85),
+    ("chest_xray_224", "pillow", 0.70),
+    ("chest_xray_full", "ray", 3.0),
+    ("chest_xray_224", "ray", 3.0),
+    ("chest_xray_full", "datasets", 1.0),
+    ("chest_xray_224", "datasets", 1.0),
+]
+"""(folder, peer, how many times the peer's images a second cxrflow is to reach)."""
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contestant and folder (5)")
+    parser.add_argument("--data", type=Path, default=DATA,
+                        help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME",
+                        help=f"contestants, of {', '.join(CONTESTANTS)} (all)")
+    parser.add_argument("--decoder", help="cxrflow's decoder (the library's own choice)")
+    return parser.parse_args()
+
+
+def check(flags: argparse.Namespace) -> None:
+    """End with status 2 and a sentence where something is missing."""
+    check_data(flags.data, flags.rounds)
+    if not PEERS_PYTHON.exists() and any(CONTESTANTS[name][0] == PEERS for name in flags.only):
+        stop(f"expected the peers' environment at {PEERS_PYTHON}, found none; make benchmark makes it")
+
+
+def check_data(data: Path, rounds: int) -> None:
+    for folder in FOLDERS:
+        if not (data / folder).is_dir():
+            stop(f"--data: expected the folders {' and '.join(FOLDERS)}, found no {data / folder}")
+    if rounds < 1:
+        stop(f"--rounds: expected 1 or more, got {rounds}")
+
+
+def stop(why: str) -> None:
+    print(f"error: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
+def take_two_cores() -> None:
+    """Keep this process and all that it starts on two cores, also where the machine has more."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < PROCESSES:
+        stop(f"expected {PROCESSES} cores, got {len(cores)}")
+    os.sched_setaffinity(0, cores[:PROCESSES])
+
+
+def make_warm_up(data: Path, scratch: Path) -> Path:
+    """A small folder with some images of every folder and label, on which the contestants warm up."""
+    for folder in FOLDERS:
+        files = list_images(str(data / folder))
+        for path in map(Path, files[::max(1, len(files) // (WARM_UP_IMAGES // len(FOLDERS)))]):
+            target = scratch / "warm-up" / folder / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return scratch / "warm-up"
+
+
+def take_turns(programs: list[Program], folder: Path, warm_up: Path, rounds: int) -> dict[str, list[dict]]:
+    """The answers of each program, over rounds in which every program ingests the folder once."""
+    for path in list_images(str(folder)):
+        Path(path).read_bytes()  # into the page cache
+    answers: dict[str, list[dict]] = {program.name: [] for program in programs}
+    for number in range(1, rounds + 1):
+        for program in programs:
+            idle = [other for other in programs if other is not program]
+            answers[program.name].append(take_turn(program, idle, folder, warm_up))
+            say(f"{folder.name}, round {number} of {rounds}, {program.name}: {answers[program.name][-1]['seconds']:.2f} s")
+    return answers
+
+
+def take_turn(program: Program, idle: list[Program], folder: Path, warm_up: Path) -> dict:
+    """One warm ingest: the program's answer, and the cores that the waiting programs took meanwhile."""
+    if program.name in RESTLESS:
+        program.wake()
+    ingest(program, warm_up, warm_up.with_name("out"))
+    os.sync()  # what was written before is not written to the disk during the round
+    before = sum(other.processor_seconds() for other in idle)
+    answer = ingest(program, folder, warm_up.with_name("out"))
+    answer["idle_cores"] = (sum(other.processor_seconds() for other in idle) - before) / answer["seconds"]
+    if program.name in RESTLESS:
+        program.rest()
+    return answer
+
+
+def ingest(program: Program, folder: Path, out: Path) -> dict:
+    """The program's answer, checked against the folder. What it wrote is removed."""
+    answer = program.ask(f"run '{folder}' '{out}'")
+    wanted = len(list_images(str(folder)))
+    if (answer["images"], answer["rows"]) != (wanted, wanted):
+        raise RuntimeError(f"{program.name}: expected {wanted} rows of {folder}, got {answer['rows']}")
+    shutil.rmtree(out)
+    return answer
+
+
+def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
+    """Images a second of each contestant (median, min, max), its seconds, and the ratios of the medians."""
+    figures = {}
+    for name, rounds in answers.items():
+        rates = [answer["images"] / answer["seconds"] for answer in rounds]
+        figures[name] = {
+            "median": statistics.median(rates), "min": min(rates), "max": max(rates),
+            "seconds": [answer["seconds"] for answer in rounds],
+            "idle_cores": max(answer["idle_cores"] for answer in rounds),
+        }
+    for name, figure in figures.items():
+        figure["to_pillow"] = ratio(figures, name, "pillow")
+        figure["cxrflow_to_it"] = ratio(figures, "cxrflow", name)
+    return figures
+
+
+def ratio(figures: dict[str, dict], name: str, base: str) -> float | None:
+    """How many times the images a second of ``base``; None where one of the two did not take part."""
+    return figures[name]["median"] / figures[base]["median"] if {name, base} <= set(figures) else None
+
+
+def judge(results: dict[str, dict]) -> list[dict]:
+    """Each goal whose contestants took part, with what was reached."""
+    goals = []
+    for folder, peer, wanted in GOALS:
+        reached = ratio(results[folder], "cxrflow", peer)
+        if reached is not None:
+            goals.append({"folder": folder, "peer": peer, "wanted": wanted, "reached": reached, "met": reached >= wanted})
+    return goals
+
+
+def as_table(folder: str, figures: dict[str, dict]) -> str:
+    """The figures of one folder as a Markdown table."""
+    def times(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    lines = [f"\n{folder}, images a second on {PROCESSES} cores\n",
+             "| contestant | median | min | max | to pillow | cxrflow to it | cores of those waiting |",
+             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for name, figure in figures.items():
+        lines.append(f"| {name} | {figure['median']:,.0f} | {figure['min']:,.0f} | {figure['max']:,.0f} | "
+                     f"{times(figure['to_pillow'])} | {times(figure['cxrflow_to_it'])} | {figure['idle_cores']:.2f} |")
+    return "\n".join(lines)
+
+
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def command_of(name: str, decoder: str | None) -> list[str]:
+    python, script, *arguments = CONTESTANTS[name]
+    if name == "cxrflow" and decoder:
+        arguments += ["--decoder", decoder]
+    return [python, str(Path(__file__).with_name(script)), *arguments]
+
+
+def measure(flags: argparse.Namespace, scratch: Path) -> dict[str, dict[str, list[dict]]]:
+    """The answers of every contestant, by folder: all are started, warmed up, timed in turns, and ended."""
+    programs: list[Program] = []
+    try:
+        for name in flags.only:
+            say(f"starting {name}")
+            programs.append(Program(name, command_of(name, flags.decoder), scratch))
+        warm_up = make_warm_up(flags.data, scratch)
+        take_turns(programs, warm_up, warm_up, rounds=1)
+        return {name: take_turns(programs, flags.data / name, warm_up, flags.rounds) for name in FOLDERS}
+    finally:
+        for program in programs:
+            program.close()
+
+
+def main() -> None:
+    flags = parse_flags()
+    check(flags)
+    take_two_cores()
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=ROOT / "build") as scratch:
+        try:
+            answers = measure(flags, Path(scratch))
+        except RuntimeError as error:
+            stop(str(error))
+    results = {name: summarise(found) for name, found in answers.items()}
+    goals = judge(results)
+    for name, figures in results.items():
+        say(as_table(name, figures))
+    say("")
+    for goal in goals:
+        say(f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: wanted {goal['wanted']:.2f}, "
+            f"reached {goal['reached']:.2f}")
+    print(json.dumps({"decoder": flags.decoder, "rounds": flags.rounds, "results": results, "goals": goals}))
+    sys.exit(0 if all(goal["met"] for goal in goals) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""A contestant as the driver sees it: a process that answers lines. And what Linux says of a process and those below."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Program:
+    """A contestant that runs until ``close``; ready for its first line once this is made."""
+
+    def __init__(self, name: str, command: list[str], scratch: Path):
+        self.name = name
+        self._log = scratch / f"{name}.log"
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        self._answer()
+
+    def ask(self, line: str) -> dict:
+        """Send a line, wait for the answer."""
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            last = "\n".join(self._log.read_text().splitlines()[-20:])
+            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; its last words:\n{last}")
+        return json.loads(line)
+
+    def processor_seconds(self) -> float:
+        """Processor time that the contestant and its processes have taken so far."""
+        return sum(map(seconds_of, tree_of(self._process.pid)))
+
+    def rest(self) -> None:
+        """Stop all of its processes until ``wake``, so that they take no processor time."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+        time.sleep(1)  # what its timers missed is done now
+
+    def _signal(self, number: int) -> None:
+        for pid in tree_of(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def close(self) -> None:
+        """End it by the end of its input; the process, where that does not help."""
+        self._signal(signal.SIGCONT)
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def tree_of(pid: int) -> list[int]:
+    """The process and all below it."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat(int(entry))):
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
+def seconds_of(pid: int) -> float:
+    """Processor time of one process, in user and system mode; 0 where it has ended."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on, or None where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
