@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contestant import list_images
+from copies import with_comment
 from ingest import DATA, check_data, say, stop
 from program import ROOT, tree_of
 
@@ -64,12 +65,6 @@ def grow(images: Path, sources: dict[str, list[bytes]], start: int, stop: int) -
         path.parent.mkdir(parents=True, exist_ok=True)
         candidates = sources[path.parent.name]
         path.write_bytes(with_comment(candidates[number % len(candidates)], str(number)))
-
-
-def with_comment(jpeg: bytes, comment: str) -> bytes:
-    """The JPEG with a comment segment after its first marker: other bytes, the same image."""
-    text = comment.encode()
-    return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
 
 @contextlib.contextmanager

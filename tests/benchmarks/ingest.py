@@ -24,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from contestant import PROCESSES, list_images
+from copies import multiply
 from program import ROOT, Program
 
 DATA = Path(os.environ.get("CXRFLOW_BENCHMARK_DATA", ROOT.parent / "shared" / "data"))
@@ -63,6 +64,8 @@ def parse_flags() -> argparse.Namespace:
                         help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME",
                         help=f"contestants, of {', '.join(CONTESTANTS)} (all)")
+    parser.add_argument("--copies", type=int, default=1, metavar="N",
+                        help="ingest N copies of every image: a larger folder shows the throughput that a start-up hides (1)")
     parser.add_argument("--decoder", help="cxrflow's decoder (the library's own choice)")
     return parser.parse_args()
 
@@ -199,6 +202,11 @@ def command_of(name: str, decoder: str | None) -> list[str]:
     return [python, str(Path(__file__).with_name(script)), *arguments]
 
 
+def source(flags: argparse.Namespace, name: str, scratch: Path) -> Path:
+    """The folder to ingest: the real one, or its copies."""
+    return flags.data / name if flags.copies == 1 else multiply(flags.data / name, scratch / name, flags.copies)
+
+
 def measure(flags: argparse.Namespace, scratch: Path) -> dict[str, dict[str, list[dict]]]:
     """The answers of every contestant, by folder: all are started, warmed up, timed in turns, and ended."""
     programs: list[Program] = []
@@ -208,7 +216,7 @@ def measure(flags: argparse.Namespace, scratch: Path) -> dict[str, dict[str, lis
             programs.append(Program(name, command_of(name, flags.decoder), scratch))
         warm_up = make_warm_up(flags.data, scratch)
         take_turns(programs, warm_up, warm_up, rounds=1)
-        return {name: take_turns(programs, flags.data / name, warm_up, flags.rounds) for name in FOLDERS}
+        return {name: take_turns(programs, source(flags, name, scratch), warm_up, flags.rounds) for name in FOLDERS}
     finally:
         for program in programs:
             program.close()
@@ -232,7 +240,7 @@ def main() -> None:
     for goal in goals:
         say(f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: wanted {goal['wanted']:.2f}, "
             f"reached {goal['reached']:.2f}")
-    print(json.dumps({"decoder": flags.decoder, "rounds": flags.rounds, "results": results, "goals": goals}))
+    print(json.dumps({"decoder": flags.decoder, "rounds": flags.rounds, "copies": flags.copies, "results": results, "goals": goals}))
     sys.exit(0 if all(goal["met"] for goal in goals) else 1)
 
 

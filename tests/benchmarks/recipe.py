@@ -11,8 +11,13 @@ from PIL import Image
 
 HEIGHT = WIDTH = 224
 ROWS_A_FILE = 128
-# No dictionary of pixels: they hardly repeat.
-WRITING = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["label", "source_format"]}
+# As cxrflow writes: pixels hardly compress and hardly repeat.
+WRITING = {
+    "compression": {"path": "ZSTD", "size": "ZSTD", "sha256": "ZSTD", "label": "ZSTD", "source_height": "ZSTD",
+                    "source_width": "ZSTD", "source_format": "ZSTD", "pixels": "NONE"},
+    "use_dictionary": ["label", "source_format"],
+    "write_statistics": ["path", "size", "sha256", "label", "source_height", "source_width", "source_format"],
+}
 
 # The columns of cxrflow's samples table that say something without a split of patients.
 SCHEMA = pa.schema([
