@@ -21,8 +21,9 @@ class Program:
         self.name = name
         self._log = scratch / f"{name}.log"
         with open(self._log, "w") as log:
+            # A session of its own: Ctrl-C is for the driver, which then ends its contestants in order.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
         self._answer()
 
     def ask(self, line: str) -> dict:
@@ -39,7 +40,7 @@ class Program:
         return json.loads(line)
 
     def processor_seconds(self) -> float:
-        """Processor time that the contestant and its processes have taken so far."""
+        """Processor time that the contestant and its processes have taken so far, those that have ended included."""
         return sum(map(seconds_of, tree_of(self._process.pid)))
 
     def rest(self) -> None:
@@ -56,14 +57,14 @@ class Program:
                 os.kill(pid, number)
 
     def close(self) -> None:
-        """End it by the end of its input; the process, where that does not help."""
+        """End it by the end of its input, and then what is left of its process group: Ray's agents outlive Ray."""
         self._signal(signal.SIGCONT)
         self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def tree_of(pid: int) -> list[int]:
@@ -79,9 +80,18 @@ def tree_of(pid: int) -> list[int]:
 
 
 def seconds_of(pid: int) -> float:
-    """Processor time of one process, in user and system mode; 0 where it has ended."""
+    """Processor time of one process and of its ended children, in user and system mode; 0 where it has ended."""
     fields = _stat(pid)
-    return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
+    return sum(map(int, fields[11:15])) / TICKS if fields else 0.0
+
+
+def busy_seconds() -> float:
+    """Processor time that the cores of this process have given so far, to whomever: processes, the kernel, or another
+    virtual machine."""
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    # user, nice, system, (idle, waiting for the disk,) interrupts, soft interrupts, stolen
+    return sum(sum(map(int, row[1:4] + row[6:9])) for row in rows if row[0] in cores) / TICKS
 
 
 def _stat(pid: int) -> list[str] | None:
