@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import insert, open_catalog, values
+from cxrflow.catalog.place import write_work
 from cxrflow.catalog.settle import settle
 from cxrflow.errors import UserError
 
@@ -146,3 +149,25 @@ def test_the_catalog_comes_back_as_it_was_left(tmp_path):
     with open_catalog(str(tmp_path), MEMORY) as catalog:
         row, = values(catalog, "SELECT path, size, modified, label FROM files")
     assert row == {"path": "größe 肺", "size": 5, "modified": NOW, "label": None}
+
+
+def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
+    rows = [{"path": f"{split}/{number}", "size": 1000 + number, "split": split, "label": "A", "patient_id": "p"}
+            for split, count in (("train", 600), ("val", 200), ("test", 203)) for number in range(count)]
+    rows += [{"path": "unlabelled", "size": 5, "split": None, "label": None, "patient_id": "p"}]
+    with open_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "work", pa.Table.from_pylist(rows))
+        places = write_work(catalog, str(tmp_path), 4, 20)
+    tasks = [pq.read_table(place).to_pylist() for place in places]
+    assert sorted(row["path"] for task in tasks for row in task) == sorted(row["path"] for row in rows)
+    for task in tasks:
+        counts = Counter(row["split"] for row in task)
+        short = [split for split, count in counts.items() if count % 20]
+        assert len(task) > 150 and set(short) <= {"test", None}  # 3 of test and the unlabelled one are left over
+
+
+def test_few_files_are_shared_out_all_the_same(tmp_path):
+    with open_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "work", pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]))
+        places = write_work(catalog, str(tmp_path), 2, 128)
+    assert sorted(pq.read_metadata(place).num_rows for place in places) in ([20, 20], [19, 21], [18, 22], [16, 24], [17, 23])

@@ -25,6 +25,9 @@ PASSING = ("unreadable", "crashed", "in_another_split", "too_large", "unsupporte
 # What a file that is small costs as if it had bytes: opening it, and making a row of it.
 FILE_COST = 2**14
 
+# Runs of files that a task has at least, so that tasks can be of about the same length.
+RUNS_A_TASK = 3
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -187,21 +190,34 @@ def _thresholds(catalog: duckdb.DuckDBPyConnection, fractions: dict[str, float])
     return {row["label"]: [cut(train_end, row["ends"][0]), cut(val_end, row["ends"][1])] for row in rows}
 
 
-def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int) -> list[str]:
+def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, shard_rows: int) -> list[str]:
     """Write the files to decode as one Parquet file a task below ``staging``; returns their places.
 
-    A hash of the path spreads labels over tasks and mixes them within each; every task has as many bytes to read.
+    The files of a split are mixed by a hash of their path and cut into runs that fill one shard each, so that a task
+    whose files are good leaves full shards. Tasks take whole runs, as many bytes each. Where there are too few runs to
+    balance, they are cut smaller; the short shards that they leave are put together later.
     """
+    files = values(catalog, "SELECT count(*) AS files FROM work")[0]["files"]
+    run = shard_rows
+    while run > 1 and files < run * tasks * RUNS_A_TASK:
+        run = -(-run // 2)
+    catalog.execute("""
+        CREATE TABLE runs AS SELECT split, run, sum(size + ?) AS cost FROM (
+            SELECT *, (row_number() OVER (PARTITION BY split ORDER BY md5(path)) - 1) // ? AS run FROM work
+        ) GROUP BY split, run""", [FILE_COST, run])
     catalog.execute("""
         UPDATE work SET task = cut.task FROM (
-            SELECT path, least(? - 1, floor((upto - cost) * ? / total))::INTEGER AS task FROM (
-                SELECT path, size + ? AS cost, sum(size + ?) OVER (ORDER BY md5(path)) AS upto,
-                       sum(size + ?) OVER () AS total FROM work)) AS cut WHERE cut.path = work.path
-        """, [tasks, tasks, FILE_COST, FILE_COST, FILE_COST])
+            SELECT path, shares.task FROM (
+                SELECT path, split, (row_number() OVER (PARTITION BY split ORDER BY md5(path)) - 1) // ? AS run FROM work
+            ) AS placed JOIN (
+                SELECT split, run, least(? - 1, floor((sum(cost) OVER (ORDER BY md5(concat(split, run))) - cost / 2) * ?
+                                                      / sum(cost) OVER ()))::INTEGER AS task FROM runs
+            ) AS shares ON placed.run = shares.run AND placed.split IS NOT DISTINCT FROM shares.split
+        ) AS cut WHERE cut.path = work.path""", [run, tasks, tasks])
     places = []
     for task in range(tasks):
         rows = catalog.sql("""SELECT path, size, modified, label, patient_id, split FROM work WHERE task = ?
-                              ORDER BY md5(path)""", params=[task]).to_arrow_table()
+                              ORDER BY split, md5(path)""", params=[task]).to_arrow_table()
         if rows.num_rows:
             places.append(storage.join(staging, f"work/{task:05d}.parquet"))
             with storage.open_file(places[-1], "wb") as file:

@@ -42,7 +42,7 @@ from cxrflow.summary import describe
 log = logging.getLogger(__name__)
 
 # Aimed at for one decoding task: long enough to pay its start, short enough to balance and to try again.
-TASK_BYTES = 256 * 2**20
+TASK_BYTES = 64 * 2**20
 # At least so many shards, so that a small table can be shuffled and shared out too: two for each of the 24 streams
 # that training deals shards to.
 FEWEST_SHARDS = 48
@@ -244,7 +244,7 @@ def _place_files(config: IngestConfig, staging: str, before: Manifest | None, li
             add_table(catalog, config.table, before)
         placed = place(catalog, config, before.split_thresholds if before else {})
         rows = before.shard_rows if before else shard_rows(config, placed.todo)
-        return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, rows, slots)))
+        return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, slots), rows))
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:
@@ -258,10 +258,10 @@ def shard_rows(config: IngestConfig, files: int) -> int:
     return rows
 
 
-def decoding_tasks(placed: Placed, rows: int, slots: int) -> int:
-    """Enough to balance, few enough that most shards are filled within one task."""
-    wanted = min(math.ceil(placed.todo_bytes / TASK_BYTES), placed.todo // (8 * rows))
-    return max(1, min(placed.todo, max(slots, wanted)))
+def decoding_tasks(placed: Placed, slots: int) -> int:
+    """As many as the task slots, or so many times as many that none is too long."""
+    rounds = math.ceil(placed.todo_bytes / (TASK_BYTES * slots))
+    return max(1, min(placed.todo, slots * max(1, rounds)))
 
 
 def _read_labels(spark: SparkSession, labels: str):
