@@ -1,0 +1,71 @@
+"""The table as a Delta table, read and written with delta-rs."""
+
+import shutil
+
+import pytest
+from deltalake import DeltaTable, QueryBuilder
+
+from cxrflow.config import IngestConfig, TrainConfig
+from cxrflow.delta import check_unchanged, write_version
+from cxrflow.errors import UserError
+from cxrflow.launch.train import check_train
+from cxrflow.manifest import read_manifest
+from cxrflow.phantom import PATIENT_RULE, make_phantoms
+from cxrflow.spark.ingest import ingest
+
+
+@pytest.fixture
+def config(tmp_path):
+    make_phantoms(str(tmp_path / "images"), patients=30, images_a_patient=1, seed=1)
+    return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=16, width=16, shard_rows=4,
+                        patients=PATIENT_RULE, delta=True)
+
+
+def counts_of(table):
+    rows = QueryBuilder().register("samples", DeltaTable(f"{table}/samples")).execute(
+        "SELECT split, label, count(*) AS rows FROM samples GROUP BY split, label").read_all()
+    found = {}
+    for split, label, count in zip(*(rows.column(name).to_pylist() for name in ("split", "label", "rows")), strict=True):
+        found.setdefault(split, {})[label] = count
+    return found
+
+
+def test_delta_names_the_same_files_also_after_the_folder_grew(spark, config, tmp_path):
+    result = ingest(spark, config)
+    assert counts_of(config.table) == result["counts"]
+    make_phantoms(str(tmp_path / "more"), patients=6, images_a_patient=1, seed=2)
+    shutil.copytree(tmp_path / "more", tmp_path / "images" / "more")
+    result = ingest(spark, IngestConfig(**{**vars(config), "delta": False}))  # a Delta table stays one
+    assert counts_of(config.table) == result["counts"]
+    table = DeltaTable(f"{config.table}/samples")
+    assert {uri.split("/samples/")[1] for uri in table.file_uris()} == {
+        shard.path.removeprefix("samples/") for shard in read_manifest(config.table).shards}
+    before = DeltaTable(f"{config.table}/samples", version=1)
+    assert len(before.file_uris()) != len(table.file_uris())
+
+
+def test_one_that_was_changed_through_delta_is_refused(spark, config):
+    ingest(spark, config)
+    check_train(TrainConfig(table=config.table, run=config.table + "-run"))
+    DeltaTable(f"{config.table}/samples").delete("split = 'val'")
+    with pytest.raises(UserError, match="it was changed through Delta"):
+        check_train(TrainConfig(table=config.table, run=config.table + "-run"))
+    with pytest.raises(UserError, match="it was changed through Delta"):
+        ingest(spark, config)
+    result = ingest(spark, IngestConfig(**{**vars(config), "overwrite": True}))
+    assert counts_of(config.table) == result["counts"]
+
+
+def test_a_log_that_an_ingest_left_behind_is_brought_up_to_date(spark, config, tmp_path, monkeypatch):
+    ingest(spark, config)
+    (tmp_path / "images" / "more").mkdir()
+    shutil.copy(next((tmp_path / "images").rglob("*.jp*g")), tmp_path / "images" / "more" / "phantom9999_0.jpeg")
+    with monkeypatch.context() as dying:
+        dying.setattr("cxrflow.spark.ingest.write_version", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            ingest(spark, config)
+    with pytest.raises(UserError, match="an ingest died at its end; run it again"):
+        check_unchanged(config.table, read_manifest(config.table))
+    ingest(spark, config)
+    check_unchanged(config.table, read_manifest(config.table))
+    assert write_version(config.table, read_manifest(config.table)) > 1
