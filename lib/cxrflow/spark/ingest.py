@@ -36,7 +36,7 @@ from cxrflow.schema import SAMPLES, spark_ddl
 from cxrflow.spark.decode import DONE, DecodeTask
 from cxrflow.spark.even import even_out
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, walk, with_contents
-from cxrflow.spark.session import settings, task_slots
+from cxrflow.spark.session import registered_slots
 from cxrflow.summary import describe
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class _Ingest:
         is_local = storage.is_local(config.images)
         listing = None if is_local else self._staged("listing", list_files(self._spark, config.images))
         labels = None if config.labels is None else self._staged("labels", _read_labels(self._spark, config.labels))
-        slots, memory = task_slots(self._spark), self._memory // 2
+        slots, memory = registered_slots(self._spark), self._memory // 2
         work = _in_one_task(self._spark, lambda: _place_files(config, staging, before, listing, labels, slots, memory))
         if not is_local:
             skipped = count_hidden(self._spark, config.images, work.placed.files)

@@ -21,7 +21,7 @@ from cxrflow.schema import score_column
 from cxrflow.spark.decode import decode_files
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
-from cxrflow.spark.session import cached, settings, task_slots
+from cxrflow.spark.session import cached, registered_slots, settings
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
         log.info("%s files below %s", f"{total:,}", config.images)
         score = _ScoreFiles(run.recipe, memory, run.labels, run.positive, run.threshold, Scorer(spark, run))
         if is_local:
-            parts = [files.repartition(max(min(total, 2 * task_slots(spark)), total // FILES_PER_TASK), "path")]
+            parts = [files.repartition(max(min(total, 2 * registered_slots(spark)), total // FILES_PER_TASK), "path")]
         else:
             parts = with_contents(spark, config.images, files, memory // 8)
         try:

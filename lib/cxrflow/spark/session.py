@@ -64,6 +64,14 @@ def task_slots(spark: SparkSession) -> int:
     return context.maxNumConcurrentTasks(profile)
 
 
+def registered_slots(spark: SparkSession) -> int:
+    """Task slots, once the executors of a cluster have registered: Spark holds the first job of an application back
+    until spark.scheduler.minRegisteredResourcesRatio of them are there, so one without work is run."""
+    if not spark.sparkContext.master.startswith("local"):
+        spark.sparkContext.parallelize([0], 1).count()
+    return max(1, task_slots(spark))
+
+
 def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
     """The number of task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
 
