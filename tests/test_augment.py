@@ -316,3 +316,12 @@ def test_training_augments_as_it_is_told(table, tmp_path):
 
 def blacken(pixels, sample_ids, *, seed, epoch):
     return np.zeros_like(pixels)
+
+
+def test_the_picture_of_the_policies():
+    from cxrflow.training.augment.sheet import draw_sheet
+
+    sheet = draw_sheet()
+    assert sheet.shape == (4 * 128, 74 + 6 * 128) and sheet.dtype == np.uint8
+    rows = sheet[:, 74:].reshape(4, 128, 6, 128)
+    assert (rows[0, :, :1] == rows[0]).all() and not (rows[3, :, :1] == rows[3]).all()
