@@ -57,7 +57,7 @@ def _import(name: str) -> Callable:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--augment: {name!r} cannot be imported as module:function: {error}") from error
     if not callable(found):
-        raise UserError(f"--augment: expected {name!r} to be a function or a Policy, got a {type(found).__name__}")
+        raise UserError(f"--augment: expected {name!r} to be a function or a Policy, got {type(found).__name__}")
     return found
 
 

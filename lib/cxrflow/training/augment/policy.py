@@ -27,7 +27,7 @@ class Policy:
     """
 
     rotation: float = 0.0
-    """Largest rotation about the centre, degrees, either way. Chests are taken upright: 15 is a badly placed patient."""
+    """Largest rotation about the centre, degrees, either way. Chests are taken upright: 15 is a badly placed one."""
     shift: float = 0.0
     """Largest shift, as a share of the height and of the width, in either direction."""
     zoom: float = 0.0
@@ -41,7 +41,7 @@ class Policy:
     and a mirror image shows dextrocardia or situs inversus, which are findings; side markers come out mirrored; and the
     frequency of disease differs by lobe and side. It may still help a task whose labels know no side."""
     erase: float = 0.0
-    """Probability that a patch is erased (Zhong et al. 2020): filled with one gray value that is uniform from 0 to 255."""
+    """Probability that a patch is erased (Zhong et al. 2020): filled with one gray value from 0 to 255."""
     erase_area: tuple[float, float] = (0.02, 0.1)
     """Smallest and largest area of that patch, as a share of the image. It is at most twice as long as broad."""
 
