@@ -35,7 +35,9 @@ POLICIES = {
     "strong": Policy(rotation=15, shift=0.1, zoom=0.15, contrast=0.4, brightness=0.15, erase=0.25),
 }
 """none; light: the pose alone, as between two exposures of one patient; standard: the exposure too; strong: more of
-both, and patches erased."""
+both, and patches erased. standard is the default for a reason, not by a measurement: images of another hospital differ
+in pose and exposure, which a validation split from the same source cannot show; its ranges are those between usual
+films; and what it never does, mirroring and erasing, could change what the label says."""
 
 
 def find_policy(name: str) -> Callable:
