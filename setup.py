@@ -8,7 +8,9 @@ EXTRAS = {
     # Databricks and most clusters bring their own Spark, so it is not a hard dependency.
     "spark": ["pyspark>=3.5,<4"],
     # Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
-    "train": ["keras>=3.5,<3.16", "petastorm>=0.12.1,<0.14", "pyarrow>=10,<15", "numpy<2"],
+    # OpenCV 4.12 needs NumPy 2, so this resolves to 4.11.
+    "train": ["keras>=3.5,<3.16", "petastorm>=0.12.1,<0.14", "pyarrow>=10,<15", "numpy<2",
+              "opencv-python-headless>=4.8,<5"],
     # Horovod 0.28.1, the last release, does not compile against TensorFlow 2.19.
     "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],

@@ -10,7 +10,7 @@ FLAGS = {
     config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
                           "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
-                         "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
+                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
                          "shuffle_rows", "reader_threads", "seed", "overwrite"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
     config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},

@@ -138,6 +138,9 @@ class TrainConfig:
     """Height that the network sees; the table's, if not given."""
     width: int | None = None
     """Width that the network sees; the table's, if not given."""
+    augment: str = "standard"
+    """How training images are changed: none, light (pose), standard (pose and exposure), strong (more, and patches
+    erased), or your own as module:function. Validation images never are."""
     learning_rate: float = 2e-3
     """Peak learning rate of one worker; see lr_scaling for more workers."""
     lr_scaling: str = "sqrt"
@@ -154,7 +157,7 @@ class TrainConfig:
     reader_threads: int = 2
     """Petastorm threads that read Parquet in each worker."""
     seed: int = 0
-    """Seed of the weights and of the order of the samples."""
+    """Seed of the weights, of the order of the samples and of augmentation."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
 

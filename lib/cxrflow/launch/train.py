@@ -10,6 +10,7 @@ from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
+from cxrflow.training.augment import find_policy
 from cxrflow.training.models import check_model
 
 
@@ -17,6 +18,7 @@ def check_train(config: TrainConfig) -> None:
     """Raise UserError for what shows to be wrong before Spark or a worker is started."""
     find_launcher(config.launcher)
     check_model(config.model)
+    find_policy(config.augment)
     if config.launcher == "local" and config.workers != 1:
         raise UserError(f"--workers: expected 1 with the local launcher, got {config.workers}; "
                         "use --launcher horovod or torch for more")

@@ -13,6 +13,7 @@ from cxrflow import __version__, metrics, storage
 from cxrflow.config import TrainConfig, to_dict
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.training.augment import augment, find_policy
 from cxrflow.training.feed import Feed
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
@@ -40,6 +41,7 @@ class _Trainer:
         self._config, self._worker = config, worker
         self._manifest = read_manifest(config.table)
         self._run = RunDirectory(config.run)
+        self._policy = find_policy(config.augment)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
         self._model = self._build()
@@ -97,7 +99,8 @@ class _Trainer:
         total = 0.0
         for step, batch in enumerate(self._train.epoch(epoch)):
             self._model.reset_metrics()  # Keras reports a running mean; the step's own loss is wanted
-            logs = self._model.train_on_batch(batch.pixels, batch.targets, batch.weights, return_dict=True)
+            pixels = augment(self._policy, batch.pixels, batch.sample_ids, seed=self._config.seed, epoch=epoch)
+            logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
             total += float(logs["loss"]) * plan.step_samples(step)
             progress.step(step, float(logs["loss"]), plan.step_samples(step))
         return float(self._worker.average([np.float64([total / plan.samples])])[0][0])
