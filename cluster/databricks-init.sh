@@ -6,4 +6,4 @@
 # Not a library of the job, because it must be without dependencies: Petastorm's name PyPI's pyspark, which would
 # lie over the runtime's own.
 set -euo pipefail
-/databricks/python/bin/pip install --no-deps keras==3.15.1 petastorm==0.13.1 pyarrow==14.0.2 diskcache==5.6.3
+/databricks/python/bin/pip install --no-deps keras==3.15.1 petastorm==0.13.1 pyarrow==14.0.2 diskcache==5.6.3 opencv-python-headless==4.11.0.86

@@ -22,6 +22,7 @@ PACKAGES = [
     ("pillow", "PIL", "decodes images"),
     ("simplejpeg", "simplejpeg", "decodes JPEG with libjpeg-turbo"),
     ("pydicom", "pydicom", "decodes DICOM"),
+    ("opencv-python-headless", "cv2", "augments images in training"),
     ("duckdb", "duckdb", "the catalog of an ingest"),
     ("deltalake", "deltalake", "writes Delta tables"),
 ]
