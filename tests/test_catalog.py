@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import insert, open_catalog, values
-from cxrflow.catalog.place import write_work
+from cxrflow.catalog.database import insert, new_catalog, open_catalog, values
+from cxrflow.catalog.place import place, write_work
 from cxrflow.catalog.settle import settle
+from cxrflow.config import IngestConfig
 from cxrflow.errors import UserError
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -33,7 +35,7 @@ def sample(path, patient, split, content, *, fresh=True, fixed=False, label="A",
 @contextmanager
 def filled(samples, quarantine=()):
     """A catalog that has just taken in the outcomes of these samples."""
-    with TemporaryDirectory() as staging, open_catalog(staging, MEMORY) as catalog:
+    with TemporaryDirectory() as staging, new_catalog(staging, MEMORY) as catalog:
         insert(catalog, "samples", pa.Table.from_pylist(samples))
         if quarantine:
             insert(catalog, "quarantine", pa.Table.from_pylist(list(quarantine)))
@@ -118,7 +120,7 @@ def test_too_many_bad_files_are_refused_with_a_table_of_reasons():
 
 @pytest.mark.parametrize(("listed", "words"), [(["1", "2", "3"], "1 of the listed files are neither"), (["1"], None)])
 def test_a_file_that_left_no_row_is_an_error(tmp_path, listed, words):
-    with open_catalog(str(tmp_path), MEMORY) as catalog:
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": path} for path in listed]))
         insert(catalog, "samples", pa.Table.from_pylist([sample("1", "a", "train", "x"), sample("2", "b", "val", "y")]))
         if words:
@@ -144,7 +146,7 @@ def test_audit_counts_copies_conflicts_and_look_alikes():
 
 
 def test_the_catalog_comes_back_as_it_was_left(tmp_path):
-    with open_catalog(str(tmp_path), MEMORY) as catalog:
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": "größe 肺", "size": 5, "modified": NOW}]))
     with open_catalog(str(tmp_path), MEMORY) as catalog:
         row, = values(catalog, "SELECT path, size, modified, label FROM files")
@@ -155,7 +157,7 @@ def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
     rows = [{"path": f"{split}/{number}", "size": 1000 + number, "split": split, "label": "A", "patient_id": "p"}
             for split, count in (("train", 600), ("val", 200), ("test", 203)) for number in range(count)]
     rows += [{"path": "unlabelled", "size": 5, "split": None, "label": None, "patient_id": "p"}]
-    with open_catalog(str(tmp_path), MEMORY) as catalog:
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "work", pa.Table.from_pylist(rows))
         places = write_work(catalog, str(tmp_path), 4, 20)
     tasks = [pq.read_table(place).to_pylist() for place in places]
@@ -167,7 +169,24 @@ def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
 
 
 def test_few_files_are_shared_out_all_the_same(tmp_path):
-    with open_catalog(str(tmp_path), MEMORY) as catalog:
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "work", pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]))
         places = write_work(catalog, str(tmp_path), 2, 128)
     assert sorted(pq.read_metadata(place).num_rows for place in places) in ([20, 20], [19, 21], [18, 22], [16, 24], [17, 23])
+
+
+def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp_path):
+    config = IngestConfig(images="/x", table="/t", seed=5)
+    files = [{"path": f"/x/{label}/{number}.png", "size": 1, "hidden": False, "label": label, "patient_id": f"{label}{number}"}
+             for label, patients in (("A", 200), ("B", 20)) for number in range(patients)]
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "files", pa.Table.from_pylist(files))
+        thresholds = place(catalog, config, {}).thresholds
+        work = values(catalog, "FROM work")
+    assert Counter((row["label"], row["split"]) for row in work) == {
+        ("A", "train"): 120, ("A", "val"): 40, ("A", "test"): 40, ("B", "train"): 12, ("B", "val"): 4, ("B", "test"): 4}
+    train_end, val_end = thresholds["A"]
+    for row in (row for row in work if row["label"] == "A"):
+        lies = int(hashlib.sha256(f"5:{row['patient_id']}".encode()).hexdigest()[:12], 16) / 2**48
+        assert row["split"] == ("train" if lies < train_end else "val" if lies < val_end else "test")
+    assert thresholds["B"] == [0.6, 0.8]  # where the quantiles of 20 lie says little of those to come

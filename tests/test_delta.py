@@ -1,5 +1,6 @@
 """The table as a Delta table, read and written with delta-rs."""
 
+import json
 import shutil
 
 import pytest
@@ -69,3 +70,18 @@ def test_a_log_that_an_ingest_left_behind_is_brought_up_to_date(spark, config, t
     ingest(spark, config)
     check_unchanged(config.table, read_manifest(config.table))
     assert write_version(config.table, read_manifest(config.table)) > 1
+
+
+def test_a_version_adds_what_is_new_and_removes_what_is_gone(spark, config, tmp_path):
+    """Delta allows one action a file in a version; readers that replay them in order would lose a file with two."""
+    ingest(spark, config)
+    make_phantoms(str(tmp_path / "more"), patients=6, images_a_patient=1, seed=2)
+    shutil.copytree(tmp_path / "more", tmp_path / "images" / "more")
+    ingest(spark, config)
+    ingest(spark, config)
+    log = sorted((tmp_path / "table" / "samples" / "_delta_log").glob("*.json"))
+    assert len(log) == 3  # made, filled, grown; the last ingest had nothing to say
+    actions = [json.loads(line) for line in log[2].read_text().splitlines()]
+    added = [action["add"]["path"] for action in actions if "add" in action]
+    removed = [action["remove"]["path"] for action in actions if "remove" in action]
+    assert added and removed and len({*added, *removed}) == len(added) + len(removed)

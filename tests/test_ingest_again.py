@@ -137,11 +137,13 @@ def test_labels_that_come_later_free_files_from_quarantine(spark, tmp_path):
     assert ingest(spark, config)["reasons"] == {"unlabelled": 2}
     assert ingest(spark, config)["added"] == 0
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"A/{name},Y\n" for name in names[2:]) + f"A/{names[0]},X\n")
-    result = ingest(spark, config)
-    assert (result["added"], result["replaced"], result["reasons"]) == (2, 1, {"unlabelled": 1})
+    result = ingest(spark, config)  # the file without a line any more keeps what it had
+    assert (result["added"], result["replaced"], result["reasons"]) == (2, 1, {})
     labels = samples_of(tmp_path / "table")["label"]
     assert {path.rsplit("/", 1)[1]: label for path, label in labels.items()} == dict(
-        zip([names[0], *names[2:]], "XYYY", strict=True))
+        zip(names, "XXYYY", strict=True))
+    with pytest.raises(UserError, match="was made with --labels .*labels.csv"):
+        ingest(spark, dataclasses.replace(config, labels=None))
 
 
 def test_a_placed_patient_is_not_moved_by_a_labels_file(spark, tmp_path):
@@ -152,6 +154,9 @@ def test_a_placed_patient_is_not_moved_by_a_labels_file(spark, tmp_path):
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,train\n")
     ingest(spark, config)
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,test\n{second},X,test\n")
+    with pytest.raises(UserError, match="a patient never changes its split"):
+        ingest(spark, config)
+    (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,test\n")  # with nothing new to decode
     with pytest.raises(UserError, match="a patient never changes its split"):
         ingest(spark, config)
 
@@ -171,6 +176,7 @@ def test_new_files_that_would_leak_go_to_quarantine(spark, config, tmp_path):
 DYING = """
 import os, signal, sys
 import cxrflow.commit
+import cxrflow.spark.ingest
 from cxrflow.config import IngestConfig
 from cxrflow.spark.ingest import ingest
 from cxrflow.spark.session import open_session
@@ -178,7 +184,7 @@ from cxrflow.spark.session import open_session
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(cxrflow.commit, sys.argv[1], die)
+setattr(cxrflow.spark.ingest if sys.argv[1] == "sweep" else cxrflow.commit, sys.argv[1], die)
 ingest(open_session("dying"), IngestConfig(images=sys.argv[2], table=sys.argv[3], height=8, width=8, shard_rows=5,
                                            patients=sys.argv[4]))
 """

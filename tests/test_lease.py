@@ -64,3 +64,13 @@ def test_it_is_renewed_while_it_is_held(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not (tmp_path / lease.NAME).exists()
+
+
+def test_one_without_content_ends_too(tmp_path):
+    """Left by a process that was killed between making the file and writing it."""
+    (tmp_path / lease.NAME).touch()
+    with pytest.raises(UserError), lease.hold(str(tmp_path)):
+        pass
+    os.utime(tmp_path / lease.NAME, (0, 0))
+    with lease.hold(str(tmp_path)) as mine:
+        mine.check()

@@ -43,7 +43,7 @@ def test_another_file_system_than_the_local_one():
     storage.write_bytes("memory://bucket/a/b.json", b"1")
     assert storage.exists("memory://bucket/a/b.json")
     assert storage.read_bytes("memory://bucket/a/b.json") == b"1"
-    assert storage.files("memory://bucket", ".json") == ["memory:///bucket/a/b.json"]
+    assert storage.files("memory://bucket", ".json") == ["memory://bucket/a/b.json"]
     storage.move("memory://bucket/a/b.json", "memory://bucket/c.json")
     storage.remove("memory://bucket/a")
-    assert storage.files("memory://bucket", ".json") == ["memory:///bucket/c.json"]
+    assert storage.files("memory://bucket", ".json") == ["memory://bucket/c.json"]

@@ -14,11 +14,11 @@ MOVES_AT_ONCE = 16
 
 
 def commit(table: str, staging: str, manifest: Manifest, lease: Lease) -> Manifest:
-    """Move what was staged into the table, write the manifest, then remove what it no longer names.
+    """Move what was staged into the table, then write the manifest.
 
     In ``manifest``, shards and quarantine files that are not in the table yet have their place below ``staging`` as
     path. A run that dies before the manifest is written leaves the old table whole, with some files beside it that
-    belong to nothing and that the next commit removes. Returns the manifest as it was written.
+    belong to nothing and that the next ``sweep`` removes. Returns the manifest as it was written.
     """
     lease.check()
     moves: list[tuple[str, str]] = []
@@ -34,7 +34,6 @@ def commit(table: str, staging: str, manifest: Manifest, lease: Lease) -> Manife
                                    shards=sorted(shards, key=lambda shard: (shard.split, shard.checksum)))
     lease.check()
     write_manifest(table, manifest)
-    sweep(table, manifest)
     return manifest
 
 
@@ -48,10 +47,12 @@ def _settle(staging: str, shard: Shard, generation: int, moves: list[tuple[str, 
     return dataclasses.replace(shard, path=path)
 
 
-def sweep(table: str, manifest: Manifest) -> None:
+def sweep(table: str, manifest: Manifest, lease: Lease) -> None:
     """Remove the Parquet files of the table's folders that the manifest does not name."""
+    lease.check()
     named = {storage.join(table, path) for path in [*(shard.path for shard in manifest.shards), *manifest.quarantine]}
-    for folder in ("samples", "quarantine"):
-        for path in storage.files(storage.join(table, folder), ".parquet"):
-            if path not in named:
-                storage.remove(path)
+    found = {path for folder in ("samples", "quarantine") for path in storage.files(storage.join(table, folder), ".parquet")}
+    if not named <= found:
+        raise RuntimeError(f"{table}: {len(named - found)} files that the manifest names are not there; nothing was removed")
+    for path in found - named:
+        storage.remove(path)

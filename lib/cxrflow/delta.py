@@ -32,21 +32,31 @@ def check_delta() -> None:
 def write_version(table: str, manifest: Manifest) -> int:
     """Make the manifest's shards the newest version of the Delta table ``TABLE/samples``; returns its number.
 
-    No file is read, written or moved but the log; the first time, the log is made.
+    No file is read, written or moved but the log; the first time, the log is made. A version adds the shards that are
+    new and removes those that are gone: Delta allows one action a file.
     """
     from deltalake import CommitProperties, DeltaTable, Schema
-    from deltalake.transaction import AddAction
+    from deltalake.transaction import AddAction, RemoveAction
 
     place = storage.join(table, "samples")
     schema = Schema.from_arrow(_SCHEMA)
     log = DeltaTable.create(place, schema=schema, partition_by=["split"], mode="ignore")
-    sizes, now = storage.sizes(place, ".parquet"), int(time.time() * 1000)
-    files = [AddAction(path=shard.path.removeprefix("samples/"), size=sizes[storage.join(table, shard.path)],
-                       partition_values={"split": shard.split}, modification_time=now, data_change=True,
-                       stats=json.dumps({"numRecords": shard.rows})) for shard in manifest.shards]
-    log.create_write_transaction(files, "overwrite", schema, partition_by=["split"], commit_properties=CommitProperties(
-        custom_metadata={_GENERATION: str(manifest.generation)}))
+    sizes, now, active = storage.sizes(place, ".parquet"), int(time.time() * 1000), _active_files(log)
+    new = [shard for shard in manifest.shards if shard.path not in active]
+    gone = active - {shard.path for shard in manifest.shards}
+    actions = [AddAction(path=shard.path.removeprefix("samples/"), size=sizes[storage.join(table, shard.path)],
+                         partition_values={"split": shard.split}, modification_time=now, data_change=True,
+                         stats=json.dumps({"numRecords": shard.rows})) for shard in new]
+    actions += [RemoveAction(path=path.removeprefix("samples/"), data_change=True, deletion_timestamp=now) for path in sorted(gone)]
+    if actions:
+        log.create_write_transaction(actions, "append", schema, partition_by=["split"], commit_properties=CommitProperties(
+            custom_metadata={_GENERATION: str(manifest.generation)}))
     return DeltaTable(place).version()
+
+
+def _active_files(log) -> set[str]:
+    """Paths below the table of the files in the log's newest version."""
+    return {"samples/" + unquote(uri).rsplit("/samples/", 1)[1] for uri in log.file_uris()}
 
 
 def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> None:
@@ -62,7 +72,7 @@ def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> No
     from deltalake import DeltaTable
 
     log = DeltaTable(storage.join(table, "samples"))
-    found = {"samples/" + unquote(uri).split("/samples/", 1)[1] for uri in log.file_uris()}
+    found = _active_files(log)
     named = {shard.path for shard in manifest.shards}
     if found == named:
         return

@@ -75,7 +75,7 @@ def hold(table: str, renew_seconds: float = RENEW_SECONDS, stale_seconds: float 
 
 
 def _content(token: str) -> bytes:
-    return json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}).encode()
+    return json.dumps({"token": token, "host": _here(), "pid": os.getpid(), "renewed": time.time()}).encode()
 
 
 def _read(url: str) -> dict | None:
@@ -84,14 +84,22 @@ def _read(url: str) -> dict | None:
         content = storage.read_bytes(url)
     except FileNotFoundError:
         return None
-    # Empty for the moment between a file's creation and its first bytes.
-    return json.loads(content) if content else {"renewed": time.time()}
+    # Empty for the moment between a file's creation and its first bytes, or for ever where the writer died then.
+    return json.loads(content) if content else {"renewed": storage.modified(url)}
+
+
+def _here() -> str:
+    """This machine, and where it is told apart, the container: process ids mean nothing in another."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _is_dead(holder: dict, stale_seconds: float) -> bool:
     if time.time() - holder.get("renewed", 0) > stale_seconds:
         return True
-    if holder.get("host") != socket.gethostname():
+    if holder.get("host") != _here():
         return False
     try:
         os.kill(holder["pid"], 0)

@@ -53,7 +53,7 @@ class Manifest:
     split_thresholds: dict[str, list[float]] = field(default_factory=dict)
     """Per label, where train ends and where val ends on the patients' hash from 0 to 1."""
     audit: dict = field(default_factory=dict)
-    """What ``spark.audit`` found."""
+    """What ``catalog.audit`` found."""
 
     def recipe(self) -> dict:
         """The fields of ``images.Recipe``: how files became the table's pixels."""

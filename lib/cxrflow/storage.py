@@ -71,6 +71,13 @@ def is_folder(url: str) -> bool:
     return fs.isdir(path)
 
 
+def remove_if_empty(url: str) -> None:
+    """Remove a folder with nothing in it."""
+    if is_empty_folder(url):
+        fs, path = filesystem(url)
+        fs.rmdir(path)
+
+
 def is_empty_folder(url: str) -> bool:
     fs, path = filesystem(url)
     return fs.isdir(path) and not fs.ls(path, detail=False)
@@ -164,17 +171,20 @@ def remove(url: str) -> None:
 
 def files(url: str, ending: str) -> list[str]:
     """All files below the folder whose name has the ending, as places; none where there is no folder."""
-    fs, path = filesystem(url)
-    return sorted(_restore(url, found) for found in fs.find(path) if found.endswith(ending)) if fs.exists(path) else []
+    return sorted(sizes(url, ending))
 
 
 def sizes(url: str, ending: str) -> dict[str, int]:
-    """Bytes of all files below the folder whose name has the ending, by place."""
+    """Bytes of all files below the folder whose name has the ending, by place; none where there is no folder."""
     fs, path = filesystem(url)
-    return {_restore(url, found): details["size"] for found, details in fs.find(path, detail=True).items() if found.endswith(ending)}
+    if not fs.exists(path):
+        return {}
+    # fsspec has spellings of its own for schemes and hosts; a place is written as it was asked for.
+    return {absolute(url) + found.removeprefix(path): details["size"]
+            for found, details in fs.find(path, detail=True).items() if found.endswith(ending)}
 
 
-def _restore(url: str, path: str) -> str:
-    """fsspec's path as a place again: it drops the scheme of a URL."""
-    fs, _ = filesystem(url)
-    return path if is_local(url) else fs.unstrip_protocol(path)
+def modified(url: str) -> float:
+    """When a file was written, in seconds since 1970."""
+    fs, path = filesystem(url)
+    return fs.modified(path).timestamp()

@@ -9,6 +9,7 @@ from cxrflow.images.similar import HASH_BITS, NEAR_BITS
 
 EXAMPLES = 10
 _PART = 16  # hexadecimal digits, 64 bits
+_CROWD = 5000
 
 
 def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
@@ -64,6 +65,7 @@ def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:
 
     With 16 bands of 16 bits all pairs of up to 15 bits are found, and nearly all of the rest. The work grows with the
     square of the images, so beyond 200,000 there are 8 bands of 32 bits: then all of up to 7 bits, and most of the rest.
+    A band that more than 5,000 images share tells nothing, and is left out.
     """
     digits = HASH_BITS // 4
     images = values(catalog, "SELECT count(DISTINCT sha256) AS images FROM samples")[0]["images"]
@@ -77,7 +79,9 @@ def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:
     catalog.execute(f"""
         CREATE TEMP TABLE pairs AS SELECT DISTINCT one.path AS one, two.path AS two, {different} AS bits,
             one.split != two.split AS across_splits, one.patient_id != two.patient_id AS across_patients
-        FROM bands AS one JOIN bands AS two USING (start, band) WHERE one.sha256 < two.sha256 AND bits <= {NEAR_BITS}""")
+        FROM bands AS one JOIN bands AS two USING (start, band)
+        SEMI JOIN (SELECT start, band FROM bands GROUP BY start, band HAVING count(*) <= {_CROWD}) AS usable USING (start, band)
+        WHERE one.sha256 < two.sha256 AND bits <= {NEAR_BITS}""")
     total = values(catalog, """SELECT count(*) AS pairs, count(*) FILTER (across_splits) AS across_splits,
                                       count(*) FILTER (across_patients) AS across_patients FROM pairs""")[0]
     examples = values(catalog, f"""SELECT one, two FROM pairs ORDER BY across_splits DESC, across_patients DESC, bits, one, two

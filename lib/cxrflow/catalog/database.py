@@ -32,22 +32,32 @@ replaced: rows of the table's shards that are done anew."""
 
 
 @contextmanager
-def open_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The catalog that lies in ``staging``, or a new one; it is put back there where the block ends well.
+def new_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty catalog, which is put into ``staging`` where the block ends well, so that a task may be tried again.
 
     ``memory`` (bytes) is what the database holds before it turns to the disk.
     """
-    place = storage.join(staging, NAME)
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
-        local = Path(folder) / NAME
-        if storage.exists(place):
-            storage.download(place, str(local))
-        settings = {"threads": 1, "memory_limit": f"{memory // 2**20}MB", "temp_directory": folder}
-        with duckdb.connect(str(local), config=settings) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with _connect(folder, memory) as connection:
             connection.execute(TABLES)
             yield connection
-        storage.upload(str(local), place)
+        storage.upload(str(Path(folder) / NAME), storage.join(staging, NAME))
+
+
+@contextmanager
+def open_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A copy of the catalog that lies in ``staging``. What the block does to it is not kept."""
+    with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
+        storage.download(storage.join(staging, NAME), str(Path(folder) / NAME))
+        with _connect(folder, memory) as connection:
+            yield connection
+
+
+def _connect(folder: str, memory: int) -> duckdb.DuckDBPyConnection:
+    settings = {"threads": 1, "memory_limit": f"{memory // 2**20}MB", "temp_directory": folder}
+    connection = duckdb.connect(str(Path(folder) / NAME), config=settings)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:

@@ -25,6 +25,9 @@ PASSING = ("unreadable", "crashed", "in_another_split", "too_large", "unsupporte
 # What a file that is small costs as if it had bytes: opening it, and making a row of it.
 FILE_COST = 2**14
 
+# With fewer patients of a label, where their quantiles lie says little of those to come.
+FEWEST_PATIENTS = 100
+
 # Runs of files that a task has at least, so that tasks can be of about the same length.
 RUNS_A_TASK = 3
 
@@ -39,8 +42,6 @@ class Placed:
     """Hidden files."""
     todo: int
     todo_bytes: int
-    largest: int
-    """Bytes of the largest file to decode."""
     gone: int
     """Samples below the folder whose file is no longer there."""
     thresholds: dict[str, list[float]]
@@ -115,13 +116,25 @@ def place(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: 
         hidden = f", but {listed['skipped']} hidden ones" if listed["skipped"] else ""
         raise UserError(f"--images: expected image files, but there is none below {config.images!r}{hidden}")
     catalog.execute("DELETE FROM files WHERE hidden")
+    if config.labels:
+        _keep_labels(catalog)
+    _check_given_splits(catalog)
     _find_work(catalog)
     thresholds = _deal_splits(catalog, config, thresholds)
-    todo = values(catalog, """SELECT count(*) AS todo, coalesce(sum(size), 0)::BIGINT AS todo_bytes,
-                                     coalesce(max(size), 0) AS largest FROM work""")[0]
+    todo = values(catalog, """SELECT count(*) AS todo, coalesce(sum(size), 0)::BIGINT AS todo_bytes
+                              FROM work""")[0]
     gone = values(catalog, """SELECT count(*) AS gone FROM samples ANTI JOIN files USING (path)
                               WHERE starts_with(samples.path, ?)""", [storage.absolute(config.images) + "/"])[0]
     return Placed(**listed, **todo, **gone, thresholds=thresholds)
+
+
+def _keep_labels(catalog: duckdb.DuckDBPyConnection) -> None:
+    """A file that the table has keeps its label and patient where the labels file no longer has a line for it: a file
+    with the lines of new images alone is as good as one with all."""
+    catalog.execute("""
+        UPDATE files SET label = samples.label, patient_id = samples.patient_id FROM samples
+        WHERE files.label IS NULL AND samples.path = files.path AND samples.size = files.size
+          AND samples.modified IS NOT DISTINCT FROM files.modified""")
 
 
 def _find_work(catalog: duckdb.DuckDBPyConnection) -> None:
@@ -137,14 +150,15 @@ def _find_work(catalog: duckdb.DuckDBPyConnection) -> None:
     catalog.execute("INSERT INTO replaced SELECT path, shard, row FROM samples WHERE path IN (SELECT path FROM work)")
 
 
-def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: dict[str, list[float]]
+def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, kept: dict[str, list[float]]
                  ) -> dict[str, list[float]]:
     """Give every file to decode a split; all of a patient go to one.
 
     A patient that the table has already stays where it is. One whose split the labels file names goes there. Any
     other is dealt by where the first 12 hexadecimal digits of the SHA-256 of "seed:patient_id" lie between 0 and 1,
     apart for each label: that does not depend on any other patient. For a label without thresholds they are set so
-    that the shares are exact for the patients at hand; the table keeps them, and so the deal of every patient to come.
+    that the shares are exact for the patients at hand. The table keeps them, and so the deal of every patient to come;
+    of a label with few patients so far it keeps the plain shares, which suit those to come better.
     """
     catalog.execute("""
         CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(? || ':' || patient_id), 1, 12))::BIGINT / 2.0**48 AS place
@@ -152,8 +166,7 @@ def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thres
               FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM work) GROUP BY patient_id)
         LEFT JOIN (SELECT patient_id, min(split) AS placed FROM samples GROUP BY patient_id) USING (patient_id)
         """, [str(config.seed)])
-    _check_given_splits(catalog)
-    thresholds = {**_thresholds(catalog, split_fractions(config.split)), **thresholds}
+    thresholds = {**_thresholds(catalog, split_fractions(config.split)), **kept}
     catalog.execute("CREATE TABLE thresholds (label VARCHAR, train_end DOUBLE, val_end DOUBLE)")
     if thresholds:
         catalog.executemany("INSERT INTO thresholds VALUES (?, ?, ?)", [[label, *ends] for label, ends in thresholds.items()])
@@ -162,18 +175,23 @@ def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thres
             SELECT patient_id, coalesce(placed, given[1]) IS NOT NULL AS fixed, coalesce(placed, given[1], CASE
                 WHEN place < train_end THEN 'train' WHEN place < val_end THEN 'val' ELSE 'test' END) AS split
             FROM patients JOIN thresholds USING (label)) AS dealt WHERE dealt.patient_id = work.patient_id""")
-    return thresholds
+    few = [row["label"] for row in values(
+        catalog, "SELECT label FROM patients GROUP BY label HAVING count(*) < ?", [FEWEST_PATIENTS]) if row["label"] not in kept]
+    shares = split_fractions(config.split)
+    return thresholds | {label: [shares["train"], shares["train"] + shares["val"]] for label in few}
 
 
 def _check_given_splits(catalog: duckdb.DuckDBPyConnection) -> None:
-    torn = values(catalog, "SELECT * FROM patients WHERE len(given) > 1 LIMIT 1")
+    torn = values(catalog, """SELECT patient_id, list(DISTINCT given_split) AS given FROM files
+                              WHERE given_split IS NOT NULL AND label IS NOT NULL GROUP BY patient_id HAVING len(given) > 1 LIMIT 1""")
     if torn:
         raise UserError(f"--labels: expected each patient in one split, but patient {torn[0]['patient_id']!r} is in "
                         f"{' and '.join(sorted(torn[0]['given']))}; give all images of a patient the same split")
-    moved = values(catalog, "SELECT * FROM patients WHERE given[1] != placed LIMIT 1")
+    moved = values(catalog, """SELECT patient_id, given_split, split FROM files JOIN samples USING (patient_id)
+                               WHERE given_split != split LIMIT 1""")
     if moved:
-        raise UserError(f"--labels: expected patient {moved[0]['patient_id']!r} in {moved[0]['placed']}, where the table has "
-                        f"it, but the labels file says {moved[0]['given'][0]}; a patient never changes its split: make the "
+        raise UserError(f"--labels: expected patient {moved[0]['patient_id']!r} in {moved[0]['split']}, where the table has "
+                        f"it, but the labels file says {moved[0]['given_split']}; a patient never changes its split: make the "
                         "table anew with --overwrite if it must")
 
 

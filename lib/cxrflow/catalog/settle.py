@@ -8,7 +8,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from cxrflow import storage
-from cxrflow.catalog.database import insert, values
+from cxrflow.catalog.database import values
 from cxrflow.errors import UserError
 from cxrflow.images import REASONS
 from cxrflow.manifest import Shard
@@ -24,8 +24,8 @@ class Settled:
     """The shards that tasks wrote, as they wrote them."""
     changes: list[tuple[str, int, str | None]]
     """(staged shard, row, the split it goes to or None for quarantine) of rows that cannot stay where they are."""
-    outdated: list[tuple[str, int]]
-    """(shard of the table, row) of rows whose file was done anew."""
+    outdated: dict[str, list[int]]
+    """By shard of the table, the rows whose file was done anew."""
     reasons: dict[str, int]
     """Files in quarantine, by reason."""
     added: int
@@ -50,6 +50,13 @@ def add_outcomes(catalog: duckdb.DuckDBPyConnection, places: list[str]) -> None:
         catalog.unregister("outcomes")
 
 
+def add_unread(catalog: duckdb.DuckDBPyConnection) -> None:
+    """Quarantine the files that Spark did not hand over: it passes over those that it cannot read."""
+    catalog.execute("""
+        INSERT INTO quarantine BY NAME SELECT path, size, modified, 'unreadable' AS reason, 'Spark could not read it' AS detail
+        FROM work WHERE path NOT IN (SELECT path FROM samples UNION ALL SELECT path FROM quarantine)""")
+
+
 def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) -> Settled:
     """Bring every content into one split, and check that no file was lost.
 
@@ -57,7 +64,8 @@ def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) -> Settled
     reconcile with the listing.
     """
     staged = _staged_shards(catalog)
-    outdated = [(row["shard"], row["row"]) for row in values(catalog, "FROM replaced")]
+    outdated = {row["shard"]: row["rows"] for row in values(
+        catalog, "SELECT shard, list(row) AS rows FROM replaced GROUP BY shard")}
     changes = _settle_splits(catalog)
     _reconcile(catalog)
     reasons = {row["reason"]: row["files"] for row in values(
@@ -68,12 +76,14 @@ def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) -> Settled
     return Settled(staged=staged, changes=changes, outdated=outdated, reasons=reasons, **new)
 
 
-def write_quarantine(catalog: duckdb.DuckDBPyConnection, staging: str) -> list[str]:
-    """Write the whole quarantine below ``staging``; returns the paths of its files there."""
+QUARANTINE_FILE = "quarantine/files.parquet"
+
+
+def write_quarantine(catalog: duckdb.DuckDBPyConnection, staging: str) -> None:
+    """Write the whole quarantine as QUARANTINE_FILE below ``staging``."""
     rows = catalog.sql(f"SELECT {', '.join(QUARANTINE.names)} FROM quarantine ORDER BY path").to_arrow_table()
-    with storage.open_file(storage.join(staging, "quarantine/files.parquet"), "wb") as file:
+    with storage.open_file(storage.join(staging, QUARANTINE_FILE), "wb") as file:
         pq.write_table(rows.cast(QUARANTINE), file, compression="zstd")
-    return ["quarantine/files.parquet"]
 
 
 def _staged_shards(catalog: duckdb.DuckDBPyConnection) -> list[Shard]:

@@ -40,6 +40,9 @@ DONE = pa.schema([
 ])
 """What a task says at its end."""
 
+# A row of Spark's holds two gigabytes at most. Files above this come without their content.
+LARGEST_CONTENT = 2**30
+
 # Files that one child process decodes, and that its parent holds the listing of as Python objects.
 FILES_A_CHILD = 2000
 
@@ -57,16 +60,22 @@ class ReadAndDecode:
         """
         digest = None
         try:
-            content = row.get("content")
-            data = storage.read_bytes(row["path"]) if content is None else content.as_buffer()
+            data = self._read(row)
             digest = hashlib.sha256(data).hexdigest()
-            return digest, decode_image(data if content is None else data.to_pybytes(), self.recipe)
+            return digest, decode_image(data, self.recipe)
         except Unreadable as error:
             return digest, error
         except OSError as error:
             return None, Unreadable("unreadable", f"{type(error).__name__}: {error}")
         except MemoryError:
-            return digest, Unreadable("too_large", "decoding it takes more memory than --worker-memory allows")
+            return digest, Unreadable("too_large", "reading it takes more memory than --worker-memory allows")
+
+    def _read(self, row: dict) -> bytes:
+        if "content" not in row:
+            return storage.read_bytes(row["path"])
+        if not row["content"].is_valid:
+            raise Unreadable("too_large", f"{row['size']:,} bytes; Spark hands on files of at most {LARGEST_CONTENT:,}")
+        return row["content"].as_buffer().to_pybytes()
 
 
 def decode_files(batches: Iterator[pa.RecordBatch], recipe: Recipe, memory: int

@@ -23,9 +23,9 @@ from pyspark.sql import functions as F
 
 from cxrflow import lease, storage
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import open_catalog
+from cxrflow.catalog.database import new_catalog, open_catalog
 from cxrflow.catalog.place import Placed, add_files, add_labels, add_table, place, write_work
-from cxrflow.catalog.settle import Settled, add_outcomes, settle, write_quarantine
+from cxrflow.catalog.settle import QUARANTINE_FILE, Settled, add_outcomes, add_unread, settle, write_quarantine
 from cxrflow.commit import commit, sweep
 from cxrflow.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.delta import check_delta, check_unchanged, is_delta, write_version
@@ -57,7 +57,7 @@ def check_ingest(config: IngestConfig) -> None:
     check_images(config.images)
     check_apart(config.images, config.table, "--table")
     find_decoder(config.decoder)
-    if config.delta:
+    if config.delta or is_delta(config.table):
         check_delta()
     if set("#?") & set(config.table):
         raise UserError(f"--table: expected a path without # and ?, which Petastorm takes for parts of a URL; "
@@ -78,8 +78,10 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
     if not has_manifest(config.table) or config.overwrite:
         return None
     manifest = read_manifest(config.table)
-    asked = {**{name: getattr(config, name) for name in LASTING}}
+    asked = {name: getattr(config, name) for name in LASTING}
     made = {name: manifest.config.get(name) for name in LASTING}
+    if bool(config.labels) != bool(manifest.config["labels"]):  # the file itself may be another, with more lines
+        asked["labels"], made["labels"] = config.labels, manifest.config["labels"]
     if config.shard_rows:
         asked["shard_rows"], made["shard_rows"] = config.shard_rows, manifest.shard_rows
     other = [f"--{name.replace('_', '-')} {made[name]}" for name in asked if asked[name] != made[name]]
@@ -105,13 +107,17 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     """
     started = time.monotonic()
     check_ingest(config)
+    # Tasks run in other folders than the one that a relative path starts from.
+    config = dataclasses.replace(config, images=storage.absolute(config.images), table=storage.absolute(config.table))
     with _removed_if_empty(config.table), lease.hold(config.table) as held:
         everything = storage.join(config.table, "_staging")
         storage.remove(everything)  # of runs that died: nobody else writes here now
+        staging = storage.join(everything, uuid.uuid4().hex)
         try:
-            result = _Ingest(spark, config, storage.join(everything, uuid.uuid4().hex)).run(held)
+            result = _Ingest(spark, config, staging).run(held)
         finally:
-            storage.remove(everything)
+            storage.remove(staging)
+            storage.remove_if_empty(everything)
     return {**result, "table": storage.absolute(config.table), "seconds": round(time.monotonic() - started, 2)}
 
 
@@ -121,8 +127,7 @@ def _removed_if_empty(table: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if storage.is_empty_folder(table):
-            storage.remove(table)
+        storage.remove_if_empty(table)
 
 
 class _Ingest:
@@ -142,14 +147,15 @@ class _Ingest:
             log.warning("%s samples have no file any more; they stay in the table. Use --overwrite to make it anew.",
                         f"{placed.gone:,}")
         if placed.todo == 0:
-            sweep(self._config.table, self._before)
             self._write_delta(self._before)
+            sweep(self._config.table, self._before, held)
             return _result(self._before, placed)
         done = self._decode(work)
         settled, found = self._settle([row["outcomes"] for row in done])
         shards = self._even_out(settled, work.shard_rows)
         manifest = commit(self._config.table, self._staging, self._manifest(work, settled, found, shards), held)
         self._write_delta(manifest)
+        sweep(self._config.table, manifest, held)
         describe(manifest, split_fractions(self._config.split))
         return _result(manifest, placed, added=settled.added, replaced=settled.replaced,
                        worker_memory=max(row["memory"] for row in done))
@@ -187,25 +193,27 @@ class _Ingest:
         return done
 
     def _settle(self, outcomes: list[str]) -> tuple[Settled, dict]:
-        staging, max_bad, memory = self._staging, self._config.max_bad, self._memory // 2
+        staging, config, memory = self._staging, self._config, self._memory // 2
 
         def work() -> tuple[Settled, dict]:
             with open_catalog(staging, memory) as catalog:
                 add_outcomes(catalog, outcomes)
-                settled = settle(catalog, max_bad)
+                if not storage.is_local(config.images):
+                    add_unread(catalog)
+                settled = settle(catalog, config.max_bad)
                 write_quarantine(catalog, staging)
                 return settled, audit(catalog)
 
         return _in_one_task(self._spark, work)
 
-    def _even_out(self, settled: Settled, rows: int) -> list[Shard]:
+    def _even_out(self, settled: Settled, shard_rows: int) -> list[Shard]:
         """The table's shards, all but the last of each split full, with their paths below the table or staging."""
         table, staging = self._config.table, self._staging
         shards = {storage.join(table, shard.path): shard for shard in (self._before.shards if self._before else [])}
         shards |= {storage.join(staging, shard.path): shard for shard in settled.staged}
-        changes = [(storage.join(table, shard), row, None) for shard, row in settled.outdated]
+        changes = [(storage.join(table, shard), row, None) for shard, rows in settled.outdated.items() for row in rows]
         changes += [(storage.join(staging, shard), row, split) for shard, row, split in settled.changes]
-        return even_out(self._spark, staging, shards, changes, rows)
+        return even_out(self._spark, staging, shards, changes, shard_rows)
 
     def _manifest(self, work: _Work, settled: Settled, found: dict, shards: list[Shard]) -> Manifest:
         config = self._config
@@ -213,7 +221,7 @@ class _Ingest:
         return Manifest(
             generation=generation + 1, height=config.height, width=config.width,
             labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=work.shard_rows, shards=shards,
-            quarantine=["quarantine/files.parquet"], quarantined=settled.reasons, config=to_dict(config),
+            quarantine=[QUARANTINE_FILE], quarantined=settled.reasons, config=to_dict(config),
             columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found)
 
 
@@ -236,7 +244,7 @@ class _Work:
 def _place_files(config: IngestConfig, staging: str, before: Manifest | None, listing: list[str] | None,
                  labels: list[str] | None, slots: int, memory: int) -> _Work:
     """The first task: list, label and place the files, and share them out to decoding tasks."""
-    with open_catalog(staging, memory) as catalog:
+    with new_catalog(staging, memory) as catalog:
         add_files(catalog, config, walk(storage.absolute(config.images)) if listing is None else _batches(listing))
         if labels is not None:
             add_labels(catalog, config, (pa.Table.from_batches([batch]) for batch in _batches(labels)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.schema import SOURCE, spark_ddl
+from cxrflow.spark.decode import LARGEST_CONTENT
 from cxrflow.spark.session import settings
 
 LISTING = pa.schema([
@@ -28,6 +29,9 @@ LISTING_BATCH = 10_000
 # Files that come through the JVM are handed to Python in parts of similar size, each this many times the one before.
 _SIZE_STEP = 8
 _SMALLEST_PART = 2**20
+# What Spark cannot read is left out instead of ending the job, and is missed at the end. Small files are many to a task.
+_READING = {"spark.sql.files.ignoreCorruptFiles": True, "spark.sql.files.ignoreMissingFiles": True,
+            "spark.sql.files.openCostInBytes": 65536}
 
 
 def check_images(images: str) -> None:
@@ -77,11 +81,13 @@ def with_contents(spark: SparkSession, images: str, files: DataFrame, memory: in
     still travel many at a time.
     """
     ends = files.agg(F.max("size").alias("largest"), F.min("modified").alias("oldest")).first()
+    if ends["largest"] > LARGEST_CONTENT:
+        yield files.where(F.col("size") > LARGEST_CONTENT).withColumn("content", F.lit(None).cast("binary"))
     floor, ceiling = -1, _SMALLEST_PART
-    while floor < ends["largest"]:
+    while floor < min(ends["largest"], LARGEST_CONTENT):
         part = files.where((F.col("size") > floor) & (F.col("size") <= ceiling))
         records = max(1, memory // ceiling)
-        with settings(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": records}):
+        with settings(spark, {"spark.sql.execution.arrow.maxRecordsPerBatch": records, **_READING}):
             yield _with_contents(spark, images, part, floor, ceiling, ends["oldest"])
         floor, ceiling = ceiling, ceiling * _SIZE_STEP
 
@@ -94,7 +100,8 @@ def _with_contents(spark: SparkSession, images: str, files: DataFrame, floor: in
     """
     contents = _binary_files(spark, images).where((F.col("size") > floor) & (F.col("size") <= ceiling))
     if oldest is not None:
-        contents = contents.where(F.col("modified") >= F.lit(oldest))
+        # A day's grace, since the time on the driver has no zone.
+        contents = contents.where(F.col("modified") >= F.lit(oldest - timedelta(days=1)))
     filled = contents.select("path", "content").join(F.broadcast(files.where("size > 0")), "path")
     empty = files.where("size = 0").withColumn("content", F.lit(b""))  # Spark's source leaves these out
     return filled.unionByName(empty)
@@ -135,8 +142,18 @@ def _entry(root: str, path: str) -> dict:
         status = os.stat(path)
     except OSError:
         return {"path": name, "size": 0, "modified": None, "hidden": hidden}
-    modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    try:
+        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    except (OverflowError, ValueError):  # a year that no calendar has
+        modified = None
     return {"path": name, "size": status.st_size, "modified": modified, "hidden": hidden}
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself, for example
+        return False
 
 
 def _files(folder: str, seen: set[str]) -> Iterator[str]:
@@ -150,7 +167,7 @@ def _files(folder: str, seen: set[str]) -> Iterator[str]:
         yield folder
         return
     for entry in found:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(entry.path, seen | {real})
         else:
             yield entry.path

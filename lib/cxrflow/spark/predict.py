@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import metrics, schema, storage
@@ -71,22 +71,33 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             storage.remove(staging)
             for part in parts:
                 part.mapInArrow(score, schema.spark_ddl(columns)).write.mode("append").parquet(storage.for_spark(staging))
+            if not is_local:
+                _add_unread(spark, files, columns, storage.for_spark(staging))
             counts = spark.read.parquet(storage.for_spark(staging)).groupBy("predicted_label", "reason").agg(
                 F.count("*").alias("files")).collect()
+            files = sum(row["files"] for row in counts)
+            if files != total:
+                raise RuntimeError(f"{total} files were listed, but {files} became rows; run the job again")
             _replace(config.predictions, staging)
         finally:
             storage.remove(staging)
     called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
     reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
-    files = sum(called.values()) + sum(reasons.values())
-    if files != total:
-        raise RuntimeError(f"{total} files were listed, but {files} became rows; run the job again")
     return {
         "files": files, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
         "predicted": dict(sorted(called.items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _add_unread(spark: SparkSession, files: DataFrame, columns: pa.Schema, staging: str) -> None:
+    """A row for each file that Spark did not hand over: it passes over those that it cannot read."""
+    scored = spark.read.schema(schema.spark_ddl(columns)).parquet(staging)
+    unread = files.join(scored.select("path"), "path", "left_anti").withColumn(
+        "reason", F.lit("unreadable")).withColumn("detail", F.lit("Spark could not read it"))
+    rest = [F.lit(None).cast(scored.schema[name].dataType).alias(name) for name in columns.names if name not in unread.columns]
+    unread.select("*", *rest).select(*columns.names).write.mode("append").parquet(staging)
 
 
 def is_predictions(url: str) -> bool:
