@@ -10,6 +10,7 @@ from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
+from cxrflow.training.budget import feed_size
 from cxrflow.training.models import check_model
 
 
@@ -23,6 +24,7 @@ def check_train(config: TrainConfig) -> None:
     manifest = read_manifest(config.table)
     check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
+    feed_size(config, manifest)
     if storage.exists(RunDirectory(config.run).config) and not config.overwrite:
         raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; "
                         "name another folder, or replace the run with --overwrite")

@@ -13,6 +13,7 @@ from cxrflow import __version__, metrics, storage
 from cxrflow.config import TrainConfig, to_dict
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.training.budget import feed_size
 from cxrflow.training.feed import Feed
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
@@ -40,6 +41,7 @@ class _Trainer:
         self._config, self._worker = config, worker
         self._manifest = read_manifest(config.table)
         self._run = RunDirectory(config.run)
+        self._size = feed_size(config, self._manifest)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
         self._model = self._build()
@@ -55,7 +57,7 @@ class _Trainer:
         config = self._config
         return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    shuffle_rows=config.shuffle_rows, reader_threads=config.reader_threads)
+                    size=self._size)
 
     def _build(self):
         stored = (self._manifest.height, self._manifest.width)
