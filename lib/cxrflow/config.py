@@ -157,6 +157,10 @@ class TrainConfig:
     """Petastorm threads that read Parquet in each worker."""
     seed: int = 0
     """Seed of the weights and of the order of the samples."""
+    checkpoint_seconds: float = 300
+    """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
+    resume: bool = False
+    """Go on with the run from its last checkpoint, also inside an epoch and with another number of workers."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
 
@@ -164,6 +168,10 @@ class TrainConfig:
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)
+        _require(self.checkpoint_seconds >= 0,
+                 f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
+        _require(not (self.resume and self.overwrite), "--resume goes on with a run and --overwrite replaces it: "
+                 "expected at most one of them, got both")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),
