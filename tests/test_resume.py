@@ -54,7 +54,7 @@ def figures(run):
 def fed_is_the_table(run, table):
     train_split = read_manifest(str(table)).of_split("train")
     rows = sum(shard.rows for shard in train_split)
-    everything = format(int(np.bitwise_xor.reduce([int(shard.checksum, 16) for shard in train_split])), "016x")
+    everything = format(int(np.bitwise_xor.reduce([np.uint64(int(shard.checksum, 16)) for shard in train_split])), "016x")
     return all(epoch["fed"] == {"samples": rows, "expected": rows, "checksum": everything}
                for epoch in history(run)["epochs"])
 

@@ -14,9 +14,8 @@ def capture(model, worker: Worker) -> dict[str, np.ndarray]:
     worker's own."""
     arrays = {f"{kind}/{number:04d}": keras.ops.convert_to_numpy(variable)
               for kind, variables in _groups(model).items() for number, variable in enumerate(variables)}
-    seeds = [keras.ops.convert_to_numpy(seed).astype(np.int64) for seed in _seeds(model)]
-    if seeds:
-        arrays["seeds"] = worker.gather(np.stack(seeds)[None])  # int64 (workers, number of states, 2)
+    for name, state in _random_states(model).items():
+        arrays[name] = worker.gather(state[None])  # (workers, ...)
     return arrays
 
 
@@ -31,20 +30,43 @@ def restore(model, arrays: dict[str, np.ndarray], worker: Worker) -> None:
             mine = [_like(arrays.get(f"{kind}/{number:04d}"), variable) for number, variable in enumerate(variables)]
         for variable, value in zip(variables, worker.broadcast(mine), strict=True):
             variable.assign(value)
-    states = _seeds(model)
-    if not states:
-        return
-    count = int(worker.broadcast([np.array([len(arrays["seeds"]) if worker.rank == 0 else 0])])[0][0])
-    shape = (count, len(states), 2)
-    seeds = worker.broadcast([arrays["seeds"] if worker.rank == 0 else np.zeros(shape, np.int64)])[0]
-    if worker.rank < count:  # more workers than before: the new ones have seeds of their own
-        for state, value in zip(states, seeds[worker.rank], strict=True):
-            state.assign(value.astype(keras.ops.convert_to_numpy(state).dtype))
+    for name, mine in _random_states(model).items():
+        stored = arrays.get(name, mine[None][:0])
+        count = int(worker.broadcast([np.array([len(stored)])])[0][0])
+        if not count:  # the run began on another backend, which keeps other states
+            continue
+        if worker.rank != 0:
+            stored = np.zeros((count, *mine.shape), mine.dtype)
+        states = worker.broadcast([stored])[0]
+        if worker.rank < count:  # more workers than before: the new ones have states of their own
+            _set_random_state(model, name, states[worker.rank])
 
 
 def _groups(model) -> dict[str, list]:
     model.optimizer.build(model.trainable_variables)  # does nothing the second time
     return {"model": model.weights, "optimizer": model.optimizer.variables}
+
+
+def _random_states(model) -> dict[str, np.ndarray]:
+    """What dropout draws from next: Keras' own seeds, int64 (number, 2), and with torch its global state, uint8."""
+    states = {}
+    if seeds := _seeds(model):
+        states["seeds"] = np.stack([keras.ops.convert_to_numpy(seed).astype(np.int64) for seed in seeds])
+    if keras.backend.backend() == "torch":  # Keras' dropout draws from it there, whatever its own seeds
+        import torch
+
+        states["torch"] = torch.get_rng_state().numpy()
+    return states
+
+
+def _set_random_state(model, name: str, state: np.ndarray) -> None:
+    if name == "torch":
+        import torch
+
+        torch.set_rng_state(torch.tensor(state))
+        return
+    for seed, value in zip(_seeds(model), state, strict=True):
+        seed.assign(value.astype(keras.ops.convert_to_numpy(seed).dtype))
 
 
 def _seeds(model) -> list:
