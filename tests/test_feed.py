@@ -164,3 +164,8 @@ def test_the_least_memory_that_is_allowed_is_enough(table, workers):
         fed = [batch.sample_ids for rank in range(workers) for batch in feed(table, rank, workers, size=size).epoch(1)]
         assert len(np.unique(np.concatenate(fed))) == sum(map(len, fed)) == feed(table).plan().samples
     assert len(streams) > 3
+
+
+def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_ever(table):
+    with pytest.raises(ValueError, match="held_bytes: expected at least"):
+        list(feed(table, size=FeedSize(held_bytes=50_000)).epoch())

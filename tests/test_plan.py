@@ -73,6 +73,7 @@ def test_reads_are_listed_in_the_order_of_their_need_and_no_stream_holds_more_th
         assert (order.first[order.reads] <= places).all() and (places <= order.last[order.reads]).all()
         rows = np.array(plan.shard_rows)[order.shards]
         held = max((rows[(order.first <= place) & (place <= order.last)].sum() for place in places), default=0)
+        assert held == order.most_held(rows)
         window = plan.shuffle_rows // plan.streams if plan.shuffle else 1
         # A window's slices may be cut at both ends of the stream, and a shard is held whole.
         assert held <= len(plan.streams_of(worker)) * (max(1, window) + 2 * max(plan.shard_rows) - 2)

@@ -88,20 +88,20 @@ def stopping_at(step):
     def function(config, worker):
         from cxrflow.training import fit
 
+        class Stop(Exception):
+            pass
+
         checkpoint = fit._Trainer._checkpoint
 
         def checkpoint_and_stop(trainer, epoch, samples, *rest):
             checkpoint(trainer, epoch, samples, *rest)
             if samples == step * config.workers * config.batch_size:
-                trainer._config = config.__class__(**{**config.__dict__, "epochs": 0})
-                raise StopIteration
+                raise Stop
 
         fit._Trainer._checkpoint = checkpoint_and_stop
         try:
             return fit.fit(config, worker)
-        except RuntimeError as error:  # what a StopIteration becomes in a generator; all workers stop here alike
-            return {"stopped": str(error)}
-        except StopIteration:
+        except Stop:  # on all workers alike
             return {"stopped": True}
         finally:
             fit._Trainer._checkpoint = checkpoint

@@ -86,9 +86,12 @@ class Feed:
         shards = [self.shards[shard] for shard in order.shards]
         if not shards:
             return _Nothing()
+        sizes = np.array([shard.rows * self._image_bytes for shard in shards])
+        if (needed := order.most_held(sizes)) > self._size.held_bytes:  # it would wait for ever for room
+            raise ValueError(f"held_bytes: expected at least {needed}, which the windows of these shards need at once, "
+                             f"got {self._size.held_bytes}; size a feed with budget.size_feed")
         return ShardReader(
-            [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards],
-            [shard.rows * self._image_bytes for shard in shards], COLUMNS,
+            [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards], sizes.tolist(), COLUMNS,
             lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads)
 
     def _gather(self, order: Order, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:

@@ -43,6 +43,13 @@ class Order:
     rows: np.ndarray
     """int32 (n,): the sample's row in its shard."""
 
+    def most_held(self, sizes: np.ndarray) -> int:
+        """The largest sum of ``sizes`` (L,), one for each read, that is needed at once: a read is kept from its first
+        need to its last, and those before it come first."""
+        ended = np.argsort(self.last)
+        free = np.concatenate([[0], np.cumsum(sizes[ended])])[np.searchsorted(self.last[ended], self.first)]
+        return int((np.cumsum(sizes) - free).max(initial=0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
