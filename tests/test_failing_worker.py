@@ -46,6 +46,6 @@ def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, tab
     with pytest.raises(Exception):
         # The least memory leaves two streams, so that each worker reads shards of its own.
         train(spark, TrainConfig(table=str(copy), run=str(tmp_path / "run"), launcher=launcher, workers=2, epochs=50,
-                                 batch_size=4, model="plain", feed_memory="84k"))
+                                 batch_size=4, model="plain", feed_memory="90k"))
     assert time.monotonic() - started < SECONDS
     assert f"cannot train on {shard}" in capfd.readouterr().err

@@ -1,6 +1,8 @@
 """The feed against a real table, through real Petastorm readers."""
 
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -169,3 +171,39 @@ def test_the_least_memory_that_is_allowed_is_enough(table, workers):
 def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_ever(table):
     with pytest.raises(ValueError, match="held_bytes: expected at least"):
         list(feed(table, size=FeedSize(held_bytes=50_000)).epoch())
+
+
+def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_budget(tmp_path):
+    """In a process of its own, on 600 images of 256 KB: after the first epoch, memory stays where it is."""
+    figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path)], check=True,
+                             capture_output=True, text=True)
+    before, first, last, budget = map(int, figures.stdout.split())
+    assert last - before < budget and last - first < budget // 8, figures.stdout
+
+
+MEMORY = """
+import sys
+import numpy as np, pyarrow as pa
+from cxrflow.manifest import Manifest, Shard
+from cxrflow.shards import checksum, write_shard
+from cxrflow.training.budget import size_feed
+from cxrflow.training.feed import Feed
+
+def resident():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+shards = []
+for number in range(60):
+    ids = np.arange(10) + 10 * number
+    rows = pa.table({"sample_id": ids, "label": ["A"] * 10, "pixels": [bytes(512 * 512)] * 10, "patient_id": ["p"] * 10})
+    path = "samples/" + write_shard(sys.argv[1] + "/samples", "train", rows)
+    shards.append(Shard(path=path, split="train", rows=10, labels={"A": 10}, checksum=checksum(ids)))
+manifest = Manifest(generation=1, height=512, width=512, labels=["A"], shard_rows=10, shards=shards, quarantined={},
+                    quarantine=[], config={}, columns={})
+budget = 100 * 2**20
+size = size_feed([10] * 60, 512 * 512, batch_size=8, workers=1, memory=budget, shuffle_rows=8192, reader_threads=2)
+feed = Feed(sys.argv[1], manifest, "train", rank=0, workers=1, batch_size=8, size=size)
+before = resident()
+peaks = [max(resident() for _ in feed.epoch(epoch)) for epoch in range(8)]
+print(before, peaks[0], max(peaks[1:]), budget)
+"""

@@ -167,3 +167,29 @@ def test_a_checkpoint_that_is_half_written_gives_way_to_the_one_before(stopped):
         assert f"{state['epoch']:05d}-{state['samples']:012d}.npz" == names[-2]
     finally:
         open(newest, "wb").write(whole)
+
+
+LOSE_A_BATCH = """
+import sys
+import cxrflow.training.fit as fit
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+
+batches = fit.Feed.epoch
+
+def all_but_one(feed, *arguments):
+    for step, batch in enumerate(batches(feed, *arguments)):
+        if step != 2:
+            yield batch
+
+fit.Feed.epoch = all_but_one
+train(None, TrainConfig(table=sys.argv[1], run=sys.argv[2], model="plain", batch_size=1))
+"""
+
+
+def test_a_feed_that_loses_a_sample_stops_training_with_the_shards_name(table, tmp_path):
+    done = subprocess.run([sys.executable, "-c", LOSE_A_BATCH, str(table), str(tmp_path / "run")], capture_output=True,
+                          text=True)
+    assert done.returncode == 1 and "not every sample was fed exactly once" in done.stderr
+    assert any(f"{shard.path} ({shard.rows - 1} samples fed, {shard.rows} expected)" in done.stderr
+               for shard in read_manifest(str(table)).of_split("train"))

@@ -15,7 +15,7 @@ from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest
 from cxrflow.training.plan import DEFAULT_STREAMS
 
-READ_COPIES = 2  # of a shard, that pyarrow holds beside the result while it reads: the file's pages, a growing buffer
+READ_COPIES = 3  # of a shard, that pyarrow holds beside the result while it reads: the file's pages, a buffer that grows by moving
 BATCHES = 4  # that are gathered, fed, kept to fill up the last one, and copied by the backend
 
 
