@@ -1,19 +1,24 @@
 """The feed against a real table, through real Petastorm readers."""
 
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cxrflow.errors import UserError
 from cxrflow.manifest import read_manifest
+from cxrflow.training.budget import FeedSize, resize_feed, size_feed
 from cxrflow.training.feed import Feed
 
 
-def feed(table, rank=0, workers=1, split="train", **changes):
-    settings = {"batch_size": 5, "seed": 1, "shuffle_rows": 24} | changes
+def feed(table, rank=0, workers=1, split="train", size=None, **changes):
+    settings = {"batch_size": 5, "seed": 1, "size": size or FeedSize(shuffle_rows=24)} | changes
     return Feed(str(table), read_manifest(str(table)), split, rank=rank, workers=workers, **settings)
 
 
@@ -51,10 +56,29 @@ def test_the_weighted_mean_over_workers_is_the_mean_of_the_true_samples(table, w
         assert min(part.pixels.max(axis=(1, 2, 3)).min() for part in parts) > 0  # no black image fills a batch
 
 
-def test_an_epoch_can_start_at_any_step(table):
+@pytest.mark.parametrize("others", [(1, 5), (2, 4), (3, 1), (5, 2)])
+def test_an_epoch_goes_on_at_any_sample_with_any_number_of_workers(table, others):
+    """By identifiers: what two workers fed and what others feed afterwards is every sample exactly once."""
+    workers, batch_size = others
+    train = sorted(stored(table).query("split == 'train'").index)
+    steps = feed(table, 0, 2).plan(2).steps
+    for stopped in range(steps + 1):
+        streams = [feed(table, rank, 2).epoch(2) for rank in range(2)]
+        fed = [next(stream).sample_ids for stream in streams for _ in range(stopped)]
+        for stream in streams:
+            stream.close()
+        first = feed(table, 0, 2).plan(2).fed_before(stopped)
+        assert sum(map(len, fed)) == first
+        fed += [batch.sample_ids for rank in range(workers)
+                for batch in feed(table, rank, workers, batch_size=batch_size).epoch(2, first_sample=first)]
+        assert sorted(np.concatenate(fed)) == train
+
+
+def test_going_on_gives_the_batches_that_would_have_come(table):
     whole = [batch.sample_ids.tolist() for batch in feed(table).epoch(2)]
-    for first in range(len(whole) + 1):
-        assert [batch.sample_ids.tolist() for batch in feed(table).epoch(2, first_step=first)] == whole[first:]
+    for step in range(len(whole) + 1):
+        rest = feed(table).epoch(2, first_sample=feed(table).plan(2).fed_before(step))
+        assert [batch.sample_ids.tolist() for batch in rest] == whole[step:]
 
 
 @pytest.fixture
@@ -94,24 +118,92 @@ def test_a_feed_that_is_left_early_leaves_no_thread_behind(table):
     assert threading.active_count() == before
 
 
-def test_row_groups_may_arrive_in_any_order(table, monkeypatch):
-    """Under load Petastorm's threads overtake each other; here they always do."""
-    import cxrflow.training.feed as module
-
-    class Reversed:
-        def __init__(self, *arguments, **options):
-            self._reader = make_batch_reader(*arguments, **options)
-            self.stop, self.join, self.ventilator = self._reader.stop, self._reader.join, self._reader.ventilator
-
-        def __iter__(self):
-            return reversed(list(self._reader))
-
-    make_batch_reader = module.make_batch_reader
-    expected = [batch.sample_ids.tolist() for batch in feed(table).epoch()]
-    monkeypatch.setattr(module, "make_batch_reader", Reversed)
-    assert [batch.sample_ids.tolist() for batch in feed(table).epoch()] == expected
+def test_a_feed_that_fails_leaves_no_thread_behind(copy):
+    before = threading.active_count()
+    first_shard(copy).unlink()
+    with pytest.raises(RuntimeError):
+        list(feed(copy).epoch())
+    assert threading.active_count() == before
 
 
-def test_no_row_group_is_lost_to_a_reader_that_is_faster_than_its_threads(table):
+def test_images_of_another_size_are_named(copy):
+    shard = first_shard(copy)
+    rows = pq.ParquetFile(shard).read()
+    short = pa.array([pixels.as_py()[:-1] for pixels in rows["pixels"]], pa.binary())
+    pq.write_table(rows.set_column(rows.column_names.index("pixels"), "pixels", short), shard)
+    with pytest.raises(RuntimeError, match=f"{shard.name}: expected images of 1920 bytes"):
+        list(feed(copy).epoch())
+
+
+def test_a_missing_column_is_named(copy):
+    shard = first_shard(copy)
+    pq.write_table(pq.ParquetFile(shard).read().drop_columns(["label"]), shard)
+    with pytest.raises(RuntimeError, match=f"cannot train on .*{shard.name}.*label"):
+        list(feed(copy).epoch())
+
+
+def test_no_row_group_is_lost_however_fast_it_is_taken(table):
+    samples = feed(table).plan().samples
     for epoch in range(60):
-        assert sum(len(batch.sample_ids) for batch in feed(table, shuffle_rows=6).epoch(epoch)) == 28
+        fed = feed(table, size=FeedSize(shuffle_rows=6)).epoch(epoch)
+        assert sum(len(batch.sample_ids) for batch in fed) == samples
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_least_memory_that_is_allowed_is_enough(table, workers):
+    """Reads wait for room, and the room that the budget grants is always enough for the read that is needed next."""
+    rows, image = [shard.rows for shard in read_manifest(str(table)).shards], 48 * 40
+    sizes = dict(batch_size=5, workers=workers, shuffle_rows=100, reader_threads=2)
+    with pytest.raises(UserError, match="--feed-memory: expected at least 1m") as error:
+        size_feed(rows, image, memory=10_000, **sizes)
+    assert "largest shard has 6 images" in str(error.value)
+    streams = set()
+    for memory in range(100_000, 520_000, 20_000):
+        size = size_feed(rows, image, memory=memory, **sizes)
+        assert size == resize_feed(size, rows, image, batch_size=5, workers=workers, memory=memory, reader_threads=2) or (
+            size.reader_threads < 2)
+        streams.add(size.streams)
+        fed = [batch.sample_ids for rank in range(workers) for batch in feed(table, rank, workers, size=size).epoch(1)]
+        assert len(np.unique(np.concatenate(fed))) == sum(map(len, fed)) == feed(table).plan().samples
+    assert len(streams) > 3
+
+
+def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_ever(table):
+    with pytest.raises(ValueError, match="held_bytes: expected at least"):
+        list(feed(table, size=FeedSize(held_bytes=50_000)).epoch())
+
+
+def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_budget(tmp_path):
+    """In a process of its own, on 600 images of 256 KB: after the first epoch, memory stays where it is."""
+    figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path)], check=True,
+                             capture_output=True, text=True)
+    before, first, last, budget = map(int, figures.stdout.split())
+    assert last - before < budget and last - first < budget // 8, figures.stdout
+
+
+MEMORY = """
+import sys
+import numpy as np, pyarrow as pa
+from cxrflow.manifest import Manifest, Shard
+from cxrflow.shards import checksum, write_shard
+from cxrflow.training.budget import size_feed
+from cxrflow.training.feed import Feed
+
+def resident():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+shards = []
+for number in range(60):
+    ids = np.arange(10) + 10 * number
+    rows = pa.table({"sample_id": ids, "label": ["A"] * 10, "pixels": [bytes(512 * 512)] * 10, "patient_id": ["p"] * 10})
+    path = "samples/" + write_shard(sys.argv[1] + "/samples", "train", rows)
+    shards.append(Shard(path=path, split="train", rows=10, labels={"A": 10}, checksum=checksum(ids)))
+manifest = Manifest(generation=1, height=512, width=512, labels=["A"], shard_rows=10, shards=shards, quarantined={},
+                    quarantine=[], config={}, columns={})
+budget = 100 * 2**20
+size = size_feed([10] * 60, 512 * 512, batch_size=8, workers=1, memory=budget, shuffle_rows=8192, reader_threads=2)
+feed = Feed(sys.argv[1], manifest, "train", rank=0, workers=1, batch_size=8, size=size)
+before = resident()
+peaks = [max(resident() for _ in feed.epoch(epoch)) for epoch in range(8)]
+print(before, peaks[0], max(peaks[1:]), budget)
+"""

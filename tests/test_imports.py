@@ -20,6 +20,9 @@ HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "
     ("cxrflow.spark.predict", {"pyspark", "PIL", "sklearn"}),
     ("cxrflow.launch.train", set()),
     ("cxrflow.training.plan", set()),
+    ("cxrflow.training.budget", set()),
+    ("cxrflow.training.checkpoint", set()),
+    ("cxrflow.training.ledger", set()),
     ("cxrflow.training.feed", {"petastorm", "pyspark"}),  # Petastorm itself imports pyspark
     ("cxrflow.report.page", {"matplotlib", "sklearn", "PIL"}),
 ])

@@ -35,7 +35,7 @@ def test_two_workers_train_and_rank_0_writes_the_run(trained):
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
     assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
     assert history["best"]["val_auc"] == max(epoch["val_auc"] for epoch in history["epochs"]) == result["val_auc"]
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "history.json", "model.keras"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "history.json", "model.keras"]
 
 
 LOAD = """
@@ -138,12 +138,12 @@ def test_a_relative_run_directory_is_the_drivers(spark, table, tmp_path, monkeyp
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
 def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, table, trained, tmp_path, launcher, capfd):
     run = shutil.copytree(trained[1], tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(Exception):
         train(spark, TrainConfig(table=str(table), run=str(run), launcher=launcher, workers=2, epochs=2, overwrite=True,
                                  batch_size=4, learning_rate=1e30))
     assert "not a number: lower --learning-rate" in capfd.readouterr().err
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_directory_that_holds_another_run_is_refused(table, trained):

@@ -151,19 +151,30 @@ class TrainConfig:
     """Decoupled weight decay of AdamW."""
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
+    feed_memory: str = "1g"
+    """Memory that a worker's feed may take, such as 512m or 2g: for the rows that are being mixed, those read ahead,
+    and batches."""
     shuffle_rows: int = 8192
-    """Images, over all workers, that are mixed with each other at a time; more mixes better. A worker holds about
-    three times its share of them in memory: 8192 of 224x224 pixels are 1.3 GB over all workers."""
+    """Images, over all workers, that are mixed with each other at a time; fewer where feed_memory does not hold them."""
     reader_threads: int = 2
     """Petastorm threads that read Parquet in each worker."""
     seed: int = 0
     """Seed of the weights, of the order of the samples and of augmentation."""
+    checkpoint_seconds: float = 300
+    """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
+    resume: bool = False
+    """Go on with the run from its last checkpoint, also inside an epoch and with another number of workers."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
 
     def __post_init__(self):
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
+        parse_bytes("--feed-memory", self.feed_memory)
+        _require(self.checkpoint_seconds >= 0,
+                 f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
+        _require(not (self.resume and self.overwrite), "--resume goes on with a run and --overwrite replaces it: "
+                 "expected at most one of them, got both")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),

@@ -127,6 +127,7 @@ class RunDirectory:
         self.metrics = storage.join(url, "metrics.json")
         self.scores = storage.join(url, "scores.parquet")
         self.report = storage.join(url, "report.html")
+        self.checkpoints = storage.join(url, "checkpoints")
 
     def picture(self, name: str) -> str:
         return storage.join(self.url, f"{name}.png")
@@ -142,6 +143,6 @@ class RunDirectory:
         """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run."""
         if not storage.exists(self.config):
             return
-        for url in [self.config, self.history, self.model, self.metrics, self.scores, self.report,
+        for url in [self.config, self.history, self.model, self.metrics, self.scores, self.report, self.checkpoints,
                     *map(self.picture, PICTURES)]:
             storage.remove(url)

@@ -11,6 +11,8 @@ from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.training.augment import find_policy
+from cxrflow.training.budget import feed_size
+from cxrflow.training.checkpoint import check_resumable, read_checkpoint
 from cxrflow.training.models import check_model
 
 
@@ -25,9 +27,16 @@ def check_train(config: TrainConfig) -> None:
     manifest = read_manifest(config.table)
     check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
-    if storage.exists(RunDirectory(config.run).config) and not config.overwrite:
+    run = RunDirectory(config.run)
+    if config.resume:
+        state = read_checkpoint(run, arrays=False).state
+        check_resumable(state, config, manifest)
+        feed_size(config, manifest, state["feed"])
+        return
+    feed_size(config, manifest)
+    if storage.exists(run.config) and not config.overwrite:
         raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; "
-                        "name another folder, or replace the run with --overwrite")
+                        "name another folder, go on with the run with --resume, or replace it with --overwrite")
 
 
 def _check_splits(manifest: Manifest, config: TrainConfig) -> None:

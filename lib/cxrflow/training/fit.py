@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import time
+from contextlib import closing
 
 import keras
 import numpy as np
@@ -14,9 +16,23 @@ from cxrflow.config import TrainConfig, to_dict
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.training.augment import augment, find_policy
+from cxrflow.training.budget import feed_size
+from cxrflow.training.checkpoint import (
+    VERSION,
+    Checkpoint,
+    Clock,
+    check_resumable,
+    read_checkpoint,
+    share_state,
+    table_digest,
+    write_checkpoint,
+)
 from cxrflow.training.feed import Feed
+from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
+from cxrflow.training.quality import batch_variance, rank_correlation
+from cxrflow.training.variables import capture, restore
 
 PROGRESS_SECONDS = 5.0
 
@@ -24,14 +40,16 @@ PROGRESS_SECONDS = 5.0
 def fit(config: TrainConfig, worker: Worker) -> dict:
     """Train ``config.model`` on the train split and keep the epoch with the best AUC on the val split.
 
-    Rank 0 writes config.json, history.json and model.keras to the run directory, after each epoch; what an older run
-    left there is replaced with the first. Every worker returns the summary: best epoch, its validation metrics over
-    all workers' samples, images per second, number of workers. Raises RuntimeError where the loss is not a number.
+    Rank 0 writes config.json, history.json, model.keras and a checkpoint to the run directory after each epoch, and
+    checkpoints in between; what an older run left there is replaced with the first, unless ``config.resume`` goes on
+    with it. Every worker returns the summary: best epoch, its validation metrics over
+    all workers' samples, images per second, number of workers. Raises RuntimeError where the loss is not a number, a shard
+    cannot be read, or the samples fed in an epoch are not those of the manifest.
     """
     # Weights are rank 0's on every worker; what stays apart is which units dropout leaves out.
     keras.utils.set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker)
-    for epoch in range(config.epochs):
+    for epoch in range(trainer.first_epoch, config.epochs):
         trainer.run_epoch(epoch)
     return trainer.finish()
 
@@ -42,22 +60,78 @@ class _Trainer:
         self._manifest = read_manifest(config.table)
         self._run = RunDirectory(config.run)
         self._policy = find_policy(config.augment)
+        found = self._read_checkpoint()
+        self._start = share_state(found.state, worker)
+        self.first_epoch = self._start["epoch"]
+        self._size = feed_size(config, self._manifest, self._start.get("feed"))
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
         self._model = self._build()
-        self._model.set_weights(worker.broadcast(self._model.get_weights()))
         self._model.compile(
-            optimizer=build_optimizer(config, worker, self._steps), loss="categorical_crossentropy",
+            optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss="categorical_crossentropy",
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
+        self._restore(found.arrays)
         self._positive = positive_label(config, self._manifest)
-        self._epochs: list[dict] = []
-        self._best: dict | None = None
+        self._epochs: list[dict] = self._start["epochs"]
+        self._best: dict | None = self._start["best"]
+        self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
+        self._claimed = False
+        if self._epochs and worker.rank == 0:  # the run may have died between its checkpoint and the files after it
+            self._write_results(self._start["samples"] == 0)
+
+    def _read_checkpoint(self) -> Checkpoint:
+        """The run's last one, or the beginning; only rank 0 reads."""
+        begin = Checkpoint({"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None}, {})
+        if not self._config.resume or self._worker.rank != 0:
+            return begin
+        found = read_checkpoint(self._run)
+        check_resumable(found.state, self._config, self._manifest)
+        return found
+
+    def _ahead(self) -> float:
+        """Steps that the learning rate is further than the optimizer's own count; see ``build_optimizer``."""
+        start = self._start
+        global_batch = self._worker.size * self._config.batch_size
+        return start["epoch"] * self._steps + start["samples"] / global_batch - start["steps"]
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Rank 0's weights and, of a run that goes on, all else that training needs, on every worker."""
+        self._fed_before = arrays.get("fed")
+        if self._start["steps"]:
+            restore(self._model, arrays, self._worker)
+        else:
+            self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
+
+    def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
+        """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
+        ``loss`` over all workers. Collective."""
+        # The statistics of batch normalisation are moving means: averaged now or at the epoch's end, it is the same.
+        self._average_statistics()
+        arrays = capture(self._model, self._worker)
+        if fed is not None:
+            arrays["fed"] = fed.combined(self._worker).entries
+        if self._worker.rank != 0:
+            return
+        self._claim()
+        steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
+        write_checkpoint(self._run, Checkpoint({
+            "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
+            "best": self._best, "config": to_dict(self._config), "table": table_digest(self._manifest),
+            "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays))
+
+    def _claim(self) -> None:
+        """Before anything else is written: remove an older run, and say what this one is."""
+        if not self._claimed:
+            if not self._config.resume:
+                self._run.clear()
+            self._write_config()
+        self._claimed = True
 
     def _feed(self, split: str, shuffle: bool) -> Feed:
         config = self._config
         return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    shuffle_rows=config.shuffle_rows, reader_threads=config.reader_threads)
+                    size=self._size)
 
     def _build(self):
         stored = (self._manifest.height, self._manifest.width)
@@ -70,40 +144,64 @@ class _Trainer:
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
             "workers": self._worker.size, "labels": self._manifest.labels,
             "recipe": self._manifest.recipe(), "positive_label": self._manifest.labels[self._positive],
-            "train": to_dict(self._config), "ingest": self._manifest.config})
+            "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
+
+    def _feed_facts(self) -> dict:
+        """How the train split is fed, and how well that mixes it; see ``quality``."""
+        plan = self._train.plan()
+        variance = batch_variance(plan)
+        return {**dataclasses.asdict(self._size), "rank_correlation": rank_correlation(plan),
+                "batch_variance": variance if np.isfinite(variance) else None}
 
     def run_epoch(self, epoch: int) -> None:
         started = time.monotonic()
-        loss = self._train_epoch(epoch)
-        if not np.isfinite(loss):
-            raise RuntimeError(f"the loss of epoch {epoch + 1} is {loss}, not a number: lower --learning-rate (it is "
-                               f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
+        first = self._start["samples"] if epoch == self.first_epoch else 0
+        loss, fed = self._train_epoch(epoch, first)
         seconds = time.monotonic() - started
         self._average_statistics()
         truth, scores = self._score_val()
         record = {
             "epoch": epoch + 1, "loss": loss, **validation_metrics(truth, scores),
-            "learning_rate": self._learning_rate(), "images_per_second": self._train.plan().samples / seconds,
-            "seconds": time.monotonic() - started,
+            "learning_rate": self._learning_rate(),
+            "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
+            "fed": fed,
         }
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = {**record, "threshold": self._threshold(truth, scores)}
+        self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
-            self._write(record)
+            self._write_results(self._best["epoch"] == record["epoch"])
+            self._say(record)
 
-    def _train_epoch(self, epoch: int) -> float:
-        """One pass over the train split; returns the mean loss of its samples over all workers."""
-        plan = self._train.plan(epoch)
+    def _train_epoch(self, epoch: int, first: int) -> tuple[float, dict]:
+        """One pass over the train split, or what is left of it after the ``first`` samples of its order; returns the
+        mean loss of the split's samples over all workers, and the record of the samples fed."""
+        plan = self._train.plan(epoch, first)
+        resumed = first > 0
+        # What was counted before the run was resumed is rank 0's; the others begin anew.
+        fed = Ledger(self._train.shards, self._fed_before if resumed and self._worker.rank == 0 else None)
         progress = _Progress(self._config, self._worker, plan.steps, epoch)
-        total = 0.0
-        for step, batch in enumerate(self._train.epoch(epoch)):
-            self._model.reset_metrics()  # Keras reports a running mean; the step's own loss is wanted
-            pixels = augment(self._policy, batch.pixels, batch.sample_ids, seed=self._config.seed, epoch=epoch)
-            logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
-            total += float(logs["loss"]) * plan.step_samples(step)
-            progress.step(step, float(logs["loss"]), plan.step_samples(step))
-        return float(self._worker.average([np.float64([total / plan.samples])])[0][0])
+        before, total = self._start["loss"] if resumed else 0.0, 0.0
+        with closing(self._train.epoch(epoch, first)) as batches:
+            for step, batch in enumerate(batches):
+                self._model.reset_metrics()  # Keras reports a running mean; the step's own loss is wanted
+                pixels = augment(self._policy, batch.pixels, batch.sample_ids, seed=self._config.seed, epoch=epoch)
+                logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
+                fed.add(batch.shards, batch.sample_ids)
+                total += float(logs["loss"]) * plan.step_samples(step)
+                progress.step(step, float(logs["loss"]), plan.step_samples(step))
+                if self._clock.due(step) and step + 1 < plan.steps:
+                    self._checkpoint(epoch, plan.fed_before(step + 1), before + self._mean_loss(epoch, total), fed)
+        return (before + self._mean_loss(epoch, total)) / plan.samples, fed.combined(self._worker).close()
+
+    def _mean_loss(self, epoch: int, total: float) -> float:
+        """The workers' mean of ``total``; collective. Raises RuntimeError where that is not a number."""
+        loss = float(self._worker.average([np.float64([total])])[0][0])
+        if not np.isfinite(loss):
+            raise RuntimeError(f"the loss of epoch {epoch + 1} is {loss}, not a number: lower --learning-rate (it is "
+                               f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
+        return loss
 
     def _average_statistics(self) -> None:
         """Give every worker the mean of the moving statistics that batch normalisation gathered on each."""
@@ -132,14 +230,14 @@ class _Trainer:
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
 
-    def _write(self, record: dict) -> None:
-        """The epoch's records, and the model if it is the best so far: a run that dies keeps what it had."""
-        if len(self._epochs) == 1:
-            self._run.clear()
-            self._write_config()
-        if self._best["epoch"] == record["epoch"]:
+    def _write_results(self, best: bool) -> None:
+        """The epochs' records and, where the weights are the ``best`` so far, the model: a run that dies keeps what
+        it had."""
+        if best and self._best["epoch"] == len(self._epochs):
             save_model(self._build(), self._model.get_weights(), self._run.model)
         write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
+
+    def _say(self, record: dict) -> None:
         self._worker.say(
             f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
             f"{record['val_loss']:.4f}, val AUC {record['val_auc']:.4f}, val accuracy {record['val_accuracy']:.3f}, "

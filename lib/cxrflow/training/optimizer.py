@@ -8,11 +8,15 @@ from cxrflow.config import TrainConfig
 from cxrflow.launch.worker import Worker
 
 
-def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
+                    ahead: float = 0.0) -> keras.optimizers.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay to zero.
 
     The peak is the learning rate of one worker times the growth that ``lr_scaling`` names: the square root of the
     number of workers (Malladi et al. 2022, for Adam), the number itself (Goyal et al. 2017, for SGD), or 1.
+
+    ``ahead``: how many steps of this number of workers the run is further than its optimizer has counted. It is not 0
+    where a run goes on with another number of workers: the rate follows the samples, and the moments their own count.
     """
     growth = {"sqrt": worker.size**0.5, "linear": worker.size, "none": 1}[config.lr_scaling]
     peak = config.learning_rate * growth
@@ -21,7 +25,17 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int) -
     schedule = keras.optimizers.schedules.CosineDecay(
         peak / 100 if warmup else peak, max(1, total - warmup), warmup_target=peak if warmup else None,
         warmup_steps=warmup)
-    return _averaging(worker)(learning_rate=schedule, weight_decay=config.weight_decay)
+    return _averaging(worker)(learning_rate=_Ahead(schedule, ahead), weight_decay=config.weight_decay)
+
+
+class _Ahead(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, some steps further on."""
+
+    def __init__(self, schedule, steps: float):
+        self._schedule, self._steps = schedule, steps
+
+    def __call__(self, step):
+        return self._schedule(keras.ops.cast(step, "float32") + self._steps)
 
 
 def _averaging(worker: Worker) -> type[keras.optimizers.AdamW]:

@@ -1,0 +1,114 @@
+"""Checkpoints: all that a training needs to go on, as NumPy arrays and plain data, whatever the backend.
+
+``RUN/checkpoints/EPOCH-SAMPLES.npz`` is named after how many epochs were finished and how many samples of the next
+were fed, so the last name is the newest. It holds an entry ``state`` (JSON) beside the arrays, and nothing pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrflow import storage
+from cxrflow.config import TrainConfig, to_dict
+from cxrflow.errors import UserError
+from cxrflow.launch.worker import Worker
+from cxrflow.manifest import Manifest, RunDirectory
+
+VERSION = 1
+KEPT = 2
+LOOK_STEPS = 20
+"""Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
+
+# What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
+FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "checkpoint_seconds",
+        "resume", "overwrite"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    state: dict
+    """Plain data: ``version``, ``epoch`` (finished), ``samples`` (fed of the next), ``config``, ``table`` (digest),
+    ``feed`` (streams and shuffle_rows), and what ``fit`` adds."""
+    arrays: dict[str, np.ndarray]
+
+
+def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all, and remove all but the newest."""
+    state = checkpoint.state
+    data = io.BytesIO()
+    np.savez(data, state=np.frombuffer(json.dumps(state, allow_nan=False).encode(), np.uint8), **checkpoint.arrays)
+    storage.write_bytes(storage.join(run.checkpoints, f"{state['epoch']:05d}-{state['samples']:012d}.npz"), data.getvalue())
+    for old in storage.files(run.checkpoints, ".npz")[:-KEPT]:
+        storage.remove(old)
+
+
+def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
+    """The newest checkpoint that can be read; without ``arrays``, only its state is. Raises UserError where there is
+    none, or one of another version."""
+    for url in reversed(storage.files(run.checkpoints, ".npz")):
+        try:
+            with storage.open_file(url) as file, np.load(file, allow_pickle=False) as content:
+                state = json.loads(content["state"].tobytes())
+                found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue  # half written, on a store that cannot write at once: the one before it is whole
+        if state.get("version") != VERSION:
+            raise UserError(f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
+                            "train again, with --overwrite")
+        return Checkpoint(state, found)
+    raise UserError(f"--resume: expected a checkpoint in {run.checkpoints!r}, found none that can be read; "
+                    "train without --resume")
+
+
+def table_digest(manifest: Manifest) -> str:
+    """A hash of what training reads of a table: its labels and the shards of train and val, by content."""
+    shards = [(shard.path, shard.rows, shard.checksum) for split in ("train", "val") for shard in manifest.of_split(split)]
+    return hashlib.sha256(json.dumps([manifest.labels, manifest.height, manifest.width, shards]).encode()).hexdigest()
+
+
+def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> None:
+    """Raise UserError where a run would not go on as what it was."""
+    if state["table"] != table_digest(manifest):
+        raise UserError(f"--resume: expected the table that the run was trained on, but {config.table!r} holds other "
+                        "images now; name that table, or train anew with --overwrite")
+    now = to_dict(config)
+    for name in sorted(now.keys() - FREE):
+        if (was := state["config"].get(name)) != now[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag}: expected {was}, with which the run began, got {now[name]}; resume with "
+                            f"{flag} {was}, or train anew with --overwrite")
+
+
+def share_state(state: dict | None, worker: Worker) -> dict:
+    """Rank 0's state on every worker; collective. The others' is ignored."""
+    data = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    length = int(worker.broadcast([np.array([len(data)])])[0][0])
+    mine = data if worker.rank == 0 else np.zeros(length, np.uint8)
+    return json.loads(worker.broadcast([mine])[0].tobytes())
+
+
+class Clock:
+    """Tells all workers at the same step that it is time for a checkpoint: rank 0's watch decides."""
+
+    def __init__(self, seconds: float, worker: Worker, steps: int):
+        """``steps``: of an epoch."""
+        self._seconds, self._worker = seconds, worker
+        self._every = min(LOOK_STEPS, max(1, steps // LOOK_STEPS))
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to write one after this step; collective."""
+        if (step + 1) % self._every:
+            return False
+        passed = self._worker.broadcast([np.array([time.monotonic() - self._last])])[0][0]
+        if passed < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True

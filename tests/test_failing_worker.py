@@ -1,0 +1,51 @@
+"""A worker that cannot go on stops the others, under every launcher, and says which file is to blame."""
+
+import shutil
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+from cxrflow.manifest import read_manifest
+from cxrflow.training.plan import EpochPlan
+
+SECONDS = 60
+"""For the whole launch: starting two workers, loading their framework, and the end of all after the failure."""
+
+
+def vanish(shard):
+    shard.unlink()
+
+
+def truncate(shard):
+    shard.write_bytes(shard.read_bytes()[:-200])
+
+
+def reshape(shard):
+    pq.write_table(pq.ParquetFile(shard).read().slice(1), shard)
+
+
+def only_of_rank_1(copy) -> str:
+    """The path of a shard that worker 1 of 2 reads in the first epoch and worker 0 does not."""
+    shards = read_manifest(str(copy)).of_split("train")
+    plan = EpochPlan(shard_rows=[shard.rows for shard in shards], workers=2, batch_size=4, seed=0, epoch=0,
+                     streams=2)
+    zero, one = (set(plan.order(rank).shards.tolist()) for rank in range(2))
+    return shards[sorted(one - zero)[0]].path
+
+
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+@pytest.mark.parametrize("damage", [vanish, truncate, reshape])
+def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, table, tmp_path, launcher, damage, capfd):
+    copy = shutil.copytree(table, tmp_path / "copy")
+    shard = copy / only_of_rank_1(copy)
+    damage(shard)
+    started = time.monotonic()
+    with pytest.raises(Exception):
+        # The least memory leaves two streams, so that each worker reads shards of its own.
+        train(spark, TrainConfig(table=str(copy), run=str(tmp_path / "run"), launcher=launcher, workers=2, epochs=50,
+                                 batch_size=4, model="plain", feed_memory="90k"))
+    assert time.monotonic() - started < SECONDS
+    assert f"cannot train on {shard}" in capfd.readouterr().err

@@ -1,0 +1,195 @@
+"""A run that stops anywhere goes on as if it had not, whatever the launcher and the number of workers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cxrflow.config import TrainConfig
+from cxrflow.errors import UserError
+from cxrflow.launch import find_launcher
+from cxrflow.launch.train import check_train, train
+from cxrflow.manifest import RunDirectory, read_manifest
+from cxrflow.training.checkpoint import read_checkpoint
+
+LOCAL = """
+import sys
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+import cxrflow.training.fit as fit
+
+table, run, model, stop = sys.argv[1:5]
+config = dict(table=table, run=run, model=model, epochs=3, batch_size=4, checkpoint_seconds=0, seed=3)
+write, written = fit.write_checkpoint, []
+
+def write_and_stop(*arguments):
+    write(*arguments)
+    written.append(arguments)
+    if len(written) == int(stop):
+        sys.exit(9)
+
+fit.write_checkpoint = write_and_stop
+train(None, TrainConfig(**config, resume="resume" in sys.argv))
+"""
+
+
+def run_local(*arguments, status=0, backend="tensorflow"):
+    done = subprocess.run([sys.executable, "-c", LOCAL, *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, "KERAS_BACKEND": backend})
+    assert done.returncode == status, done.stderr
+
+
+def history(run):
+    return json.loads((run / "history.json").read_text())
+
+
+def figures(run):
+    names = ("epoch", "loss", "val_loss", "val_auc", "learning_rate")
+    return [[epoch[name] for name in names] for epoch in history(run)["epochs"]]
+
+
+def fed_is_the_table(run, table):
+    train_split = read_manifest(str(table)).of_split("train")
+    rows = sum(shard.rows for shard in train_split)
+    everything = format(int(np.bitwise_xor.reduce([np.uint64(int(shard.checksum, 16)) for shard in train_split])), "016x")
+    return all(epoch["fed"] == {"samples": rows, "expected": rows, "checksum": everything}
+               for epoch in history(run)["epochs"])
+
+
+@pytest.mark.parametrize(("backend", "model", "stop"), [
+    ("tensorflow", "residual", 3),  # inside the first epoch
+    ("tensorflow", "plain", 11),  # inside the second
+    ("torch", "residual", 10),
+])
+def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table, tmp_path, backend, model, stop):
+    """With dropout and batch normalisation (residual): their states are in the checkpoint too."""
+    run_local(table, tmp_path / "whole", model, 0, backend=backend)
+    run_local(table, tmp_path / "stopped", model, stop, status=9, backend=backend)
+    state = read_checkpoint(RunDirectory(str(tmp_path / "stopped"))).state
+    assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == 2
+    run_local(table, tmp_path / "stopped", model, 0, "resume", backend=backend)
+    np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
+    assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
+
+
+def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):
+    run_local(table, tmp_path / "run", "residual", 9, status=9, backend="tensorflow")
+    run_local(table, tmp_path / "run", "residual", 0, "resume", backend="torch")
+    before = history(tmp_path / "run")
+    run_local(table, tmp_path / "run", "residual", 0, "resume", backend="tensorflow")
+    assert history(tmp_path / "run") == before and len(before["epochs"]) == 3
+
+
+def stopping_at(step):
+    """A function for a launcher's workers, which trains and stops all of them after a number of steps."""
+    def function(config, worker):
+        from cxrflow.training import fit
+
+        class Stop(Exception):
+            pass
+
+        checkpoint = fit._Trainer._checkpoint
+
+        def checkpoint_and_stop(trainer, epoch, samples, *rest):
+            checkpoint(trainer, epoch, samples, *rest)
+            if samples == step * config.workers * config.batch_size:
+                raise Stop
+
+        fit._Trainer._checkpoint = checkpoint_and_stop
+        try:
+            return fit.fit(config, worker)
+        except Stop:  # on all workers alike
+            return {"stopped": True}
+        finally:
+            fit._Trainer._checkpoint = checkpoint
+    return function
+
+
+@pytest.mark.parametrize(("first", "then"), [(("horovod", 2), ("torch", 1)), (("torch", 2), ("horovod", 1))])
+def test_two_workers_stop_inside_an_epoch_and_one_of_the_other_launcher_goes_on(spark, table, tmp_path, first, then):
+    """With the same global batch, a network without dropout goes the same way."""
+    settings = dict(table=str(table), epochs=2, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
+    whole = TrainConfig(run=str(tmp_path / "whole"), launcher=then[0], workers=1, batch_size=8, **settings)
+    train(spark, whole)
+    stopped = TrainConfig(run=str(tmp_path / "run"), launcher=first[0], workers=2, batch_size=4, **settings)
+    assert find_launcher(first[0]).load()(stopping_at(2), stopped, spark)["stopped"]
+    assert read_checkpoint(RunDirectory(stopped.run)).state["samples"] == 16
+    train(spark, TrainConfig(run=stopped.run, launcher=then[0], workers=1, batch_size=8, resume=True, **settings))
+    np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=2e-4)
+    assert fed_is_the_table(tmp_path / "run", table)
+
+
+@pytest.fixture(scope="module")
+def stopped(table, tmp_path_factory):
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    run_local(table, run, "plain", 2, status=9)
+    return TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3, resume=True)
+
+
+def changed(config, **changes):
+    return TrainConfig(**{**config.__dict__, **changes})
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"seed": 4}, "--seed: expected 3, with which the run began, got 4"),
+    ({"epochs": 5}, "--epochs: expected 3, with which the run began, got 5"),
+    ({"model": "residual"}, "--model: expected plain"),
+    ({"feed_memory": "1k"}, "--feed-memory: expected at least 1m"),
+    ({"run": "/nowhere"}, "--resume: expected a checkpoint in '/nowhere/checkpoints'"),
+    ({"resume": False}, "go on with the run with --resume"),
+])
+def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, words):
+    check_train(changed(stopped, batch_size=5, workers=1, checkpoint_seconds=7))
+    with pytest.raises(UserError, match=words):
+        check_train(changed(stopped, **change))
+
+
+def test_a_run_does_not_go_on_with_a_table_that_changed(stopped, table, tmp_path):
+    content = json.loads((table / "manifest.json").read_text())
+    content["shards"] = [shard for shard in content["shards"]
+                         if shard != next(other for other in content["shards"] if other["split"] == "train")]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="--resume: expected the table that the run was trained on"):
+        check_train(changed(stopped, table=str(tmp_path)))
+
+
+def test_a_checkpoint_that_is_half_written_gives_way_to_the_one_before(stopped):
+    run = RunDirectory(stopped.run)
+    names = sorted(os.listdir(run.checkpoints))
+    newest = os.path.join(run.checkpoints, names[-1])
+    whole = open(newest, "rb").read()
+    try:
+        open(newest, "wb").write(whole[:-500])
+        state = read_checkpoint(run).state
+        assert f"{state['epoch']:05d}-{state['samples']:012d}.npz" == names[-2]
+    finally:
+        open(newest, "wb").write(whole)
+
+
+LOSE_A_BATCH = """
+import sys
+import cxrflow.training.fit as fit
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+
+batches = fit.Feed.epoch
+
+def all_but_one(feed, *arguments):
+    for step, batch in enumerate(batches(feed, *arguments)):
+        if step != 2:
+            yield batch
+
+fit.Feed.epoch = all_but_one
+train(None, TrainConfig(table=sys.argv[1], run=sys.argv[2], model="plain", batch_size=1))
+"""
+
+
+def test_a_feed_that_loses_a_sample_stops_training_with_the_shards_name(table, tmp_path):
+    done = subprocess.run([sys.executable, "-c", LOSE_A_BATCH, str(table), str(tmp_path / "run")], capture_output=True,
+                          text=True)
+    assert done.returncode == 1 and "not every sample was fed exactly once" in done.stderr
+    assert any(f"{shard.path} ({shard.rows - 1} samples fed, {shard.rows} expected)" in done.stderr
+               for shard in read_manifest(str(table)).of_split("train"))
