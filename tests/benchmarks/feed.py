@@ -146,7 +146,7 @@ class Contest:
         seconds = [[epoch["seconds"] for epoch in run] for run in runs]
         images = [[sum(epoch["sizes"]) for epoch in run] for run in runs]
         others = (busy_seconds() - program.processor_seconds() - before) / np.sum(seconds)
-        return {"rate": np.sum(images) / np.sum(seconds), "other_cores": others, "seconds": seconds,
+        return {"rate": float(np.sum(images) / np.sum(seconds)), "other_cores": float(others), "seconds": seconds,
                 "rates": (np.sum(images, axis=0) / np.sum(seconds, axis=0)).tolist()}
 
     def _take(self, program: Program, data: str, epochs: int, check: bool) -> dict:
