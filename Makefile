@@ -10,7 +10,7 @@ FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test benchmark wheel lock clean
+.PHONY: help setup demo cluster-demo test benchmark benchmark-feed wheel lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -31,11 +31,21 @@ test: setup ## Run the tests.
 benchmark: setup build/peers/.installed ## Ingest side by side with its peers, on real X-rays: FLAGS="--rounds 5 --data folder".
 	@source cluster/env.sh && python tests/benchmarks/ingest.py $(FLAGS)
 
+benchmark-feed: setup build/peers/.installed build/peers-torch/.installed ## Training's feed side by side with its peers.
+	@source cluster/env.sh && python tests/benchmarks/feed.py $(FLAGS)
+
 # The peers want newer packages than the project. To pin again (needs uv): the flags of UV_COMPILE, with
 # --output-file tests/benchmarks/requirements.lock tests/benchmarks/requirements.in
 build/peers/.installed: tests/benchmarks/requirements.lock
 	@$(PYTHON) -m venv --clear build/peers
 	@build/peers/bin/python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check -r $<
+	@touch $@
+
+# These run with the project's torch: PyPI has it only with CUDA. Pinned as above, with --no-deps and requirements-torch.in.
+build/peers-torch/.installed: tests/benchmarks/requirements-torch.lock | setup
+	@rm -rf build/peers-torch
+	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check \
+		--target build/peers-torch -r $<
 	@touch $@
 
 wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.

@@ -33,22 +33,22 @@ def serve(ingest: Callable[[str, str], object]) -> None:
     Each call is timed and answered with one line of JSON on standard output: images, seconds and rows written. The
     counting is not timed. Ends with standard input.
     """
-    answers = _take_standard_output()
-    _answer(answers, {"ready": True})
+    answers = take_standard_output()
+    answer(answers, {"ready": True})
     for line in sys.stdin:
         _, folder, out = shlex.split(line)
         started = time.perf_counter()
         ingest(folder, out)
         seconds = time.perf_counter() - started
-        _answer(answers, {"images": len(list_images(folder)), "seconds": seconds, "rows": count_rows(out)})
+        answer(answers, {"images": len(list_images(folder)), "seconds": seconds, "rows": count_rows(out)})
 
 
-def _take_standard_output():
+def take_standard_output():
     """Standard output for the answers alone: whatever a library prints goes to standard error from here on."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
-def _answer(answers, content: dict) -> None:
+def answer(answers, content: dict) -> None:
     print(json.dumps(content), file=answers, flush=True)
