@@ -170,7 +170,7 @@ def test_the_least_memory_that_is_allowed_is_enough(table, workers):
 
 def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_ever(table):
     with pytest.raises(ValueError, match="held_bytes: expected at least"):
-        list(feed(table, size=FeedSize(held_bytes=50_000)).epoch())
+        list(feed(table, size=FeedSize(held_bytes=12_000)).epoch())
 
 
 def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_budget(tmp_path):
