@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -30,9 +32,19 @@ def _main(function, config: TrainConfig, threads: int, progress: Address) -> dic
     torch.set_num_threads(threads)
     dist.init_process_group("gloo")
     try:
-        return function(config, TorchWorker(progress))
+        result = function(config, TorchWorker(progress))
+        # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it after
+        # its work is done. So it leaves before that, once TorchDistributor's script has saved the result.
+        atexit.register(_leave)
+        return result
     finally:
         dist.destroy_process_group()  # left open, torch ends the process with a noisy warning
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class TorchWorker(Worker):
