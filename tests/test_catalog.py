@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import insert, new_catalog, open_catalog, values
-from cxrflow.catalog.place import place, write_work
+from cxrflow.catalog.place import cut_tasks, place, write_work
 from cxrflow.catalog.settle import settle
 from cxrflow.config import IngestConfig
 from cxrflow.errors import UserError
@@ -172,7 +172,15 @@ def test_few_files_are_shared_out_all_the_same(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "work", pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]))
         places = write_work(catalog, str(tmp_path), 2, 128)
-    assert sorted(pq.read_metadata(place).num_rows for place in places) in ([20, 20], [19, 21], [18, 22], [16, 24], [17, 23])
+    assert sorted(pq.read_metadata(place).num_rows for place in places) == [20, 20]
+
+
+def test_a_task_begins_where_a_shard_does_if_that_is_near():
+    assert cut_tasks([30, 55, 100], 2) == [0, 55]  # 5 of 50 more
+    assert cut_tasks([40, 60, 100], 2) == [0, 50]  # 10 of 50 would be too many
+    assert cut_tasks([100], 4) == [0, 25, 50, 75]
+    assert cut_tasks([1, 2, 3, 4], 2) == [0, 2]
+    assert cut_tasks([10, 1000], 1) == [0]
 
 
 def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp_path):

@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,6 +19,10 @@ from typing import Any
 PATIENCE_SECONDS = 300.0
 # How often a child that waits for its parent looks whether there still is one.
 _PARENT_SECONDS = 5.0
+# A message holds results of so much work, of so many items and with so many bytes of arrays, at most.
+GROUP_SECONDS = 0.05
+MOST_RESULTS = 64
+SLOT_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -30,44 +35,53 @@ class Crash:
 def map_isolated(function: Callable[[Any], Any], items: Sequence, memory: int | None = None, largest_array: int = 0,
                  patience: float = PATIENCE_SECONDS) -> Iterator[Any]:
     """Yield ``function(item)`` for each item in order, computed in a forked child; a Crash for an item that ended the
-    child twice (once may be the machine's fault), or that took longer than ``patience`` seconds.
+    child twice when it was alone (once may be the machine's fault), or that took longer than ``patience`` seconds.
 
     Results are pickled; the items are not, since a fork has them. A NumPy array of up to ``largest_array`` bytes in a
     result is not copied on the way: it lies in memory that both processes share, and **is valid until the next result is
     asked for**. ``memory`` (bytes) is what the child may allocate beyond what it starts with; then it meets a
     MemoryError. An exception that the function raises is raised here.
     """
-    start, crashes = 0, 0
+    start = crashes = 0
+    alone_until = 0  # results of the items before this one come one by one, so that it shows which item ends the child
     shared = _Shared(largest_array)
     while start < len(items):
-        with _Child(function, items, start, memory, shared) as child:
-            for index in range(start, len(items)):
-                try:
-                    result = child.receive(patience)
-                except EOFError:
+        with _Child(function, items, start, alone_until, memory, shared) as child:
+            try:
+                while start < len(items):
+                    for result in child.receive(patience):
+                        start, crashes = start + 1, 0
+                        if isinstance(result, _Raised):
+                            raise result.error
+                        yield result
+                    child.done_with_results()
+            except _Ended:
+                if start < alone_until:
                     crashes += 1
-                    break
-                start, crashes = index + 1, 0
-                if isinstance(result, _Raised):
-                    raise result.error
-                yield result
-                child.done_with_result()
+                else:
+                    alone_until = start + shared.most
         if crashes == 2:
             yield Crash(child.how_it_ended())
             start, crashes = start + 1, 0
 
 
+class _Ended(Exception):
+    """The child is gone, or hangs."""
+
+
 class _Shared:
-    """Memory that a child writes arrays into and its parent reads them from, one slot a result, in turn."""
+    """Memory that a child writes arrays into and its parent reads them from, one slot a message, in turn."""
 
-    SLOTS = 16
+    SLOTS = 4
 
-    def __init__(self, slot_bytes: int):
-        self._bytes = slot_bytes
-        self._memory = memoryview(mmap.mmap(-1, max(1, slot_bytes * self.SLOTS)))
+    def __init__(self, largest_array: int):
+        self.most = max(1, min(MOST_RESULTS, SLOT_BYTES // max(1, largest_array)))
+        """Results in a message, at most."""
+        self._bytes = self.most * largest_array
+        self._memory = memoryview(mmap.mmap(-1, max(1, self._bytes * self.SLOTS)))
 
     def put(self, number: int, buffers: list[pickle.PickleBuffer]) -> list[tuple[int, int]] | None:
-        """(start, end) of each buffer in the slot of the result ``number``; None where they do not fit."""
+        """(start, end) of each buffer in the slot of the message ``number``; None where they do not fit."""
         raw = [buffer.raw() for buffer in buffers]
         if sum(view.nbytes for view in raw) > self._bytes:
             return None
@@ -88,15 +102,16 @@ class _Raised:
 
 
 class _Child:
-    """A forked process that works on the items from ``start`` on and sends each result through a pipe."""
+    """A forked process that works on the items from ``start`` on and sends their results through a pipe."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None, shared: _Shared):
+    def __init__(self, function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, memory: int | None,
+                 shared: _Shared):
         context = multiprocessing.get_context("fork")
         self._results, sender = context.Pipe(duplex=False)
         self._shared, self._free = shared, context.Semaphore(shared.SLOTS)
         self._late = False
         self._process = context.Process(
-            target=_work, args=(function, items, start, memory, shared, self._free, self._results, sender))
+            target=_work, args=(function, items, start, alone_until, memory, shared, self._free, self._results, sender))
         self._process.start()
         sender.close()  # so that the child's end is seen as the end of the pipe
 
@@ -111,16 +126,19 @@ class _Child:
             self._process.kill()
             self._process.join()
 
-    def receive(self, patience: float):
-        """The next result. Raises EOFError where the child has ended, or hangs."""
+    def receive(self, patience: float) -> list:
+        """The next results. Raises _Ended where the child has ended, or hangs."""
         if not self._results.poll(patience):
             self._late = True
-            raise EOFError
-        content, places = self._results.recv()
+            raise _Ended
+        try:
+            content, places = self._results.recv()
+        except EOFError:
+            raise _Ended from None
         return pickle.loads(content, buffers=self._shared.get(places))
 
-    def done_with_result(self) -> None:
-        """Let the child use the slot of the last result again."""
+    def done_with_results(self) -> None:
+        """Let the child use the slot of the last results again."""
         self._free.release()
 
     def how_it_ended(self) -> str:
@@ -130,7 +148,7 @@ class _Child:
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
-def _work(function: Callable[[Any], Any], items: Sequence, start: int, memory: int | None, shared: _Shared,
+def _work(function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, memory: int | None, shared: _Shared,
           free: Semaphore, theirs: Connection, results: Connection) -> None:
     parent = os.getppid()
     theirs.close()  # otherwise this process would never notice that nobody listens
@@ -140,20 +158,30 @@ def _work(function: Callable[[Any], Any], items: Sequence, start: int, memory: i
         limit = _data_size() + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        for number, item in enumerate(items[start:]):
-            try:
-                result = function(item)
-            except Exception as error:
-                result = _Raised(error)
+        for number, group in enumerate(_groups(function, items, start, alone_until, shared.most)):
             while not free.acquire(timeout=_PARENT_SECONDS):
                 if os.getppid() != parent:  # it died, and nobody will ever take the results
                     return
             buffers: list[pickle.PickleBuffer] = []
-            content = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+            content = pickle.dumps(group, protocol=5, buffer_callback=buffers.append)
             places = shared.put(number, buffers)
-            results.send((content, places) if places is not None else (pickle.dumps(result, protocol=5), []))
+            results.send((content, places) if places is not None else (pickle.dumps(group, protocol=5), []))
     except BrokenPipeError:
         pass  # the parent wants no more
+
+
+def _groups(function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, most: int) -> Iterator[list]:
+    """The results from ``start`` on, those that are quick several together: a message costs as much as a small image."""
+    group: list = []
+    begun = time.monotonic()
+    for number in range(start, len(items)):
+        try:
+            group.append(function(items[number]))
+        except Exception as error:
+            group.append(_Raised(error))
+        if number < alone_until or len(group) == most or time.monotonic() - begun > GROUP_SECONDS or number == len(items) - 1:
+            yield group
+            group, begun = [], time.monotonic()
 
 
 def _data_size() -> int:

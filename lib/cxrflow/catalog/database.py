@@ -50,6 +50,7 @@ def open_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnectio
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         storage.download(storage.join(staging, NAME), str(Path(folder) / NAME))
         with _connect(folder, memory) as connection:
+            connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # the file is thrown away
             yield connection
 
 

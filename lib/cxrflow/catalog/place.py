@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,8 +29,8 @@ FILE_COST = 2**14
 # With fewer patients of a label, where their quantiles lie says little of those to come.
 FEWEST_PATIENTS = 100
 
-# Runs of files that a task has at least, so that tasks can be of about the same length.
-RUNS_A_TASK = 3
+# So much shorter or longer than the others a task may be, where that saves cutting a shard in two.
+UNEVEN = 0.15
 
 
 @dataclass(frozen=True)
@@ -211,27 +212,25 @@ def _thresholds(catalog: duckdb.DuckDBPyConnection, fractions: dict[str, float])
 def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, shard_rows: int) -> list[str]:
     """Write the files to decode as one Parquet file a task below ``staging``; returns their places.
 
-    The files of a split are mixed by a hash of their path and cut into runs that fill one shard each, so that a task
-    whose files are good leaves full shards. Tasks take whole runs, as many bytes each. Where there are too few runs to
-    balance, they are cut smaller; the short shards that they leave are put together later.
+    The files of a split are mixed by a hash of their path; each ``shard_rows`` of them fill a shard. Tasks take their
+    share of the bytes, and where it does not make them too unequal whole shards, so that little has to be put
+    together later.
     """
-    files = values(catalog, "SELECT count(*) AS files FROM work")[0]["files"]
-    run = shard_rows
-    while run > 1 and files < run * tasks * RUNS_A_TASK:
-        run = -(-run // 2)
     catalog.execute("""
-        CREATE TABLE runs AS SELECT split, run, sum(size + ?) AS cost FROM (
-            SELECT *, (row_number() OVER (PARTITION BY split ORDER BY md5(path)) - 1) // ? AS run FROM work
-        ) GROUP BY split, run""", [FILE_COST, run])
+        CREATE TABLE placed AS SELECT *, sum(cost) OVER in_order AS reached,
+            (row_number() OVER (PARTITION BY split ORDER BY mixed) - 1) // ? AS shard
+        FROM (SELECT path, split, size + ? AS cost, md5(path) AS mixed FROM work)
+        WINDOW in_order AS (ORDER BY split, mixed ROWS UNBOUNDED PRECEDING)""", [shard_rows, FILE_COST])
+    ends = [row["reached"] for row in values(
+        catalog, "SELECT max(reached) AS reached FROM placed GROUP BY split, shard ORDER BY reached")]
+    if not ends:
+        return []
+    catalog.execute("CREATE TABLE cuts (begins DOUBLE, task INTEGER)")
+    catalog.executemany("INSERT INTO cuts VALUES (?, ?)", list(zip(cut_tasks(ends, tasks), range(tasks), strict=True)))
     catalog.execute("""
-        UPDATE work SET task = cut.task FROM (
-            SELECT path, shares.task FROM (
-                SELECT path, split, (row_number() OVER (PARTITION BY split ORDER BY md5(path)) - 1) // ? AS run FROM work
-            ) AS placed JOIN (
-                SELECT split, run, least(? - 1, floor((sum(cost) OVER (ORDER BY md5(concat(split, run))) - cost / 2) * ?
-                                                      / sum(cost) OVER ()))::INTEGER AS task FROM runs
-            ) AS shares ON placed.run = shares.run AND placed.split IS NOT DISTINCT FROM shares.split
-        ) AS cut WHERE cut.path = work.path""", [run, tasks, tasks])
+        UPDATE work SET task = shared.task FROM (
+            SELECT path, cuts.task FROM placed ASOF JOIN cuts ON placed.reached - placed.cost / 2 >= cuts.begins
+        ) AS shared WHERE shared.path = work.path""")
     places = []
     for task in range(tasks):
         rows = catalog.sql("""SELECT path, size, modified, label, patient_id, split FROM work WHERE task = ?
@@ -241,3 +240,16 @@ def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sha
             with storage.open_file(places[-1], "wb") as file:
                 pq.write_table(rows, file)
     return places
+
+
+def cut_tasks(shard_ends: list[float], tasks: int) -> list[float]:
+    """Where each task begins, in bytes from the first: each has as many, but for UNEVEN of them where a shard ends
+    near. ``shard_ends``: where each shard ends, ascending; the last is the sum of all."""
+    share = shard_ends[-1] / tasks
+    begins = [0.0]
+    for task in range(1, tasks):
+        wanted = task * share
+        after = bisect.bisect(shard_ends, wanted)
+        near = min(shard_ends[max(0, after - 1):after + 1], key=lambda end: abs(end - wanted))
+        begins.append(float(near) if abs(near - wanted) <= UNEVEN * share else wanted)
+    return begins

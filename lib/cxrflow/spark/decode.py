@@ -126,6 +126,7 @@ class DecodeTask:
     def _outcomes(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         """The outcomes of all files, some at a time; their shards are written by then."""
         pending: dict[str, _Pending] = {}
+        spare: list[np.ndarray] = []  # memory of shards that are written, for those to come: new memory costs as much again
         refused: list[dict] = []
         for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
             if row["label"] is None and isinstance(decoded, Decoded):
@@ -135,48 +136,55 @@ class DecodeTask:
             if isinstance(decoded, Unreadable):
                 refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
                 continue
-            samples = pending.get(row["split"]) or pending.setdefault(row["split"], _Pending(self.shard_rows))
+            if row["split"] not in pending:
+                pending[row["split"]] = _Pending(spare.pop() if spare else self._memory_for_pixels())
+            samples = pending[row["split"]]
             samples.add(known, decoded)
             if len(samples.rows) == self.shard_rows:
-                yield self._write(row["split"], pending)
+                yield self._write(pending.pop(row["split"]), row["split"], spare)
             elif sum(len(samples.rows) for samples in pending.values()) * decoded.pixels.nbytes > self.memory // 8:
                 # Shards of large images: better some short ones, which are put together later, than too much memory.
-                yield self._write(max(pending, key=lambda split: len(pending[split].rows)), pending)
-        for split in list(pending):
-            yield self._write(split, pending)
+                split = max(pending, key=lambda split: len(pending[split].rows))
+                yield self._write(pending.pop(split), split, spare)
+        for split, samples in pending.items():
+            yield self._write(samples, split, spare)
         yield pa.Table.from_pylist(refused, schema=OUTCOME)
 
-    def _write(self, split: str, pending: dict[str, _Pending]) -> pa.Table:
+    def _memory_for_pixels(self) -> np.ndarray:
+        return np.empty((self.shard_rows, self.recipe.height, self.recipe.width), np.uint8)
+
+    def _write(self, samples: _Pending, split: str, spare: list[np.ndarray]) -> pa.Table:
         """Write what is pending of a split as a shard; its outcomes."""
-        table = pending.pop(split).to_table()
+        table = samples.to_table()
         shard = write_shard(self.staging, split, table)
-        outcomes = table.drop_columns(["pixels"]).to_pydict()
+        spare[:] = [samples.pixels]
         rows = table.num_rows
-        outcomes |= {"split": [split] * rows, "shard": [shard] * rows, "row": list(range(rows)),
-                     "reason": [None] * rows, "detail": [None] * rows}
-        return pa.Table.from_pydict(outcomes, schema=OUTCOME)
+        outcomes = table.drop_columns(["pixels"])
+        for name, column in (
+                ("split", pa.repeat(split, rows)), ("shard", pa.repeat(shard, rows)), ("row", pa.array(range(rows), pa.int32())),
+                ("reason", pa.nulls(rows, pa.string())), ("detail", pa.nulls(rows, pa.string()))):
+            outcomes = outcomes.append_column(name, column)
+        return outcomes.cast(OUTCOME)
 
 
 class _Pending:
     """Samples of one split that wait for their shard."""
 
-    def __init__(self, rows: int):
+    def __init__(self, pixels: np.ndarray):
+        """``pixels``: uint8 (most samples, height, width), what is in it does not matter."""
         self.rows: list[dict] = []
-        self._most = rows
-        self._pixels: np.ndarray | None = None
+        self.pixels = pixels
 
     def add(self, known: dict, decoded: Decoded) -> None:
         height, width = decoded.pixels.shape
-        if self._pixels is None:
-            self._pixels = np.empty((self._most, height, width), np.uint8)
-        self._pixels[len(self.rows)] = decoded.pixels
+        self.pixels[len(self.rows)] = decoded.pixels
         self.rows.append({
             **known, "height": height, "width": width, "source_height": decoded.source_height,
             "source_width": decoded.source_width, "source_format": decoded.source_format,
             "source_bits": decoded.source_bits, "note": decoded.note})
 
     def to_table(self) -> pa.Table:
-        pixels = self._pixels[:len(self.rows)]
+        pixels = self.pixels[:len(self.rows)]
         columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
         columns["phash"] = perceptual_hash(pixels)
         columns["pixels"] = _binary(pixels)
