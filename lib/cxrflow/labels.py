@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import PurePosixPath
+from posixpath import basename
 
 # The images of Kermany, Zhang and Goldbaum (2018). Bacteria and virus number their patients separately, so
 # person12_bacteria and person12_virus are two people; IM and NORMAL2-IM are two series with numbers of their own.
@@ -21,7 +21,7 @@ def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
     if rule == "file":
         return path
     if rule in ("auto", "kermany"):
-        match = _KERMANY.search(PurePosixPath(path).name)
+        match = _KERMANY.search(basename(path))
     else:
         match = re.search(rule, path.removeprefix(root + "/"))
     key = "-".join(group for group in match.groups() if group) if match else ""

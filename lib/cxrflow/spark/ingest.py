@@ -42,7 +42,7 @@ from cxrflow.summary import describe
 log = logging.getLogger(__name__)
 
 # Aimed at for one decoding task: long enough to pay its start, short enough to balance and to try again.
-TASK_BYTES = 64 * 2**20
+TASK_BYTES = 256 * 2**20
 # At least so many shards, so that a small table can be shuffled and shared out too: two for each of the 24 streams
 # that training deals shards to.
 FEWEST_SHARDS = 48
