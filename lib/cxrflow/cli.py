@@ -26,7 +26,9 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     try:
         result = job(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if error.result is not None:
+            print(json.dumps(error.result, allow_nan=False), flush=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

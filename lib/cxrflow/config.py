@@ -166,6 +166,9 @@ class TrainConfig:
     """Go on with the run from its last checkpoint, also inside an epoch and with another number of workers."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
+    preflight_only: bool = False
+    """Check versions, task slots, network, table, run directory, memory and one step of the model on the workers, as every
+    training does first, and stop there: exit status 0 if all is well, otherwise 2."""
 
     def __post_init__(self):
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",

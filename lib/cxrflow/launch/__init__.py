@@ -22,6 +22,8 @@ class Launcher:
     """Module that must be installed."""
     install: str
     """What to do where it is missing."""
+    backend: str
+    """Keras' backend on its workers."""
 
     def load(self):
         """The function ``launch(function, config, spark)``."""
@@ -29,10 +31,10 @@ class Launcher:
 
 
 LAUNCHERS = {
-    "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]"),
+    "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
     "horovod": Launcher("cxrflow.launch.horovod", "horovod",
-                        "install a C++ compiler and run make setup again, or use --launcher torch"),
-    "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod"),
+                        "install a C++ compiler and run make setup again, or use --launcher torch", "tensorflow"),
+    "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod", "torch"),
 }
 
 

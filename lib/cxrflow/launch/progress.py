@@ -105,11 +105,18 @@ def connect(address: Address) -> Callable[[str], None]:
     return send
 
 
+def check_reachable(address: Address) -> None:
+    """Raise OSError, EOFError or AuthenticationError where the driver cannot be reached."""
+    _open(address).close()
+
+
 def _open(address: Address) -> Connection:
     # multiprocessing's own Client would wait for minutes where a firewall swallows the call.
     connected = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
     connected.settimeout(None)
     connection = Connection(connected.detach())
+    if not connection.poll(CONNECT_SECONDS):
+        raise TimeoutError("something listens there, but says nothing")
     answer_challenge(connection, address.key)
     deliver_challenge(connection, address.key)
     return connection

@@ -10,6 +10,8 @@ from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
+from cxrflow.preflight.check import failure, preflight
+from cxrflow.preflight.verdict import FAILED, Row
 from cxrflow.training.augment import find_policy
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import check_resumable, read_checkpoint
@@ -18,6 +20,15 @@ from cxrflow.training.models import check_model
 
 def check_train(config: TrainConfig) -> None:
     """Raise UserError for what shows to be wrong before Spark or a worker is started."""
+    try:
+        _check(config)
+    except UserError as error:
+        if not config.preflight_only:
+            raise
+        raise failure(config, [Row(check="input", state=FAILED, found=str(error))]) from None
+
+
+def _check(config: TrainConfig) -> None:
     find_launcher(config.launcher)
     check_model(config.model)
     find_policy(config.augment)
@@ -58,26 +69,19 @@ def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
 
 
 def train(spark, config: TrainConfig) -> dict:
-    """Train on ``config.workers`` workers; returns what ``training.fit.fit`` returns on rank 0.
+    """Train on ``config.workers`` workers, after a preflight; returns what ``training.fit.fit`` returns on rank 0, or
+    what the preflight found where nothing else was asked for.
 
     ``spark`` is the running session, whose task slots the workers take; the local launcher needs none (None).
-    Raises UserError for bad input.
+    Raises UserError for bad input, and where a check of the preflight failed.
     """
     check_train(config)
-    if config.launcher != "local":
-        _check_slots(spark, config)
     # Workers run in other folders, and on other machines, than the one that a relative path starts from.
     config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run))
+    report = preflight(spark, config)
+    if config.preflight_only:
+        return report
     return find_launcher(config.launcher).load()(_fit, config, spark)
-
-
-def _check_slots(spark, config: TrainConfig) -> None:
-    from cxrflow.spark.session import wait_for_slots
-
-    slots = wait_for_slots(spark, config.workers)
-    if slots < config.workers:
-        raise UserError(f"--workers: expected at most {slots}, the task slots of this Spark application, got "
-                        f"{config.workers}; ask for fewer workers, or for more cores (--master local[N], --total-executor-cores)")
 
 
 def _fit(config: TrainConfig, worker) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -11,6 +12,11 @@ from contextlib import contextmanager
 from pyspark.sql import DataFrame, SparkSession
 
 from cxrflow.environment import java_home
+
+log = logging.getLogger(__name__)
+
+SAY_SECONDS = 2.0
+"""Of silence, before a person is told what is waited for."""
 
 
 def open_session(app_name: str) -> SparkSession:
@@ -72,16 +78,29 @@ def registered_slots(spark: SparkSession) -> int:
     return max(1, task_slots(spark))
 
 
-def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
-    """The number of task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
+def free_slots(spark: SparkSession) -> int:
+    """Task slots that no task of this application takes now."""
+    executors = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
+    return max(0, task_slots(spark) - sum(executor.numRunningTasks() for executor in executors))
 
-    The executors of a cluster register one after the other while the driver already runs.
+
+def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
+    """The number of free task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
+
+    The executors of a cluster register one after the other while the driver already runs, and other jobs of the
+    application may end. In local mode, more slots than there are will never come.
     """
     deadline = time.monotonic() + seconds
+    said = time.monotonic() + SAY_SECONDS
     is_local = spark.sparkContext.master.startswith("local")
-    while (slots := task_slots(spark)) < wanted and not is_local and time.monotonic() < deadline:
+    while (free := free_slots(spark)) < wanted and time.monotonic() < deadline:
+        if is_local and task_slots(spark) < wanted:
+            break
+        if time.monotonic() > said:
+            log.info("waiting for task slots: %d of %d are free (up to %.0f s)", free, wanted, seconds)
+            said = deadline
         time.sleep(0.2)
-    return slots
+    return free
 
 
 @contextmanager

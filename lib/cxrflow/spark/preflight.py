@@ -1,0 +1,120 @@
+"""The driver's side of the preflight: one barrier stage whose tasks gather the facts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from threading import Timer
+
+from pyspark.sql import SparkSession
+
+from cxrflow.config import TrainConfig, to_dict
+from cxrflow.launch import LAUNCHERS
+from cxrflow.launch.progress import ProgressListener
+from cxrflow.manifest import Manifest
+from cxrflow.preflight import machine, places
+from cxrflow.preflight.judge import judge, judge_slots, judge_stage_failure
+from cxrflow.preflight.probe import Question, to_json
+from cxrflow.preflight.verdict import OK, Row
+from cxrflow.spark.session import free_slots, task_slots, wait_for_slots
+
+log = logging.getLogger(__name__)
+
+JOB_GROUP = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+STAGE_SECONDS = 180.0
+MOST_TASKS = 256
+"""Tasks in the stage, if there are not more workers: all knock at each other's doors."""
+
+
+def check_workers(spark: SparkSession, config: TrainConfig, manifest: Manifest) -> list[Row]:
+    """The rows of a preflight of distributed workers; of too few slots there is that row alone.
+
+    The stage has as many tasks as there are free slots on a cluster: training's may come to lie on any of them.
+    """
+    slots = _check_slots(spark, config)
+    if slots.state != OK:
+        return [slots]
+    tasks = config.workers if _executors(spark) == 1 else max(config.workers, min(free_slots(spark), MOST_TASKS))
+    word = secrets.token_hex(8)
+    mark = places.Mark(config.run, f"{word}-driver")
+    started = time.monotonic()
+    try:
+        mark.write()
+        facts = _gather(spark, config, manifest, word, tasks)
+    except OSError as error:
+        return [slots, Row(check="run", state="FAILED", found=f"{error} (on the driver)",
+                           advice="the driver must be allowed to write the run directory: name another folder with --run")]
+    except Exception as error:  # Spark's own kinds are many; its text says what happened
+        return [slots, judge_stage_failure(str(error), time.monotonic() - started)]
+    finally:
+        mark.remove()
+    driver = machine.versions(config.launcher, LAUNCHERS[config.launcher].backend) | {
+        "java": spark._jvm.System.getProperty("java.version")}
+    return [slots, *judge(config, manifest, driver, facts)]
+
+
+def _check_slots(spark: SparkSession, config: TrainConfig) -> Row:
+    started = time.monotonic()
+    conf, local = spark.sparkContext.getConf(), spark.sparkContext.master.startswith("local")
+    # In local mode Spark takes no notice of dynamic allocation.
+    dynamic = conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true" and not local
+    free = 0 if dynamic else wait_for_slots(spark, config.workers)
+    return judge_slots(config.workers, task_slots(spark), free, local=local, dynamic=dynamic,
+                       seconds=time.monotonic() - started)
+
+
+def _executors(spark: SparkSession) -> int:
+    """Executors that run tasks: in local mode the driver is the one."""
+    infos = len(spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos())
+    return infos if spark.sparkContext.master.startswith("local") else infos - 1
+
+
+def _gather(spark: SparkSession, config: TrainConfig, manifest: Manifest, word: str, tasks: int) -> list[dict]:
+    """Every task's facts, in order of rank. Raises Spark's exception where the stage fails or takes too long."""
+    context = spark.sparkContext
+    with ProgressListener(spark.conf.get("spark.driver.host")) as listener:
+        address = listener.address
+        question = to_json(Question(
+            config=to_dict(config), backend=LAUNCHERS[config.launcher].backend, generation=manifest.generation, word=word,
+            driver=(address.host, address.port, address.key.hex()), threads=int(spark.conf.get("spark.task.cpus", "1"))))
+        group = f"cxrflow preflight {word}"
+        watchdog = Timer(STAGE_SECONDS, context.cancelJobGroup, [group])
+        watchdog.daemon = True
+        before = {name: context.getLocalProperty(name) for name in JOB_GROUP}  # a notebook has its own
+        context.setJobGroup(group, "cxrflow preflight", interruptOnCancel=True)
+        watchdog.start()
+        try:
+            reports = context.range(tasks, numSlices=tasks).barrier().mapPartitions(_task(question)).collect()
+        finally:
+            watchdog.cancel()
+            for name, value in before.items():
+                context.setLocalProperty(name, value)
+    return sorted(map(json.loads, reports), key=lambda facts: facts["rank"])
+
+
+def _task(question: str) -> Callable:
+    """What a task does. Nested, so that it travels by value and only then meets what its executor has installed."""
+
+    def task(_):
+        import json
+
+        from pyspark import BarrierTaskContext
+
+        context = BarrierTaskContext.get()
+        hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+        rank = context.partitionId()
+        try:
+            from cxrflow.preflight.probe import Place, from_json, probe
+
+            asked = from_json(question)
+        except Exception as error:  # no cxrflow, or one too old to understand; the others still want to meet this task
+            for _ in range(2):
+                context.allGather("")
+            yield json.dumps({"rank": rank, "host": hosts[rank], "broken": f"{type(error).__name__}: {error}"})
+            return
+        yield json.dumps(probe(asked, Place(rank, hosts, context.allGather)))
+
+    return task
