@@ -12,7 +12,7 @@ FLAGS = {
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
                          "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
                          "feed_memory", "shuffle_rows", "reader_threads", "seed", "checkpoint_seconds",
-                         "resume", "overwrite"},
+                         "resume", "overwrite", "preflight_only"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
     config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},
     config.ReportConfig: {"run", "predictions", "examples"},

@@ -18,9 +18,11 @@ def judge(config: TrainConfig, manifest: Manifest, driver: dict[str, str], tasks
     """The rows of all checks that the tasks made. ``driver``: its versions. A task where cxrflow cannot be imported has
     ``broken``, which says why, instead of facts."""
     rows = [judge_versions(driver, tasks), judge_shards(config, manifest)]
-    if working := [task for task in tasks if "broken" not in task]:
-        rows += [judge_network(config, working), judge_table(working), judge_run(working), judge_memory(config, working),
-                 judge_step(working)]
+    working = [task for task in tasks if "broken" not in task]
+    if working:
+        rows.append(judge_network(config, working))
+    if any("table" in task for task in working):  # the one that looks for its machine may be broken
+        rows += [judge_table(working), judge_run(working), judge_memory(config, working), judge_step(working)]
     return rows
 
 
@@ -75,7 +77,7 @@ def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
         return Row(check="network", state=FAILED, found="; ".join(_unique(pairs)[:MOST_NAMED] + _unique(cut)[:MOST_NAMED]),
                    seconds=seconds, advice="open the ports between these machines, all of them, since workers listen on any "
                    "free one; where a machine has several networks, name the right one with SPARK_LOCAL_IP")
-    alone = len(set(host.values())) == 1
+    alone = len({task["machine"] for task in tasks}) == 1
     found = (f"{len(tasks)} tasks reach each other and the driver" if len(tasks) > 1 else "one worker, none to reach")
     if config.launcher == "torch" and not alone and (lost := [t["host"] for t in tasks if t["network"].get("loopback_name")]):
         return Row(check="network", state=NOTE, found=f"{found}; the own name of {_some(lost)} means 127.x there", seconds=seconds,
@@ -132,12 +134,11 @@ def judge_memory(config: TrainConfig, tasks: list[dict]) -> Row:
     steps = [task["step"] for task in tasks if "peak_bytes" in task.get("step", {})]
     model = max((step_bytes(step, config.batch_size) for step in steps), default=FRAMEWORK_BYTES)
     said = f"{_size(feed)} of feed and {_size(model)} of {'model (measured)' if steps else 'framework (estimate)'}"
-    hosts = [task["host"] for task in tasks]
-    rows, least = [], None
+    machines = [task["machine"] for task in tasks]
+    rows = []
     for task in asked:
-        workers = min(config.workers, hosts.count(task["host"]))
+        workers = min(config.workers, machines.count(task["machine"]))
         need, left = workers * (feed + model), task["memory"]["available"]
-        least = min(least or (left - need, "", 0), (left - need, task["host"], left))
         if need > left:
             rows.append(f"{workers} workers on {task['host']} need {_size(need)}, and {_size(left)} of its "
                         f"{_size(task['memory']['total'])} are free")

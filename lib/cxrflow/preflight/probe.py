@@ -43,7 +43,7 @@ class Place:
 
     rank: int
     hosts: list[str]
-    """The host of each rank."""
+    """The address of each rank's executor, as Spark's driver sees it."""
     gather: Callable[[str], list[str]]
     """Every rank's text, in order of rank; collective."""
 
@@ -59,7 +59,9 @@ class Place:
 def probe(question: Question, place: Place) -> dict:
     """The facts of one task, each check with its ``seconds`` and, where it failed, ``error``. It gathers twice."""
     config = TrainConfig(**question.config)
-    facts = {"rank": place.rank, "host": place.hosts[place.rank], "leads": place.leads, "process": os.getpid()}
+    address = place.hosts[place.rank]
+    # Named as the person who set the cluster up names it.
+    facts = {"rank": place.rank, "machine": address, "host": os.environ.get("SPARK_LOCAL_IP", address)}
     with ExitStack() as stack:
         if place.leads:
             facts["memory"] = _attempt(machine.memory)  # before the trial takes some of it
@@ -81,7 +83,7 @@ def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) ->
     """Meet the other tasks: open a door and leave a mark, then look for theirs, then clear both away."""
     mark = places.Mark(config.run, f"{question.word}-{place.rank}")
     facts["run"] = _attempt(mark.write) if place.leads else None
-    door = _attempt(lambda: {"door": network.Door(facts["host"], question.word)})
+    door = _attempt(lambda: {"door": network.Door(facts["machine"], question.word)})
     address = door["door"].address if "door" in door else None
     addresses = _addresses(place.gather(json.dumps(address)))
     facts["network"] = door if address is None else _attempt(

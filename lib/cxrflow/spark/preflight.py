@@ -19,7 +19,7 @@ from cxrflow.preflight import machine, places
 from cxrflow.preflight.judge import judge, judge_slots, judge_stage_failure
 from cxrflow.preflight.probe import Question, to_json
 from cxrflow.preflight.verdict import OK, Row
-from cxrflow.spark.session import free_slots, task_slots, wait_for_slots
+from cxrflow.spark.session import free_slots, running_tasks, task_slots, wait_for_slots
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def check_workers(spark: SparkSession, config: TrainConfig, manifest: Manifest) 
     slots = _check_slots(spark, config)
     if slots.state != OK:
         return [slots]
-    tasks = config.workers if _executors(spark) == 1 else max(config.workers, min(free_slots(spark), MOST_TASKS))
+    tasks = config.workers if len(running_tasks(spark)) == 1 else max(config.workers, min(free_slots(spark), MOST_TASKS))
     word = secrets.token_hex(8)
     mark = places.Mark(config.run, f"{word}-driver")
     started = time.monotonic()
@@ -64,12 +64,6 @@ def _check_slots(spark: SparkSession, config: TrainConfig) -> Row:
     free = 0 if dynamic else wait_for_slots(spark, config.workers)
     return judge_slots(config.workers, task_slots(spark), free, local=local, dynamic=dynamic,
                        seconds=time.monotonic() - started)
-
-
-def _executors(spark: SparkSession) -> int:
-    """Executors that run tasks: in local mode the driver is the one."""
-    infos = len(spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos())
-    return infos if spark.sparkContext.master.startswith("local") else infos - 1
 
 
 def _gather(spark: SparkSession, config: TrainConfig, manifest: Manifest, word: str, tasks: int) -> list[dict]:
@@ -100,6 +94,7 @@ def _task(question: str) -> Callable:
 
     def task(_):
         import json
+        import os
 
         from pyspark import BarrierTaskContext
 
@@ -113,7 +108,7 @@ def _task(question: str) -> Callable:
         except Exception as error:  # no cxrflow, or one too old to understand; the others still want to meet this task
             for _ in range(2):
                 context.allGather("")
-            yield json.dumps({"rank": rank, "host": hosts[rank], "broken": f"{type(error).__name__}: {error}"})
+            yield json.dumps({"rank": rank, "host": os.environ.get("SPARK_LOCAL_IP", hosts[rank]), "broken": f"{type(error).__name__}: {error}"})
             return
         yield json.dumps(probe(asked, Place(rank, hosts, context.allGather)))
 

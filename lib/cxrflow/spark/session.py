@@ -78,10 +78,16 @@ def registered_slots(spark: SparkSession) -> int:
     return max(1, task_slots(spark))
 
 
+def running_tasks(spark: SparkSession) -> list[int]:
+    """How many tasks of this application each executor runs now; in local mode the driver is the one executor."""
+    # The scheduler's own count: what Spark's status tracker says may be a second old.
+    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().values().mkString(",")
+    return [int(count) for count in counts.split(",") if count]
+
+
 def free_slots(spark: SparkSession) -> int:
     """Task slots that no task of this application takes now."""
-    executors = spark.sparkContext._jsc.sc().statusTracker().getExecutorInfos()
-    return max(0, task_slots(spark) - sum(executor.numRunningTasks() for executor in executors))
+    return max(0, task_slots(spark) - sum(running_tasks(spark)))
 
 
 def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
