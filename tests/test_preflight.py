@@ -76,7 +76,7 @@ def test_facts_that_are_all_right(table):
     (1, "table", {"error": "FileNotFoundError: /data/x.parquet"}, "FileNotFoundError: /data/x.parquet (on bob)"),
     (1, "run", {"error": "PermissionError: /run"}, "PermissionError: /run (on bob)"),
     (1, "run", {"unseen": ["driver", 0]}, "bob does not see what the driver and ada wrote there"),
-    (0, "memory", {"available": 1 * GB}, "1 workers on ada need 1.6 GB, and 1.0 GB of its 8.0 GB are free"),
+    (0, "memory", {"available": 1 * GB}, "ada has 1.0 GB free of 8.0 GB, and 1 worker needs 1.6 GB"),
     (1, "step", {"error": "RuntimeError: it ended with status 1"}, "RuntimeError: it ended with status 1 (on bob)"),
 ])
 def test_what_is_wrong_is_named_with_its_place(table, rank, check, facts, words):
@@ -257,7 +257,7 @@ def test_bad_input_is_a_verdict_too(run_job, tmp_path):
 
 
 def test_training_does_not_begin_where_memory_is_too_little(spark, table, tmp_path, caplog):
-    with caplog.at_level("INFO", "cxrflow"), pytest.raises(UserError, match="memory: 2 workers on .* lower --feed-memory"):
+    with caplog.at_level("INFO", "cxrflow"), pytest.raises(UserError, match="memory: .* and 2 workers need .* lower --feed-memory"):
         train(spark, config_of(table, tmp_path / "run", feed_memory="9000g"))
     assert "preflight FAILED" in caplog.text and not (tmp_path / "run").exists()
 

@@ -11,7 +11,7 @@ from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.preflight.check import failure, preflight
-from cxrflow.preflight.verdict import FAILED, Row
+from cxrflow.preflight.verdict import failed
 from cxrflow.training.augment import find_policy
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import check_resumable, read_checkpoint
@@ -25,7 +25,7 @@ def check_train(config: TrainConfig) -> None:
     except UserError as error:
         if not config.preflight_only:
             raise
-        raise failure(config, [Row(check="input", state=FAILED, found=str(error))]) from None
+        raise failure(config, [failed("input", str(error))]) from None
 
 
 def _check(config: TrainConfig) -> None:

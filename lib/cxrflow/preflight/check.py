@@ -15,7 +15,7 @@ from cxrflow.manifest import Manifest, read_manifest
 from cxrflow.preflight import machine
 from cxrflow.preflight.judge import judge
 from cxrflow.preflight.probe import Place, Question, probe
-from cxrflow.preflight.verdict import FAILED, OK, Row, in_order, passed, table_lines
+from cxrflow.preflight.verdict import FAILED, Row, in_order, ok, passed, table_lines
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,16 @@ def report(config: TrainConfig, rows: list[Row], seconds: float) -> dict:
 
 def failure(config: TrainConfig, rows: list[Row], seconds: float = 0.0) -> UserError:
     """One sentence for each check that failed."""
-    said = " | ".join(f"{row.check}: {row.found}{'; ' if row.advice else ''}{row.advice}" for row in rows if row.state == FAILED)
-    return UserError(f"preflight: {said}", report(config, rows, seconds) if config.preflight_only else None)
+    said = [f"{row.check}: {'; '.join(filter(None, [row.found, row.advice]))}" for row in rows if row.state == FAILED]
+    return UserError(f"preflight: {' | '.join(said)}", report(config, rows, seconds) if config.preflight_only else None)
 
 
 def _check_here(config: TrainConfig, manifest: Manifest) -> list[Row]:
     """The rows of the one worker that is this process. Its step is tried where training does not follow at once."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    question = Question(config=to_dict(config), backend=backend, generation=manifest.generation, word=secrets.token_hex(8),
-                        driver=None, threads=os.cpu_count() or 1, trial=config.preflight_only)
+    question = Question(
+        config=to_dict(config), backend=backend, generation=manifest.generation, word=secrets.token_hex(8), driver=None,
+        threads=os.cpu_count() or 1, trial=config.preflight_only)
     facts = probe(question, Place(0, [socket.gethostname()], lambda text: [text]))
-    slots = Row(check="slots", state=OK, found="one worker, in this process")
-    return [slots, *judge(config, manifest, machine.versions(config.launcher, backend), [facts])]
+    rows = judge(config, manifest, machine.versions(config.launcher, backend), [facts])
+    return [ok("slots", "one worker, in this process"), *rows]

@@ -96,7 +96,8 @@ def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
         if controllers == "":
             mounted, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            mounted, names = "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            mounted = "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         # A group's limit holds for those inside of it. In a container the path may be the host's, of which only the

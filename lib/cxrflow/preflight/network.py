@@ -60,8 +60,8 @@ def knock_at_all(addresses: dict[int, tuple[str, int]], word: str, seconds: floa
     if not addresses:
         return {}
     with ThreadPoolExecutor(min(THREADS, len(addresses))) as pool:
-        answers = dict(zip(addresses, pool.map(lambda address: knock(address, word, seconds), addresses.values()), strict=True))
-    return {rank: why for rank, why in answers.items() if why is not None}
+        answers = pool.map(lambda address: knock(address, word, seconds), addresses.values())
+        return {rank: why for rank, why in zip(addresses, answers, strict=True) if why is not None}
 
 
 def own_name_is_loopback() -> bool:

@@ -62,7 +62,7 @@ def _mark(run: str, name: str) -> str:
 
 
 def _missing_folders(url: str) -> list[str]:
-    """Those of a folder and its parents that are not there, innermost first. None on an object store, which has none."""
+    """Those of a folder and its parents that are not there, innermost first. An object store has none."""
     if not storage.is_local(url):
         return []
     folder, missing = storage.absolute(url), []

@@ -66,8 +66,8 @@ def probe(question: Question, place: Place) -> dict:
         if place.leads:
             facts["memory"] = _attempt(machine.memory)  # before the trial takes some of it
         # It takes longest, and all else goes on beside it.
-        trial = stack.enter_context(Trial(question.config, question.backend, question.threads)) \
-            if place.leads and question.trial else None
+        trial = _attempt(lambda: {"trial": stack.enter_context(
+            Trial(question.config, question.backend, question.threads))}) if place.leads and question.trial else None
         facts["versions"] = _attempt(lambda: {"java": machine.executor_java(),
                                               **machine.versions(config.launcher, question.backend)})
         _meet(question, place, config, facts)
@@ -75,7 +75,7 @@ def probe(question: Question, place: Place) -> dict:
             part = place.leaders().index(place.rank)
             facts["table"] = _attempt(lambda: places.read_table(config.table, question.generation, part))
         if trial is not None:
-            facts["step"] = _attempt(trial.result)
+            facts["step"] = _attempt(trial["trial"].result) if "trial" in trial else trial
     return facts
 
 
@@ -90,8 +90,9 @@ def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) ->
         lambda: {"unreached": network.knock_at_all({rank: at for rank, at in addresses.items() if rank != place.rank},
                                                    question.word),
                  "driver": _reach_driver(question.driver), "loopback_name": network.own_name_is_loopback()})
-    seen = _attempt(lambda: {"unseen": [rank for rank in [*(["driver"] if question.driver else []), *place.leaders()] if not places.sees_mark(
-        config.run, f"{question.word}-{rank}")]}) if place.leads else {}
+    writers = [*(["driver"] if question.driver else []), *place.leaders()]
+    seen = _attempt(lambda: {"unseen": [writer for writer in writers if not places.sees_mark(
+        config.run, f"{question.word}-{writer}")]}) if place.leads else {}
     place.gather("")  # nobody clears away before all have looked
     if address is not None:
         door["door"].close()

@@ -1,5 +1,5 @@
-"""Starts ``training.trial``: a step of the model in a process of its own, so that no framework is loaded in a Spark task,
-and a framework that crashes takes nothing with it."""
+"""Starts ``training.trial``: a step of the model in a process of its own, so that no framework is loaded in a Spark
+task, and a framework that crashes takes nothing with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 
 SECONDS = 120.0
 """Loading a framework over a slow network file system takes long; a step that hangs must not take for ever."""
@@ -22,20 +23,24 @@ class Trial:
         self._seconds, self._log = seconds, tempfile.TemporaryFile()
         # Before a framework is loaded: it keeps to the cores of the worker's slot. The path is this process' own: Spark
         # puts what --py-files names there.
+        environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads),
+                       "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cxrflow.training.trial"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            text=True, env={**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads),
-                            "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+            [sys.executable, "-m", "cxrflow.training.trial"], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
         # The pipe stays open: by its end the process knows that nobody waits for it any more.
-        self._process.stdin.write(json.dumps({"config": config, "threads": threads}) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone already; ``result`` says why
+            self._process.stdin.write(json.dumps({"config": config, "threads": threads}) + "\n")
+            self._process.stdin.flush()
 
     def __enter__(self) -> Trial:
         return self
 
     def __exit__(self, *_) -> None:
         self._process.kill()
-        self._process.communicate()
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        self._process.wait()
         self._log.close()
 
     def result(self) -> dict:

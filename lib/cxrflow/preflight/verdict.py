@@ -23,6 +23,18 @@ class Row:
     """Of the slowest worker; checks go on beside each other."""
 
 
+def ok(check: str, found: str, seconds: float = 0.0) -> Row:
+    return Row(check=check, state=OK, found=found, seconds=seconds)
+
+
+def note(check: str, found: str, advice: str, seconds: float = 0.0) -> Row:
+    return Row(check=check, state=NOTE, found=found, advice=advice, seconds=seconds)
+
+
+def failed(check: str, found: str, advice: str = "", seconds: float = 0.0) -> Row:
+    return Row(check=check, state=FAILED, found=found, advice=advice, seconds=seconds)
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """A row of every check: a missing one was not checked."""
     found = {row.check: row for row in rows}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Timer
 
 from pyspark.sql import SparkSession
@@ -18,10 +18,8 @@ from cxrflow.manifest import Manifest
 from cxrflow.preflight import machine, places
 from cxrflow.preflight.judge import judge, judge_slots, judge_stage_failure
 from cxrflow.preflight.probe import Question, to_json
-from cxrflow.preflight.verdict import OK, Row
+from cxrflow.preflight.verdict import OK, Row, failed
 from cxrflow.spark.session import free_slots, running_tasks, task_slots, wait_for_slots
-
-log = logging.getLogger(__name__)
 
 JOB_GROUP = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 STAGE_SECONDS = 180.0
@@ -37,23 +35,31 @@ def check_workers(spark: SparkSession, config: TrainConfig, manifest: Manifest) 
     slots = _check_slots(spark, config)
     if slots.state != OK:
         return [slots]
-    tasks = config.workers if len(running_tasks(spark)) == 1 else max(config.workers, min(free_slots(spark), MOST_TASKS))
+    alone = len(running_tasks(spark)) == 1
+    tasks = config.workers if alone else max(config.workers, min(free_slots(spark), MOST_TASKS))
     word = secrets.token_hex(8)
     mark = places.Mark(config.run, f"{word}-driver")
-    started = time.monotonic()
     try:
         mark.write()
-        facts = _gather(spark, config, manifest, word, tasks)
-    except OSError as error:
-        return [slots, Row(check="run", state="FAILED", found=f"{error} (on the driver)",
-                           advice="the driver must be allowed to write the run directory: name another folder with --run")]
-    except Exception as error:  # Spark's own kinds are many; its text says what happened
-        return [slots, judge_stage_failure(str(error), time.monotonic() - started)]
+    except Exception as error:  # each kind of file system has its own
+        return [slots, failed("run", f"{type(error).__name__}: {error} (on the driver)",
+                              "the driver must be allowed to write the run directory: name another folder with --run")]
+    else:
+        return [slots, *_check_tasks(spark, config, manifest, word, tasks)]
     finally:
-        mark.remove()
-    driver = machine.versions(config.launcher, LAUNCHERS[config.launcher].backend) | {
-        "java": spark._jvm.System.getProperty("java.version")}
-    return [slots, *judge(config, manifest, driver, facts)]
+        with suppress(Exception):  # where it could not be written, it often cannot be removed
+            mark.remove()
+
+
+def _check_tasks(spark: SparkSession, config: TrainConfig, manifest: Manifest, word: str, tasks: int) -> list[Row]:
+    started = time.monotonic()
+    try:
+        facts = _gather(spark, config, manifest, word, tasks)
+    except Exception as error:  # Spark's own kinds are many; its text says what happened
+        return [judge_stage_failure(str(error), time.monotonic() - started)]
+    driver = {"java": spark._jvm.System.getProperty("java.version"),
+              **machine.versions(config.launcher, LAUNCHERS[config.launcher].backend)}
+    return judge(config, manifest, driver, facts)
 
 
 def _check_slots(spark: SparkSession, config: TrainConfig) -> Row:
@@ -72,8 +78,9 @@ def _gather(spark: SparkSession, config: TrainConfig, manifest: Manifest, word: 
     with ProgressListener(spark.conf.get("spark.driver.host")) as listener:
         address = listener.address
         question = to_json(Question(
-            config=to_dict(config), backend=LAUNCHERS[config.launcher].backend, generation=manifest.generation, word=word,
-            driver=(address.host, address.port, address.key.hex()), threads=int(spark.conf.get("spark.task.cpus", "1"))))
+            config=to_dict(config), backend=LAUNCHERS[config.launcher].backend, generation=manifest.generation,
+            word=word, driver=(address.host, address.port, address.key.hex()),
+            threads=int(spark.conf.get("spark.task.cpus", "1"))))
         group = f"cxrflow preflight {word}"
         watchdog = Timer(STAGE_SECONDS, context.cancelJobGroup, [group])
         watchdog.daemon = True
@@ -108,7 +115,8 @@ def _task(question: str) -> Callable:
         except Exception as error:  # no cxrflow, or one too old to understand; the others still want to meet this task
             for _ in range(2):
                 context.allGather("")
-            yield json.dumps({"rank": rank, "host": os.environ.get("SPARK_LOCAL_IP", hosts[rank]), "broken": f"{type(error).__name__}: {error}"})
+            host = os.environ.get("SPARK_LOCAL_IP", hosts[rank])
+            yield json.dumps({"rank": rank, "host": host, "broken": f"{type(error).__name__}: {error}"})
             return
         yield json.dumps(probe(asked, Place(rank, hosts, context.allGather)))
 

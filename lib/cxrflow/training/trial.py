@@ -41,7 +41,8 @@ def run_step(config) -> dict:
 
     manifest = read_manifest(config.table)
     stored = (manifest.height, manifest.width)
-    model = build_model(config.model, len(manifest.labels), stored, (config.height or stored[0], config.width or stored[1]))
+    seen = (config.height or stored[0], config.width or stored[1])
+    model = build_model(config.model, len(manifest.labels), stored, seen)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
