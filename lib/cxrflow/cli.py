@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     logging.getLogger("cxrflow").setLevel(logging.INFO)
     config = tyro.cli(config_type, description=description)
     try:
+        _take_credentials()
         result = job(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,3 +40,11 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
         sys.exit(1)
     sys.stderr.flush()
     print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def _take_credentials() -> None:
+    """Those that spark-submit was given are there from the start: a job looks at its table before it opens a session."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's
+        from cxrflow.spark.credentials import take_from_submit
+
+        take_from_submit()
