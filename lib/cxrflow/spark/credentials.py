@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 _LOGIN = {"fs.s3a.access.key": "AWS_ACCESS_KEY_ID", "fs.s3a.secret.key": "AWS_SECRET_ACCESS_KEY",
@@ -51,6 +51,7 @@ def share_credentials(spark: SparkSession) -> None:
 
 def take_from_submit() -> None:
     """Give spark-submit's credentials to this process, before there is a session."""
+    SparkContext._ensure_initialized()  # connects to spark-submit's JVM, which has read its flags and files
     conf = SparkConf()
     _give(environment(lambda name: conf.get(f"spark.hadoop.{name}")), os.environ, _this_has)
 
