@@ -17,6 +17,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 KEY, SECRET = "AKIATESTTESTTESTTEST", "not/a/real/secret/but/looks/like/one/123"
+COUNT = "/_requests"  # answers how many other requests there were, for whoever is in another process
 PIECE = 2**18  # bytes of an answer that are let through at a time
 
 
@@ -50,6 +51,9 @@ class S3Server:
                 "AWS_DEFAULT_REGION": "us-east-1"}
 
     def _answer(self, environ: dict, start_response) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == COUNT:
+            start_response("200 OK", [])
+            return [str(len(self.requests)).encode()]
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
         time.sleep(self._latency)
         answer = self._app(environ, start_response)
