@@ -14,6 +14,7 @@ import pytest
 
 from cxrflow import lease, storage
 from cxrflow.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
+from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.launch.train import train
 from cxrflow.manifest import read_manifest
@@ -26,6 +27,7 @@ from cxrflow.spark.predict import predict
 from cxrflow.training.feed import Feed
 from cxrflow.training.source import find_fetch
 from s3_server import KEY, SECRET, S3Server
+from test_feed import MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = {"epochs": 2, "batch_size": 4, "augment": "none"}
@@ -111,6 +113,15 @@ def test_the_second_epoch_reads_nothing_that_is_in_the_cache(server, remote_tabl
     assert fed[0] == fed[1]
 
 
+def test_a_feed_from_s3_keeps_to_its_memory(bucket):
+    """As from a disk: see MEMORY. Its process writes a table of 150 MB to S3 and feeds it eight times."""
+    figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, f"{bucket}/memory"], check=True,
+                             capture_output=True, text=True)
+    before, first, last, budget = map(int, figures.stdout.split())
+    assert last - before < budget and last - first < budget // 8, figures.stdout
+    storage.remove(f"{bucket}/memory")
+
+
 @pytest.fixture(scope="module", params=["horovod", "torch"])
 def trained(request, remote_spark, remote_table, bucket, tmp_path_factory):
     """(run, cache folder, result) of two workers."""
@@ -162,10 +173,10 @@ def test_no_secret_is_kept_where_jobs_write(trained, remote_table):
     assert SECRET not in json.dumps(result)
 
 
-def submit(job, server, *flags, **environment):
-    """Run a job as its own process, which knows of the server what the flags or the environment tell it."""
+def submit(arguments, *command, **environment):
+    """Run a job as its own process, which knows of S3 what the command or the environment tells it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run([*flags, *job], env={**base, **environment}, capture_output=True, text=True, timeout=200)
+    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200)
 
 
 def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(server, remote_table, bucket, tmp_path):
@@ -174,7 +185,7 @@ def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(serve
     conf.write_text("".join(f"spark.hadoop.{name} {value}\n" for name, value in {
         "fs.s3a.access.key": KEY, "fs.s3a.secret.key": SECRET, "fs.s3a.endpoint": server.url}.items()))
     run = f"{bucket}/runs/submitted"
-    done = submit(["--table", remote_table, "--run", run, "--launcher", "torch", "--workers", "2", "--epochs", "1"], server,
+    done = submit(["--table", remote_table, "--run", run, "--launcher", "torch", "--workers", "2", "--epochs", "1"],
                   str(Path(os.environ["SPARK_HOME"]) / "bin" / "spark-submit"), "--master", "local[2]", "--properties-file",
                   str(conf), str(ROOT / "jobs" / "train.py"))
     assert done.returncode == 0, done.stderr
@@ -184,13 +195,20 @@ def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(serve
 
 
 def test_a_job_that_fails_says_no_secret(server, remote_table, bucket):
-    done = submit(["--table", f"{bucket}/nothing", "--run", f"{bucket}/runs/none"], server, sys.executable,
+    done = submit(["--table", f"{bucket}/nothing", "--run", f"{bucket}/runs/none"], sys.executable,
                   str(ROOT / "jobs" / "train.py"), **server.environment())
     assert done.returncode == 2 and "found no manifest.json in 's3://cxrflow/nothing'" in done.stderr
-    done = submit(["--table", remote_table, "--run", f"{bucket}/runs/none"], server, sys.executable,
+    done = submit(["--table", remote_table, "--run", f"{bucket}/runs/none"], sys.executable,
                   str(ROOT / "jobs" / "train.py"), **{**server.environment(), "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
                   AWS_MAX_ATTEMPTS="1")
     assert done.returncode == 1 and SECRET not in done.stdout + done.stderr
+
+
+def test_a_job_without_credentials_says_so(server, remote_table):
+    done = submit(["--table", remote_table, "--run", "unused"], sys.executable, str(ROOT / "jobs" / "train.py"),
+                  AWS_ENDPOINT_URL_S3=server.url, AWS_EC2_METADATA_DISABLED="true", AWS_CONFIG_FILE=os.devnull,
+                  AWS_SHARED_CREDENTIALS_FILE=os.devnull)
+    assert done.returncode == 2 and done.stderr.startswith("error: expected credentials for S3")
 
 
 def test_a_url_with_a_secret_is_refused_without_repeating_it():
@@ -222,6 +240,32 @@ def test_the_second_writer_of_a_table_on_s3_is_refused(bucket):
             pass
         first.check()
     assert not storage.exists(f"{bucket}/held")
+
+
+def test_a_delta_table_on_s3(remote_spark, bucket, phantoms):
+    """The package deltalake has an S3 client of its own, which reads the same variables."""
+    from deltalake import DeltaTable
+
+    config = IngestConfig(images=str(phantoms), table=f"{bucket}/tables/delta", height=24, width=20, patients=PATIENT_RULE,
+                          delta=True)
+    result = ingest(remote_spark, config)
+    check_unchanged(config.table, read_manifest(config.table))
+    assert len(DeltaTable(f"{config.table}/samples").file_uris()) == result["shards"]
+    assert ingest(remote_spark, config)["added"] == 0
+
+
+def test_labels_are_read_where_spark_has_no_client_for_the_table(remote_spark, bucket, phantoms, tmp_path):
+    paths = sorted(phantoms.rglob("*.jp*g"))
+    pd.DataFrame({"path": paths, "label": ["B" if n % 3 else "A" for n in range(len(paths))]}).astype(str).to_csv(
+        tmp_path / "labels.csv", index=False)
+    result = ingest(remote_spark, IngestConfig(images=str(phantoms), table=f"{bucket}/tables/labelled", height=24, width=20,
+                                               labels=str(tmp_path / "labels.csv"), patients=PATIENT_RULE))
+    assert set(read_manifest(f"{bucket}/tables/labelled").labels) == {"A", "B"} and result["samples"] > 40
+
+
+def test_images_that_spark_cannot_reach_are_explained(remote_spark, bucket, tmp_path):
+    with pytest.raises(UserError, match="--images: expected a folder that Spark can read.*hadoop-aws"):
+        ingest(remote_spark, IngestConfig(images=f"{bucket}/images", table=str(tmp_path / "table")))
 
 
 def test_a_bucket_that_is_not_there_is_not_made(bucket):

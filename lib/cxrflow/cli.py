@@ -33,7 +33,11 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "NoCredentialsError":  # botocore's, which is not imported for its sake
+            print("error: expected credentials for S3, found none in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE and the "
+                  "like) nor, under spark-submit, in Spark's configuration (fs.s3a.access.key)", file=sys.stderr)
+            sys.exit(UserError.exit_status)
         # Spark puts Java's stack into the message; the lines that help are Python's.
         lines = traceback.format_exc().splitlines()
         print("\n".join(line for line in lines if not line.startswith(("\tat ", "\t..."))), file=sys.stderr)
