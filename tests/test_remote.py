@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from cxrflow import lease, storage
 from cxrflow.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.delta import check_unchanged
@@ -176,16 +175,17 @@ def test_no_secret_is_kept_where_jobs_write(trained, remote_table):
 def submit(arguments, *command, **environment):
     """Run a job as its own process, which knows of S3 what the command or the environment tells it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200)
+    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200, check=False)
 
 
-def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(server, remote_table, bucket, tmp_path):
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(server, remote_table, bucket, tmp_path, launcher):
     """In a process whose environment knows nothing of S3."""
     conf = tmp_path / "spark.conf"
     conf.write_text("".join(f"spark.hadoop.{name} {value}\n" for name, value in {
         "fs.s3a.access.key": KEY, "fs.s3a.secret.key": SECRET, "fs.s3a.endpoint": server.url}.items()))
-    run = f"{bucket}/runs/submitted"
-    done = submit(["--table", remote_table, "--run", run, "--launcher", "torch", "--workers", "2", "--epochs", "1"],
+    run = f"{bucket}/runs/submitted-{launcher}"
+    done = submit(["--table", remote_table, "--run", run, "--launcher", launcher, "--workers", "2", "--epochs", "1"],
                   str(Path(os.environ["SPARK_HOME"]) / "bin" / "spark-submit"), "--master", "local[2]", "--properties-file",
                   str(conf), str(ROOT / "jobs" / "train.py"))
     assert done.returncode == 0, done.stderr

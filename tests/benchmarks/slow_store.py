@@ -38,14 +38,13 @@ from ingest import say, stop, take_two_cores
 from program import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
-from s3_server import COUNT, KEY, SECRET  # noqa: E402
-
 from cxrflow import storage  # noqa: E402
 from cxrflow.config import TrainConfig  # noqa: E402
 from cxrflow.manifest import read_manifest  # noqa: E402
 from cxrflow.training.budget import feed_size  # noqa: E402
 from cxrflow.training.feed import COLUMNS, Feed  # noqa: E402
 from cxrflow.training.source import fetch_whole, find_fetch  # noqa: E402
+from s3_server import COUNT, KEY, SECRET  # noqa: E402
 
 REMOTE = "s3://slow/table"
 READ = 12
