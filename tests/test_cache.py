@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
+
 from cxrflow.training import cache as module
 from cxrflow.training.cache import ShardCache
 

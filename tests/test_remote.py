@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from cxrflow import lease, storage
 from cxrflow.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.delta import check_unchanged
@@ -175,7 +176,8 @@ def test_no_secret_is_kept_where_jobs_write(trained, remote_table):
 def submit(arguments, *command, **environment):
     """Run a job as its own process, which knows of S3 what the command or the environment tells it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200,
+                          check=False)
 
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
