@@ -11,7 +11,7 @@ FLAGS = {
                           "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
                          "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
-                         "feed_memory", "shuffle_rows", "reader_threads", "seed", "checkpoint_seconds",
+                         "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
                          "resume", "overwrite"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
     config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},

@@ -63,6 +63,10 @@ def train(spark, config: TrainConfig) -> dict:
     ``spark`` is the running session, whose task slots the workers take; the local launcher needs none (None).
     Raises UserError for bad input.
     """
+    if spark is not None:
+        from cxrflow.spark.credentials import share_credentials
+
+        share_credentials(spark)
     check_train(config)
     if config.launcher != "local":
         _check_slots(spark, config)

@@ -27,8 +27,8 @@ LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
-FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "checkpoint_seconds",
-        "resume", "overwrite"}
+FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "cache", "cache_size",
+        "checkpoint_seconds", "resume", "overwrite"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
     none, or one of another version."""
     for url in reversed(storage.files(run.checkpoints, ".npz")):
         try:
-            with storage.open_file(url) as file, np.load(file, allow_pickle=False) as content:
+            with np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) as content:
                 state = json.loads(content["state"].tobytes())
                 found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -16,6 +16,7 @@ from cxrflow.shards import checksum
 from cxrflow.training.budget import FeedSize
 from cxrflow.training.plan import EpochPlan, Order
 from cxrflow.training.reader import ShardError, ShardReader
+from cxrflow.training.source import Fetch, plain_fetch
 
 COLUMNS = ["sample_id", "label", "pixels"]
 
@@ -50,8 +51,10 @@ class Feed:
     """The batches of one split for one worker, within the memory that its ``size`` allows."""
 
     def __init__(self, table: str, manifest: Manifest, split: str, *, rank: int, workers: int, batch_size: int,
-                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None):
+                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None, fetch: Fetch | None = None):
+        """``fetch``: how shards are fetched, as ``source.find_fetch`` finds it; if not given, without a cache."""
         size = size or FeedSize()
+        self._fetch = fetch or plain_fetch(table)
         self._table, self._manifest, self._rank, self._size = table, manifest, rank, size
         self.shards: list[Shard] = manifest.of_split(split)
         self._settings = {"shard_rows": [shard.rows for shard in self.shards], "workers": workers,
@@ -92,7 +95,8 @@ class Feed:
                              f"got {self._size.held_bytes}; size a feed with budget.size_feed")
         return ShardReader(
             [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards], sizes.tolist(), COLUMNS,
-            lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads)
+            lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads,
+            self._fetch)
 
     def _gather(self, order: Order, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:
         """Rows and shards of places start to stop of the order, in memory of their own. Shards are released as soon

@@ -32,6 +32,7 @@ from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.quality import batch_variance, rank_correlation
+from cxrflow.training.source import find_fetch
 from cxrflow.training.variables import capture, restore
 
 PROGRESS_SECONDS = 5.0
@@ -64,6 +65,7 @@ class _Trainer:
         self._start = share_state(found.state, worker)
         self.first_epoch = self._start["epoch"]
         self._size = feed_size(config, self._manifest, self._start.get("feed"))
+        self._fetch = find_fetch(config, self._manifest)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
         self._model = self._build()
@@ -131,7 +133,7 @@ class _Trainer:
         config = self._config
         return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    size=self._size)
+                    size=self._size, fetch=self._fetch)
 
     def _build(self):
         stored = (self._manifest.height, self._manifest.width)
