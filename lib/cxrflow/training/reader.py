@@ -103,6 +103,10 @@ class _Gate:
             self._room += size
             self._changed.notify_all()
 
+    def wait_for_end(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open)
+
     def close(self) -> None:
         with self._changed:
             self._open = False
@@ -117,7 +121,10 @@ class _Listed(Reader):
         super().__init__(*arguments, **options)
 
     def _create_ventilator(self, *_):
-        return ConcurrentVentilator(self._workers_pool.ventilate, [{"read": n} for n in range(self._files)], iterations=1)
+        # After the files, each thread gets an item at which it waits for the end: without work it would look for some
+        # a thousand times a second, and take the interpreter's lock from training each time.
+        items = [*range(self._files), *[None] * self._workers_pool.workers_count]
+        return ConcurrentVentilator(self._workers_pool.ventilate, [{"read": item} for item in items], iterations=1)
 
 
 def _open(first: str, files: int, columns: list[str], worker: type[ArrowReaderWorker], threads: int) -> Reader:
@@ -133,6 +140,9 @@ def _worker(urls, sizes, columns, decode, gate: _Gate, fetch: Fetch | None) -> t
 
     class Worker(ArrowReaderWorker):
         def process(self, read):
+            if read is None:
+                gate.wait_for_end()
+                return
             if not gate.enter(read, sizes[read]):
                 return
             try:
