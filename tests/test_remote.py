@@ -143,7 +143,7 @@ def test_two_workers_train_from_s3_to_s3(trained, remote_table):
 
 def test_a_run_on_s3_goes_on(trained, remote_table):
     run, _, _ = trained
-    result = train(None, TrainConfig(table=remote_table, run=run, resume=True, **TRAINING))  # it had ended: nothing to do
+    result = train(None, TrainConfig(table=remote_table, run=run, **TRAINING))  # it had ended: nothing to do
     assert result["epochs"] == 2
 
 
@@ -237,8 +237,8 @@ def test_one_of_many_creates_a_file_on_s3(bucket):
 
 
 def test_the_second_writer_of_a_table_on_s3_is_refused(bucket):
-    with lease.hold(f"{bucket}/held") as first:
-        with pytest.raises(UserError, match="does so now"), lease.hold(f"{bucket}/held"):
+    with lease.hold(f"{bucket}/held", "--table") as first:
+        with pytest.raises(UserError, match="does so now"), lease.hold(f"{bucket}/held", "--table"):
             pass
         first.check()
     assert not storage.exists(f"{bucket}/held")

@@ -178,8 +178,9 @@ class TrainConfig:
     """Seed of the weights, of the order of the samples and of augmentation."""
     checkpoint_seconds: float = 300
     """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
-    resume: bool = False
-    """Go on with the run from its last checkpoint, also inside an epoch and with another number of workers."""
+    resume: str = "auto"
+    """What happens where the run directory holds a run: auto goes on from its last checkpoint, also inside an epoch and with
+    another number of workers, and does nothing where it is finished; never is an error."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
 
@@ -193,8 +194,7 @@ class TrainConfig:
                  f"--cache: expected a folder on each worker's own disk, got {self.cache!r}")
         _require(self.checkpoint_seconds >= 0,
                  f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
-        _require(not (self.resume and self.overwrite), "--resume goes on with a run and --overwrite replaces it: "
-                 "expected at most one of them, got both")
+        _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),

@@ -112,7 +112,7 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     check_ingest(config)
     # Tasks run in other folders than the one that a relative path starts from.
     config = dataclasses.replace(config, images=storage.absolute(config.images), table=storage.absolute(config.table))
-    with _removed_if_empty(config.table), lease.hold(config.table) as held:
+    with _removed_if_empty(config.table), lease.hold(config.table, "--table") as held:
         everything = storage.join(config.table, "_staging")
         storage.remove(everything)  # of runs that died: nobody else writes here now
         staging = storage.join(everything, uuid.uuid4().hex)
