@@ -49,7 +49,7 @@ def test_one_from_elsewhere_is_taken_over_when_nobody_renews_it(tmp_path):
 def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path):
     with lease.hold(str(tmp_path), "--table") as mine:
         write_lease(tmp_path)
-        with pytest.raises(RuntimeError, match="another run took this table over"):
+        with pytest.raises(RuntimeError, match="another run took this folder over"):
             mine.check()
     assert json.loads((tmp_path / lease.NAME).read_text())["token"] == "theirs"
 
