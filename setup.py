@@ -16,11 +16,14 @@ EXTRAS = {
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
     "torch": ["torch>=2.2"],
     "delta": ["deltalake>=1"],
+    # Its releases go with fsspec's of the same name.
+    "s3": ["s3fs>=2025.2"],
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
     # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
     "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",
               "python-gdcm>=3.0.24"],
-    "test": ["pytest>=8", "hypothesis>=6", "pyyaml>=6"],
+    # moto's server speaks S3 to the tests.
+    "test": ["pytest>=8", "hypothesis>=6", "pyyaml>=6", "moto[s3]>=5.0.20", "flask>=3", "flask-cors>=5"],
 }
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 

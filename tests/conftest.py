@@ -13,6 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+def pytest_configure(config):
+    # pytest undoes the filter of training.reader, which says why.
+    config.addinivalue_line("filterwarnings", "ignore::FutureWarning:petastorm")
+
+
 @pytest.fixture(scope="session")
 def real_images() -> Path:
     """Real X-rays at full resolution, in NORMAL and PNEUMONIA."""

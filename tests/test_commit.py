@@ -20,7 +20,7 @@ def test_what_the_manifest_names_is_there_and_nothing_else(tmp_path, table):
     table = table.format(tmp_path)
     staging = storage.join(table, "_staging/run")
     for number in (1, 2):
-        with lease.hold(table) as held:
+        with lease.hold(table, "--table") as held:
             manifest = commit(table, staging, stage(staging, number, number), held)
             sweep(table, manifest, held)
         assert read_manifest(table) == manifest
@@ -32,7 +32,7 @@ def test_what_the_manifest_names_is_there_and_nothing_else(tmp_path, table):
 
 def test_nothing_is_removed_where_named_files_are_missing(tmp_path):
     staging = storage.join(str(tmp_path), "_staging/run")
-    with lease.hold(str(tmp_path)) as held:
+    with lease.hold(str(tmp_path), "--table") as held:
         manifest = commit(str(tmp_path), staging, stage(staging, 1, 1), held)
         storage.write_bytes(storage.join(str(tmp_path), "samples/split=train/other.parquet"), b"")
         storage.remove(storage.join(str(tmp_path), manifest.shards[0].path))

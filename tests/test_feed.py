@@ -168,6 +168,29 @@ def test_the_least_memory_that_is_allowed_is_enough(table, workers):
     assert len(streams) > 3
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_table_that_fits_into_memory_is_read_once(copy, workers):
+    size = FeedSize(shuffle_rows=24, keep=True)
+    feeds = [feed(copy, rank, workers, size=size) for rank in range(workers)]
+    every = set(stored(copy).query("split == 'train'").index)
+    for epoch in range(30):  # with two workers, each comes by all shards in time
+        fed = [sample for one in feeds for batch in one.epoch(epoch) for sample in batch.sample_ids.tolist()]
+        assert len(fed) == len(every) and set(fed) == every
+    expected = [batch for epoch in (30, 31) for batch in feed(copy, workers=workers, size=FeedSize(shuffle_rows=24)).epoch(epoch)]
+    shutil.rmtree(copy / "samples")
+    for batch, same in zip([batch for epoch in (30, 31) for batch in feeds[0].epoch(epoch)], expected, strict=True):
+        np.testing.assert_array_equal(batch.pixels, same.pixels)
+        np.testing.assert_array_equal(batch.sample_ids, same.sample_ids)
+
+
+def test_a_table_is_kept_where_all_of_it_fits(table):
+    rows = [shard.rows for shard in read_manifest(str(table)).shards]
+    sizes = dict(batch_size=5, workers=1, shuffle_rows=100, reader_threads=2)
+    whole = sum(rows) * 48 * 40
+    small, large = (size_feed(rows, 48 * 40, memory=memory, **sizes) for memory in (100_000, 110_000 + whole))
+    assert (small.keep, large.keep) == (False, True) and small.held_bytes < whole <= large.held_bytes
+
+
 def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_ever(table):
     with pytest.raises(ValueError, match="held_bytes: expected at least"):
         list(feed(table, size=FeedSize(held_bytes=12_000)).epoch())

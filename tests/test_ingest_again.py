@@ -220,7 +220,7 @@ def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
         while not (tmp_path / "table" / lease.NAME).exists() and first.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        with pytest.raises(UserError, match="expected a table that nobody else writes, but process .* does so now"):
+        with pytest.raises(UserError, match="--table: expected a folder that nobody else writes, but process .* does so now"):
             ingest(spark, config)
         output, _ = first.communicate(timeout=300)
     assert first.returncode == 0 and json.loads(output.splitlines()[-1])["added"] == 80

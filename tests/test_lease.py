@@ -21,35 +21,35 @@ def write_lease(table, **other):
 @pytest.mark.parametrize("place", ["{}", "memory://{}"])
 def test_the_second_is_refused_while_the_first_holds(tmp_path, place):
     table = place.format(tmp_path / "table")
-    with lease.hold(table) as first:
-        with pytest.raises(UserError, match=f"process {os.getpid()} on .* does so now"), lease.hold(table):
+    with lease.hold(table, "--table") as first:
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* does so now"), lease.hold(table, "--table"):
             pass
         first.check()
-    with lease.hold(table) as again:
+    with lease.hold(table, "--table") as again:
         again.check()
 
 
 def test_one_of_a_process_that_died_here_is_taken_over_at_once(tmp_path):
-    script = f"import os, cxrflow.lease as lease; held = lease.hold({str(tmp_path)!r}); held.__enter__(); os.kill(os.getpid(), 9)"
+    script = f"import os, cxrflow.lease as lease; held = lease.hold({str(tmp_path)!r}, \"--table\"); held.__enter__(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script], env=os.environ, check=False).returncode == -9
     assert (tmp_path / lease.NAME).exists()
-    with lease.hold(str(tmp_path)) as mine:
+    with lease.hold(str(tmp_path), "--table") as mine:
         mine.check()
 
 
 def test_one_from_elsewhere_is_taken_over_when_nobody_renews_it(tmp_path):
     write_lease(tmp_path / "table", renewed=time.time() - 200)
-    with pytest.raises(UserError, match="process 1 on elsewhere"), lease.hold(str(tmp_path / "table")):
+    with pytest.raises(UserError, match="process 1 on elsewhere"), lease.hold(str(tmp_path / "table"), "--table"):
         pass
     write_lease(tmp_path / "table", renewed=time.time() - 400)
-    with lease.hold(str(tmp_path / "table")) as mine:
+    with lease.hold(str(tmp_path / "table"), "--table") as mine:
         mine.check()
 
 
 def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path):
-    with lease.hold(str(tmp_path)) as mine:
+    with lease.hold(str(tmp_path), "--table") as mine:
         write_lease(tmp_path)
-        with pytest.raises(RuntimeError, match="another run took this table over"):
+        with pytest.raises(RuntimeError, match="another run took this folder over"):
             mine.check()
     assert json.loads((tmp_path / lease.NAME).read_text())["token"] == "theirs"
 
@@ -58,7 +58,7 @@ def test_it_is_renewed_while_it_is_held(tmp_path):
     def renewed():
         return json.loads((tmp_path / lease.NAME).read_text())["renewed"]
 
-    with lease.hold(str(tmp_path), renew_seconds=0.01):
+    with lease.hold(str(tmp_path), "--table", renew_seconds=0.01):
         before, deadline = renewed(), time.monotonic() + 30
         while renewed() == before:
             assert time.monotonic() < deadline
@@ -69,8 +69,8 @@ def test_it_is_renewed_while_it_is_held(tmp_path):
 def test_one_without_content_ends_too(tmp_path):
     """Left by a process that was killed between making the file and writing it."""
     (tmp_path / lease.NAME).touch()
-    with pytest.raises(UserError), lease.hold(str(tmp_path)):
+    with pytest.raises(UserError), lease.hold(str(tmp_path), "--table"):
         pass
     os.utime(tmp_path / lease.NAME, (0, 0))
-    with lease.hold(str(tmp_path)) as mine:
+    with lease.hold(str(tmp_path), "--table") as mine:
         mine.check()

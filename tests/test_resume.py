@@ -8,15 +8,17 @@ import sys
 import numpy as np
 import pytest
 
+from cxrflow import lease
 from cxrflow.config import TrainConfig
 from cxrflow.errors import UserError
 from cxrflow.launch import find_launcher
 from cxrflow.launch.train import check_train, train
 from cxrflow.manifest import RunDirectory, read_manifest
-from cxrflow.training.checkpoint import read_checkpoint
+from cxrflow.training.checkpoint import goes_on, read_checkpoint
 
 LOCAL = """
 import sys
+from cxrflow import lease
 from cxrflow.config import TrainConfig
 from cxrflow.launch.train import train
 import cxrflow.training.fit as fit
@@ -32,7 +34,7 @@ def write_and_stop(*arguments):
         sys.exit(9)
 
 fit.write_checkpoint = write_and_stop
-train(None, TrainConfig(**config, resume="resume" in sys.argv))
+train(None, TrainConfig(**config, resume="auto" if "resume" in sys.argv else "never"))
 """
 
 
@@ -118,7 +120,7 @@ def test_two_workers_stop_inside_an_epoch_and_one_of_the_other_launcher_goes_on(
     stopped = TrainConfig(run=str(tmp_path / "run"), launcher=first[0], workers=2, batch_size=4, **settings)
     assert find_launcher(first[0]).load()(stopping_at(2), stopped, spark)["stopped"]
     assert read_checkpoint(RunDirectory(stopped.run)).state["samples"] == 16
-    train(spark, TrainConfig(run=stopped.run, launcher=then[0], workers=1, batch_size=8, resume=True, **settings))
+    train(spark, TrainConfig(run=stopped.run, launcher=then[0], workers=1, batch_size=8, **settings))
     np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "run", table)
 
@@ -127,7 +129,7 @@ def test_two_workers_stop_inside_an_epoch_and_one_of_the_other_launcher_goes_on(
 def stopped(table, tmp_path_factory):
     run = tmp_path_factory.mktemp("stopped") / "run"
     run_local(table, run, "plain", 2, status=9)
-    return TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3, resume=True)
+    return TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3)
 
 
 def changed(config, **changes):
@@ -139,8 +141,7 @@ def changed(config, **changes):
     ({"epochs": 5}, "--epochs: expected 3, with which the run began, got 5"),
     ({"model": "residual"}, "--model: expected plain"),
     ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
-    ({"run": "/nowhere"}, "--resume: expected a checkpoint in '/nowhere/checkpoints'"),
-    ({"resume": False}, "go on with the run with --resume"),
+    ({"resume": "never"}, "holds another run; name another folder, go on with it with --resume auto"),
 ])
 def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, words):
     check_train(changed(stopped, batch_size=5, workers=1, checkpoint_seconds=7))
@@ -148,12 +149,45 @@ def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, w
         check_train(changed(stopped, **change))
 
 
+def test_a_finished_run_does_nothing_and_overwrite_begins_anew(table, tmp_path):
+    run_local(table, tmp_path / "run", "plain", 0)
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), model="plain", epochs=3, batch_size=4, seed=3)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    result = train(None, config)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    assert result["epochs"] == 3 and result["workers"] == 1 and result["backend"] == "tensorflow"
+    assert result["best_epoch"] == history(tmp_path / "run")["best"]["epoch"]
+    assert not goes_on(RunDirectory(config.run), changed(config, overwrite=True))
+
+
+def test_a_run_that_lost_its_model_makes_it_again(table, tmp_path):
+    """As one that died between its last checkpoint and the files after it."""
+    run_local(table, tmp_path / "run", "plain", 0)
+    best, last = history(tmp_path / "run")["best"]["epoch"], 3
+    (tmp_path / "run" / "history.json").unlink()
+    run_local(table, tmp_path / "run", "plain", 0, "resume")
+    assert history(tmp_path / "run")["best"]["epoch"] == best and len(history(tmp_path / "run")["epochs"]) == last
+
+
+def test_a_second_run_into_one_directory_is_refused(stopped):
+    with lease.hold(stopped.run, "--run"), pytest.raises(UserError, match="--run: expected a folder that nobody else writes"):
+        train(None, stopped)
+
+
+def test_what_a_run_left_that_died_before_its_first_checkpoint_is_no_hindrance(stopped, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    check_train(changed(stopped, run=str(tmp_path)))
+    (tmp_path / "model.keras").write_text("a model of a run whose checkpoints are gone")
+    with pytest.raises(UserError, match="holds another run; name another folder, or replace it"):
+        check_train(changed(stopped, run=str(tmp_path)))
+
+
 def test_a_run_does_not_go_on_with_a_table_that_changed(stopped, table, tmp_path):
     content = json.loads((table / "manifest.json").read_text())
     content["shards"] = [shard for shard in content["shards"]
                          if shard != next(other for other in content["shards"] if other["split"] == "train")]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="--resume: expected the table that the run was trained on"):
+    with pytest.raises(UserError, match="--table: expected the table that the run was trained on"):
         check_train(changed(stopped, table=str(tmp_path)))
 
 
@@ -173,6 +207,7 @@ def test_a_checkpoint_that_is_half_written_gives_way_to_the_one_before(stopped):
 LOSE_A_BATCH = """
 import sys
 import cxrflow.training.fit as fit
+from cxrflow import lease
 from cxrflow.config import TrainConfig
 from cxrflow.launch.train import train
 

@@ -149,7 +149,9 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, 
 def test_a_run_directory_that_holds_another_run_is_refused(table, trained):
     _, run = trained
     with pytest.raises(UserError, match="holds another run"):
-        check_train(TrainConfig(table=str(table), run=str(run)))
+        check_train(TrainConfig(table=str(table), run=str(run), resume="never"))
+    with pytest.raises(UserError, match="--epochs: expected .*, with which the run began, got 99"):
+        check_train(TrainConfig(table=str(table), run=str(run), augment="none", epochs=99))
 
 
 def test_more_workers_than_slots(spark, table, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     logging.getLogger("cxrflow").setLevel(logging.INFO)
     config = tyro.cli(config_type, description=description)
     try:
+        _take_credentials()
         result = job(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -33,10 +35,22 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "NoCredentialsError":  # botocore's, which is not imported for its sake
+            print("error: expected credentials for S3, found none in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE and the "
+                  "like) nor, under spark-submit, in Spark's configuration (fs.s3a.access.key)", file=sys.stderr)
+            sys.exit(UserError.exit_status)
         # Spark puts Java's stack into the message; the lines that help are Python's.
         lines = traceback.format_exc().splitlines()
         print("\n".join(line for line in lines if not line.startswith(("\tat ", "\t..."))), file=sys.stderr)
         sys.exit(1)
     sys.stderr.flush()
     print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def _take_credentials() -> None:
+    """Those that spark-submit was given are there from the start: a job looks at its table before it opens a session."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit's
+        from cxrflow.spark.credentials import take_from_submit
+
+        take_from_submit()

@@ -11,6 +11,9 @@ from cxrflow.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
+# user:password@ in front of a host or bucket. A password may hold slashes; a host, but no bucket, may have a port.
+_SECRET = re.compile(r"(?:(?:s3a?|gs|gcs)://[^/@]*:|[a-z0-9+.-]+://(?![^/@]*:\d+(?:/|$))[^/@]*:).*@", re.IGNORECASE)
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -22,6 +25,14 @@ def _positive(config, *names: str) -> None:
         value = getattr(config, name)
         flag = "--" + name.replace("_", "-")
         _require(value is None or value > 0, f"{flag}: expected a number above 0, got {value}")
+
+
+def _places(config, *names: str) -> None:
+    """Raise UserError, which does not repeat it, for a URL with a password: configurations are saved and shown."""
+    for name in names:
+        match = _SECRET.match(getattr(config, name) or "")
+        _require(not match, f"--{name}: expected a URL without credentials, got one with a password or key before the @; "
+                 "leave them out, and give them in the environment or in Spark's configuration")
 
 
 def split_fractions(split: str) -> dict[str, float]:
@@ -94,6 +105,7 @@ class IngestConfig:
     """Make the table anew if there is one, instead of adding what is new."""
 
     def __post_init__(self):
+        _places(self, "images", "table", "labels")
         _positive(self, "height", "width", "shard_rows", "max_pixels")
         _require(self.resize in ("stretch", "pad"), f"--resize: expected stretch or pad, got {self.resize!r}")
         _require(self.max_bad is None or 0 <= self.max_bad <= 1,
@@ -158,12 +170,17 @@ class TrainConfig:
     """Images, over all workers, that are mixed with each other at a time; fewer where feed_memory does not hold them."""
     reader_threads: int = 2
     """Petastorm threads that read Parquet in each worker."""
+    cache: str | None = None
+    """Folder on each machine's own disk where its workers keep shards of a remote table, for later epochs and runs."""
+    cache_size: str = "10g"
+    """What the shards in the cache may take together, such as 500m or 50g."""
     seed: int = 0
     """Seed of the weights, of the order of the samples and of augmentation."""
     checkpoint_seconds: float = 300
     """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
-    resume: bool = False
-    """Go on with the run from its last checkpoint, also inside an epoch and with another number of workers."""
+    resume: str = "auto"
+    """What happens where the run directory holds a run: auto goes on from its last checkpoint, also inside an epoch and with
+    another number of workers, and does nothing where it is finished; never is an error."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
     preflight_only: bool = False
@@ -171,13 +188,16 @@ class TrainConfig:
     training does first, and stop there: exit status 0 if all is well, otherwise 2."""
 
     def __post_init__(self):
+        _places(self, "table", "run")
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)
+        parse_bytes("--cache-size", self.cache_size)
+        _require(not self.cache or "://" not in self.cache,
+                 f"--cache: expected a folder on each worker's own disk, got {self.cache!r}")
         _require(self.checkpoint_seconds >= 0,
                  f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
-        _require(not (self.resume and self.overwrite), "--resume goes on with a run and --overwrite replaces it: "
-                 "expected at most one of them, got both")
+        _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),
@@ -200,6 +220,7 @@ class EvaluateConfig:
     """Seed of the resampling."""
 
     def __post_init__(self):
+        _places(self, "run", "table")
         _positive(self, "bootstrap")
         _require(self.split in (*SPLITS, "all"),
                  f"--split: expected one of {', '.join(SPLITS)}, all; got {self.split!r}")
@@ -221,6 +242,7 @@ class PredictConfig:
     """Replace the predictions if there are any."""
 
     def __post_init__(self):
+        _places(self, "run", "images", "predictions")
         parse_bytes("--worker-memory", self.worker_memory)
 
 
@@ -236,6 +258,7 @@ class ReportConfig:
     """Images in each row of examples."""
 
     def __post_init__(self):
+        _places(self, "run", "predictions")
         _positive(self, "examples")
 
 
@@ -261,6 +284,7 @@ class DemoConfig:
     """Heap of the Spark driver."""
 
     def __post_init__(self):
+        _places(self, "folder", "images")
         _positive(self, "workers", "epochs", "size")
         _require(self.launcher != "local" or self.workers == 1,
                  f"--workers: expected 1 with the local launcher, got {self.workers}")

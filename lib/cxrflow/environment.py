@@ -25,6 +25,7 @@ PACKAGES = [
     ("opencv-python-headless", "cv2", "augments images in training"),
     ("duckdb", "duckdb", "the catalog of an ingest"),
     ("deltalake", "deltalake", "writes Delta tables"),
+    ("s3fs", "s3fs", "reads and writes S3"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One writer of a table at a time, also over machines and file systems that know no locks."""
+"""One writer of a folder at a time, also over machines and file systems that know no locks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STALE_SECONDS = 300.0
 
 
 class Lease:
-    """The right to change a table, for as long as it is held."""
+    """The right to change a folder, for as long as it is held."""
 
     def __init__(self, url: str, token: str):
         self._url, self._token = url, token
@@ -30,7 +30,7 @@ class Lease:
         """Raise RuntimeError where another run has taken over meanwhile, because this one seemed dead."""
         holder = _read(self._url)
         if holder is None or holder.get("token") != self._token:
-            raise RuntimeError(f"{self._url}: another run took this table over; nothing of this one was kept")
+            raise RuntimeError(f"{self._url}: another run took this folder over; nothing of this one was kept")
 
     def _renew(self, stop: threading.Event, every: float) -> None:
         while not stop.wait(every):
@@ -44,19 +44,20 @@ class Lease:
 
 
 @contextmanager
-def hold(table: str, renew_seconds: float = RENEW_SECONDS, stale_seconds: float = STALE_SECONDS) -> Iterator[Lease]:
-    """Hold the table's lease for the length of a block.
+def hold(folder: str, flag: str, renew_seconds: float = RENEW_SECONDS, stale_seconds: float = STALE_SECONDS
+         ) -> Iterator[Lease]:
+    """Hold the folder's lease for the length of a block; ``flag`` is what the user named it with.
 
     It is the file ``_lease.json``, which exists as long as somebody writes and is renewed all the while. One whose
     process on this machine has died, or that nobody renewed for five minutes, is taken over. Raises UserError where
     another run holds it. Call ``check`` before anything is changed: where a file system cannot create a file only
     if it is absent, two runs that start within the same moment both get here, and the check stops one of them.
     """
-    url, token = storage.join(table, NAME), uuid.uuid4().hex
+    url, token = storage.join(folder, NAME), uuid.uuid4().hex
     if not storage.create(url, _content(token)):
         holder = _read(url)
         if holder is not None and not _is_dead(holder, stale_seconds):
-            raise UserError(f"--table: expected a table that nobody else writes, but process {holder.get('pid')} on "
+            raise UserError(f"{flag}: expected a folder that nobody else writes, but process {holder.get('pid')} on "
                             f"{holder.get('host')} does so now ({url}); wait until it has finished. If it died, its lease "
                             f"ends {stale_seconds / 60:.0f} minutes after its last sign of life")
         storage.write_bytes(url, _content(token))

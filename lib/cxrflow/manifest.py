@@ -54,6 +54,9 @@ class Manifest:
     """Per label, where train ends and where val ends on the patients' hash from 0 to 1."""
     audit: dict = field(default_factory=dict)
     """What ``catalog.audit`` found."""
+    table_id: str = ""
+    """Random, and another one when the table is made anew: where a table was removed and another ingested to its place,
+    caches tell them apart by it."""
 
     def recipe(self) -> dict:
         """The fields of ``images.Recipe``: how files became the table's pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 
 import numpy as np
@@ -31,7 +32,8 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
 
 def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
     """The shard's rows, or some of their columns."""
-    with storage.open_file(url) as file:
+    # Of a remote file, the whole in one request takes no longer than asking three times for its pieces.
+    with storage.open_file(url) if storage.is_local(url) else io.BytesIO(storage.read_bytes(url)) as file:
         return pq.read_table(file, columns=columns, use_threads=False)
 
 

@@ -7,6 +7,7 @@ Catalog volume, ``/Volumes/...``, is a plain path to both.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
@@ -14,7 +15,12 @@ import uuid
 
 import fsspec
 
+from cxrflow.errors import UserError
+
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=/)")
+
+# They have no folders: fsspec would look for the bucket at every write, and make one where its name is misspelt.
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs"}
 
 
 def absolute(url: str) -> str:
@@ -57,8 +63,17 @@ def join(url: str, *parts: str) -> str:
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system that holds the place, and the place's path in it."""
-    return fsspec.core.url_to_fs(absolute(url))
+    """The fsspec file system that holds the place, and the place's path in it.
+
+    Whatever it needs besides, such as credentials, it takes from the environment or from fsspec's own configuration.
+    Raises UserError where the package for the file system is missing.
+    """
+    url = absolute(url)
+    try:
+        # Other processes write there too, so nothing that was listed a moment ago is taken for an answer.
+        return fsspec.core.url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
+    except ImportError as error:
+        raise UserError(f"{url}: expected a package that reads this file system ({error})") from None
 
 
 def exists(url: str) -> bool:
@@ -85,10 +100,16 @@ def is_empty_folder(url: str) -> bool:
 
 def open_file(url: str, mode: str = "rb"):
     """An open file object; for writing, the folder is made first."""
-    fs, path = filesystem(url)
     if "w" in mode:
-        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+        _make_parent(url)
+    fs, path = filesystem(url)
     return fs.open(path, mode)
+
+
+def _make_parent(url: str) -> None:
+    if absolute(url).split(":")[0] not in _WITHOUT_FOLDERS:
+        fs, path = filesystem(url)
+        fs.makedirs(posixpath.dirname(path), exist_ok=True)
 
 
 def read_bytes(url: str) -> bytes:
@@ -98,8 +119,8 @@ def read_bytes(url: str) -> bytes:
             raise OSError(f"not a regular file: {path}")  # a pipe would block for ever
         with open(path, "rb") as file:
             return file.read()
-    with open_file(url) as file:
-        return file.read()
+    fs, path = filesystem(url)
+    return fs.cat_file(path, start=0)  # told where to begin, s3fs does not ask for the size first: one request
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -126,26 +147,29 @@ def write_bytes(url: str, data: bytes) -> None:
 def create(url: str, data: bytes) -> bool:
     """Write a new file; False, and nothing written, where there is one already.
 
-    On a file system that cannot do both at once, two callers at the same moment may both be told True.
+    S3 does both at once (a conditional put). On a file system that cannot, two callers at the same moment may both be
+    told True.
     """
+    _make_parent(url)
     fs, path = filesystem(url)
-    fs.makedirs(posixpath.dirname(path), exist_ok=True)
     try:
         with fs.open(path, "xb") as file:
             file.write(data)
     except FileExistsError:
         return False
-    except (NotImplementedError, ValueError):  # no exclusive mode
+    except (NotImplementedError, ValueError, OSError) as error:  # no exclusive mode, or an S3 server with words of its own
         if fs.exists(path):
             return False
+        if isinstance(error, OSError) and error.errno != errno.ENOSYS:
+            raise
         write_bytes(url, data)
     return True
 
 
 def upload(local: str, url: str) -> None:
     """Copy a file of this machine, a piece at a time."""
+    _make_parent(url)
     fs, path = filesystem(url)
-    fs.makedirs(posixpath.dirname(path), exist_ok=True)
     fs.put_file(local, path)
 
 
@@ -158,7 +182,7 @@ def download(url: str, local: str) -> None:
 def move(source: str, target: str) -> None:
     fs, path = filesystem(source)
     _, target_path = filesystem(target)
-    fs.makedirs(posixpath.dirname(target_path), exist_ok=True)
+    _make_parent(target)
     fs.mv(path, target_path)
 
 

@@ -16,7 +16,7 @@ from cxrflow.config import SPLITS, IngestConfig, split_fractions
 from cxrflow.errors import UserError
 from cxrflow.labels import patient_of
 from cxrflow.manifest import Manifest
-from cxrflow.schema import QUARANTINE, SAMPLES
+from cxrflow.schema import QUARANTINE, SAMPLES, SOURCE
 from cxrflow.shards import read_shard
 
 # Reasons that another try may do away with, though the file is the same: the machine, the rest of the table, a flag or
@@ -46,6 +46,13 @@ class Placed:
     gone: int
     """Samples below the folder whose file is no longer there."""
     thresholds: dict[str, list[float]]
+
+
+WORK = pa.schema([
+    *(field for field in SOURCE if field.name != "sha256"),
+    *(pa.field(name, pa.string()) for name in ("label", "patient_id", "split")),
+])
+"""The files that one task decodes."""
 
 
 def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches: Iterator[pa.RecordBatch]) -> None:
@@ -233,8 +240,8 @@ def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sha
         ) AS shared WHERE shared.path = work.path""")
     places = []
     for task in range(tasks):
-        rows = catalog.sql("""SELECT path, size, modified, label, patient_id, split FROM work WHERE task = ?
-                              ORDER BY split, md5(path)""", params=[task]).to_arrow_table()
+        rows = catalog.sql(f"""SELECT {', '.join(WORK.names)} FROM work WHERE task = ?
+                               ORDER BY split, md5(path)""", params=[task]).to_arrow_table()
         if rows.num_rows:
             places.append(storage.join(staging, f"work/{task:05d}.parquet"))
             with storage.open_file(places[-1], "wb") as file:

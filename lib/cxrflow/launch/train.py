@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
-from cxrflow import storage
+from cxrflow import lease, storage
 from cxrflow.config import TrainConfig
 from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
@@ -14,8 +15,11 @@ from cxrflow.preflight.check import failure, preflight
 from cxrflow.preflight.verdict import failed
 from cxrflow.training.augment import find_policy
 from cxrflow.training.budget import feed_size
-from cxrflow.training.checkpoint import check_resumable, read_checkpoint
+from cxrflow.training.checkpoint import check_resumable, goes_on, has_checkpoint, read_checkpoint
 from cxrflow.training.models import check_model
+from cxrflow.training.summary import summarise
+
+log = logging.getLogger(__name__)
 
 
 def check_train(config: TrainConfig) -> None:
@@ -39,15 +43,16 @@ def _check(config: TrainConfig) -> None:
     check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
     run = RunDirectory(config.run)
-    if config.resume:
+    if goes_on(run, config):
         state = read_checkpoint(run, arrays=False).state
         check_resumable(state, config, manifest)
         feed_size(config, manifest, state["feed"])
         return
     feed_size(config, manifest)
-    if storage.exists(run.config) and not config.overwrite:
-        raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; "
-                        "name another folder, go on with the run with --resume, or replace it with --overwrite")
+    # A run that died before its first checkpoint has left nothing that is worth keeping.
+    if storage.exists(run.config) and not config.overwrite and (storage.exists(run.model) or has_checkpoint(run)):
+        raise UserError(f"--run: expected a new folder, but {config.run!r} holds another run; name another folder, "
+                        f"{'go on with it with --resume auto, ' if has_checkpoint(run) else ''}or replace it with --overwrite")
 
 
 def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
@@ -72,16 +77,36 @@ def train(spark, config: TrainConfig) -> dict:
     """Train on ``config.workers`` workers, after a preflight; returns what ``training.fit.fit`` returns on rank 0, or
     what the preflight found where nothing else was asked for.
 
-    ``spark`` is the running session, whose task slots the workers take; the local launcher needs none (None).
-    Raises UserError for bad input, and where a check of the preflight failed.
+    The same call again goes on with a run that stopped, and does nothing with one that is finished. ``spark`` is the
+    running session, whose task slots the workers take; the local launcher needs none (None). Raises UserError for bad
+    input, and where a check of the preflight failed.
     """
+    if spark is not None:
+        from cxrflow.spark.credentials import share_credentials
+
+        share_credentials(spark)
     check_train(config)
     # Workers run in other folders, and on other machines, than the one that a relative path starts from.
     config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run))
-    report = preflight(spark, config)
     if config.preflight_only:
-        return report
-    return find_launcher(config.launcher).load()(_fit, config, spark)
+        return preflight(spark, config)
+    if (finished := _finished(config)) is not None:
+        log.info("%s is finished: all %d epochs are done. Nothing to do; --overwrite trains anew", config.run, config.epochs)
+        return finished
+    preflight(spark, config)
+    with lease.hold(config.run, "--run"):
+        return find_launcher(config.launcher).load()(_fit, config, spark)
+
+
+def _finished(config: TrainConfig) -> dict | None:
+    """The summary of a run that has all its epochs and files; None of any other."""
+    run = RunDirectory(config.run)
+    if not goes_on(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
+        return None
+    state, made = read_checkpoint(run, arrays=False).state, run.read(run.config, "train")
+    if state["epoch"] < config.epochs or len(run.read(run.history, "train")["epochs"]) < config.epochs:
+        return None
+    return summarise(state["epochs"], state["best"], run.url, workers=made["workers"], backend=made["backend"])
 
 
 def _fit(config: TrainConfig, worker) -> dict:

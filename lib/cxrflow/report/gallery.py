@@ -97,5 +97,5 @@ def _from_file(row: pd.Series, recipe: Recipe) -> tuple[np.ndarray, str]:
     caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row)
     try:
         return decode_image(storage.read_bytes(row.path), recipe).pixels, caption
-    except (OSError, ImportError, Unreadable):  # ImportError: fsspec has no package for the file system
+    except (OSError, UserError, Unreadable):  # UserError: there is no package for the file system
         return np.full((recipe.height, recipe.width), 128, np.uint8), f"{caption}\nfile not readable here"

@@ -20,6 +20,7 @@ from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
+from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.score import Run, Scorer, read_run
 from cxrflow.spark.session import settings, task_slots
 
@@ -48,6 +49,7 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     Returns what ``metrics.judge`` returns, with split, table and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
+    share_credentials(spark)
     run, manifest = check_evaluate(config)
     scored = score_table(spark, config.table, manifest, config.split, run)
     truth = scored["label"].map({label: place for place, label in enumerate(run.labels)}).to_numpy()

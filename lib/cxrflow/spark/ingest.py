@@ -18,13 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import lease, storage
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import new_catalog, open_catalog
-from cxrflow.catalog.place import Placed, add_files, add_labels, add_table, place, write_work
+from cxrflow.catalog.place import WORK, Placed, add_files, add_labels, add_table, place, write_work
 from cxrflow.catalog.settle import QUARANTINE_FILE, Settled, add_outcomes, add_unread, settle, write_quarantine
 from cxrflow.commit import commit, sweep
 from cxrflow.config import IngestConfig, parse_bytes, split_fractions, to_dict
@@ -33,9 +33,11 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe, find_decoder
 from cxrflow.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
 from cxrflow.schema import SAMPLES, spark_ddl
+from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import DONE, DecodeTask
 from cxrflow.spark.even import even_out
-from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, walk, with_contents
+from cxrflow.spark.listing import LISTING, check_apart, check_images, count_hidden, list_files, walk, with_contents
+from cxrflow.spark.parts import read_parts, write_parts
 from cxrflow.spark.session import registered_slots
 from cxrflow.summary import describe
 
@@ -106,10 +108,11 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     Raises UserError for bad input, RuntimeError where the counts do not reconcile.
     """
     started = time.monotonic()
+    share_credentials(spark)
     check_ingest(config)
     # Tasks run in other folders than the one that a relative path starts from.
     config = dataclasses.replace(config, images=storage.absolute(config.images), table=storage.absolute(config.table))
-    with _removed_if_empty(config.table), lease.hold(config.table) as held:
+    with _removed_if_empty(config.table), lease.hold(config.table, "--table") as held:
         everything = storage.join(config.table, "_staging")
         storage.remove(everything)  # of runs that died: nobody else writes here now
         staging = storage.join(everything, uuid.uuid4().hex)
@@ -163,8 +166,8 @@ class _Ingest:
     def _list_and_place(self) -> _Work:
         config, staging, before = self._config, self._staging, self._before
         is_local = storage.is_local(config.images)
-        listing = None if is_local else self._staged("listing", list_files(self._spark, config.images))
-        labels = None if config.labels is None else self._staged("labels", _read_labels(self._spark, config.labels))
+        listing = None if is_local else self._staged("listing", list_files(self._spark, config.images), LISTING)
+        labels = None if config.labels is None else self._staged_labels(_read_labels(self._spark, config.labels))
         slots, memory = registered_slots(self._spark), self._memory // 2
         work = _in_one_task(self._spark, lambda: _place_files(config, staging, before, listing, labels, slots, memory))
         if not is_local:
@@ -172,11 +175,12 @@ class _Ingest:
             work = dataclasses.replace(work, placed=dataclasses.replace(work.placed, skipped=skipped))
         return work
 
-    def _staged(self, name: str, frame) -> list[str]:
+    def _staged(self, name: str, frame: DataFrame, schema: pa.Schema) -> list[str]:
         """Write a frame below staging; returns its files. For what only Spark can read."""
-        place = storage.join(self._staging, name)
-        frame.write.parquet(storage.for_spark(place))
-        return storage.files(place, ".parquet")
+        return [part["file"] for part in write_parts(frame, storage.join(self._staging, name), schema).collect()]
+
+    def _staged_labels(self, frame: DataFrame) -> list[str]:
+        return self._staged("labels", frame, pa.schema([(name, pa.string()) for name in frame.columns]))
 
     def _decode(self, work: _Work) -> list[dict]:
         """Decode the files, leaving shards in staging; returns what each task says (``decode.DONE``)."""
@@ -186,7 +190,7 @@ class _Ingest:
         if storage.is_local(config.images):
             tasks = self._spark.sparkContext.parallelize(work.tasks, len(work.tasks))
             return tasks.flatMap(lambda place: [row for batch in task(_batches([place])) for row in batch.to_pylist()]).collect()
-        files = self._spark.read.parquet(*map(storage.for_spark, work.tasks))
+        files = read_parts(self._spark, work.tasks, WORK)
         done: list[dict] = []
         for part in with_contents(self._spark, config.images, files, self._memory // 8):
             done += [row.asDict() for row in part.mapInArrow(task, spark_ddl(DONE)).collect()]
@@ -222,7 +226,8 @@ class _Ingest:
             generation=generation + 1, height=config.height, width=config.width,
             labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=work.shard_rows, shards=shards,
             quarantine=[QUARANTINE_FILE], quarantined=settled.reasons, config=to_dict(config),
-            columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found)
+            columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found,
+            table_id=self._before.table_id if self._before else uuid.uuid4().hex)
 
 
     def _write_delta(self, manifest: Manifest) -> None:

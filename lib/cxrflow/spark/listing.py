@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from urllib.parse import unquote
 
 import pyarrow as pa
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -115,6 +115,12 @@ def _binary_files(spark: SparkSession, images: str) -> DataFrame:
     except AnalysisException as error:
         raise UserError(f"--images: expected a folder that Spark can read, got {images!r} "
                         f"({str(error).splitlines()[0]})") from None
+    except Py4JJavaError as error:
+        if not re.search("No FileSystem for scheme|ClassNotFoundException", str(error.java_exception)):
+            raise
+        raise UserError(f"--images: expected a folder that Spark can read, but its Hadoop has no client for {images!r}; for S3, "
+                        "write s3a:// and start Spark with --packages org.apache.hadoop:hadoop-aws:3.3.4 (the version of "
+                        "Spark's own Hadoop)") from None
     return files.select(F.regexp_replace("path", "^file:/+", "/").alias("path"), F.col("length").alias("size"),
                         F.col("modificationTime").alias("modified"), "content")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from cxrflow import metrics, schema, storage
@@ -18,8 +19,10 @@ from cxrflow.config import PredictConfig, parse_bytes
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable
 from cxrflow.schema import score_column
+from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import decode_files
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
+from cxrflow.spark.parts import Task, read_parts, write_parts
 from cxrflow.spark.score import BATCH, Run, Scorer, read_run
 from cxrflow.spark.session import cached, registered_slots, settings
 
@@ -50,6 +53,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     label, and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
+    share_credentials(spark)
     run = check_predict(config)
     columns = schema.predictions(run.labels)
     memory = parse_bytes("--worker-memory", config.worker_memory)
@@ -69,35 +73,36 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             parts = with_contents(spark, config.images, files, memory // 8)
         try:
             storage.remove(staging)
-            for part in parts:
-                part.mapInArrow(score, schema.spark_ddl(columns)).write.mode("append").parquet(storage.for_spark(staging))
+            written = [row for part in parts for row in _write(part, staging, columns, score)]
             if not is_local:
-                _add_unread(spark, files, columns, storage.for_spark(staging))
-            counts = spark.read.parquet(storage.for_spark(staging)).groupBy("predicted_label", "reason").agg(
-                F.count("*").alias("files")).collect()
-            files = sum(row["files"] for row in counts)
-            if files != total:
-                raise RuntimeError(f"{total} files were listed, but {files} became rows; run the job again")
-            _replace(config.predictions, staging)
+                written += _write_unread(spark, files, staging, columns, {row["file"] for row in written})
+            rows = sum(row["rows"] for row in written)
+            if rows != total:
+                raise RuntimeError(f"{total} files were listed, but {rows} became rows; run the job again")
+            _replace(config.predictions, {row["file"] for row in written})
         finally:
             storage.remove(staging)
-    called = {row["predicted_label"]: row["files"] for row in counts if row["reason"] is None}
-    reasons = {row["reason"]: row["files"] for row in counts if row["reason"] is not None}
+    called, reasons = Counter(), Counter()
+    for row in written:
+        (called if row["reason"] is None else reasons)[row["predicted_label"] or row["reason"]] += row["rows"]
     return {
-        "files": files, "skipped": skipped, "scored": sum(called.values()),
+        "files": total, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
         "predicted": dict(sorted(called.items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
 
 
-def _add_unread(spark: SparkSession, files: DataFrame, columns: pa.Schema, staging: str) -> None:
+def _write(frame: DataFrame, staging: str, columns: pa.Schema, task: Task = iter) -> list[Row]:
+    return write_parts(frame, staging, columns, task, ("predicted_label", "reason")).collect()
+
+
+def _write_unread(spark: SparkSession, files: DataFrame, staging: str, columns: pa.Schema, scored: set[str]) -> list[Row]:
     """A row for each file that Spark did not hand over: it passes over those that it cannot read."""
-    scored = spark.read.schema(schema.spark_ddl(columns)).parquet(staging)
-    unread = files.join(scored.select("path"), "path", "left_anti").withColumn(
-        "reason", F.lit("unreadable")).withColumn("detail", F.lit("Spark could not read it"))
-    rest = [F.lit(None).cast(scored.schema[name].dataType).alias(name) for name in columns.names if name not in unread.columns]
-    unread.select("*", *rest).select(*columns.names).write.mode("append").parquet(staging)
+    done = read_parts(spark, sorted(scored), pa.schema([columns.field("path")]))
+    unread = files.join(done, "path", "left_anti").withColumn("reason", F.lit("unreadable")).withColumn(
+        "detail", F.lit("Spark could not read it"))
+    return _write(unread, staging, columns)
 
 
 def is_predictions(url: str) -> bool:
@@ -109,11 +114,11 @@ def is_predictions(url: str) -> bool:
         return {"path", "predicted_label", "reason"} <= set(pq.read_schema(file).names)
 
 
-def _replace(predictions: str, staging: str) -> None:
+def _replace(predictions: str, staged: set[str]) -> None:
     """Put the staged files in the place of the older ones, once they are complete."""
-    staged = storage.files(staging, ".parquet")
-    older = [path for path in storage.files(predictions, ".parquet") if path not in staged]
-    for path in staged:
+    staging = storage.join(predictions, "_staging/")
+    older = [path for path in storage.files(predictions, ".parquet") if not path.startswith(staging)]
+    for path in sorted(staged):
         storage.move(path, storage.join(predictions, path.rsplit("/", 1)[1]))
     for path in older:
         storage.remove(path)

@@ -1,6 +1,7 @@
 """How a feed uses the memory it may take: a pure function of the table's sizes and ``--feed-memory``.
 
-A worker holds one window of shuffled rows for each of its streams, and reads ahead with what is left.
+A worker holds one window of shuffled rows for each of its streams, and reads ahead with what is left. Where all that it
+may come to read fits, it keeps it, and reads nothing twice.
 Letters as in ``plan``; R is the largest number of rows of a shard, w the rows of one stream's window.
 """
 
@@ -29,6 +30,8 @@ class FeedSize:
     held_bytes: int = 2**30
     """Largest size of all shards that a worker holds or reads at a time, in bytes."""
     reader_threads: int = 2
+    keep: bool = False
+    """Whether shards stay in memory once they are read, since all of the splits that are fed fit into held_bytes."""
 
 
 def size_feed(shard_rows: list[int], image_bytes: int, *, batch_size: int, workers: int, memory: int, shuffle_rows: int,
@@ -42,7 +45,7 @@ def size_feed(shard_rows: list[int], image_bytes: int, *, batch_size: int, worke
             if rows >= max(shard_rows):
                 window = min(shuffle_rows // streams, rows - 2 * max(shard_rows) + 2)
                 return FeedSize(streams=streams, shuffle_rows=max(1, window) * streams, held_bytes=held,
-                                reader_threads=threads)
+                                reader_threads=threads, keep=sum(shard_rows) * image_bytes <= held)
     least = _least(shard_rows, image_bytes, batch_size, 2 * max(shard_rows))
     raise _too_small(memory, least, shard_rows, image_bytes)
 
@@ -55,7 +58,8 @@ def resize_feed(size: FeedSize, shard_rows: list[int], image_bytes: int, *, batc
     for threads in range(reader_threads, 0, -1):
         held = _held(shard_rows, image_bytes, batch_size, memory, threads)
         if rows * image_bytes <= held:
-            return FeedSize(streams=size.streams, shuffle_rows=size.shuffle_rows, held_bytes=held, reader_threads=threads)
+            return FeedSize(streams=size.streams, shuffle_rows=size.shuffle_rows, held_bytes=held, reader_threads=threads,
+                            keep=sum(shard_rows) * image_bytes <= held)
     raise _too_small(memory, _least(shard_rows, image_bytes, batch_size, rows), shard_rows, image_bytes)
 
 

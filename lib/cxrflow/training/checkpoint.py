@@ -27,8 +27,8 @@ LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
-FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "checkpoint_seconds",
-        "resume", "overwrite", "preflight_only"}
+FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "cache", "cache_size",
+        "checkpoint_seconds", "resume", "overwrite", "preflight_only"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
     none, or one of another version."""
     for url in reversed(storage.files(run.checkpoints, ".npz")):
         try:
-            with storage.open_file(url) as file, np.load(file, allow_pickle=False) as content:
+            with np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) as content:
                 state = json.loads(content["state"].tobytes())
                 found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -63,8 +63,17 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
             raise UserError(f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
                             "train again, with --overwrite")
         return Checkpoint(state, found)
-    raise UserError(f"--resume: expected a checkpoint in {run.checkpoints!r}, found none that can be read; "
-                    "train without --resume")
+    raise UserError(f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with "
+                    "--overwrite")
+
+
+def has_checkpoint(run: RunDirectory) -> bool:
+    return bool(storage.files(run.checkpoints, ".npz"))
+
+
+def goes_on(run: RunDirectory, config: TrainConfig) -> bool:
+    """Whether training would go on with what the run directory holds, instead of beginning."""
+    return config.resume == "auto" and not config.overwrite and has_checkpoint(run)
 
 
 def table_digest(manifest: Manifest) -> str:
@@ -76,14 +85,14 @@ def table_digest(manifest: Manifest) -> str:
 def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> None:
     """Raise UserError where a run would not go on as what it was."""
     if state["table"] != table_digest(manifest):
-        raise UserError(f"--resume: expected the table that the run was trained on, but {config.table!r} holds other "
-                        "images now; name that table, or train anew with --overwrite")
+        raise UserError(f"--table: expected the table that the run was trained on, but {config.table!r} holds other "
+                        "images now; name that table or another --run, or train anew with --overwrite")
     now = to_dict(config)
     for name in sorted(now.keys() - FREE):
         if (was := state["config"].get(name)) != now[name]:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag}: expected {was}, with which the run began, got {now[name]}; resume with "
-                            f"{flag} {was}, or train anew with --overwrite")
+            raise UserError(f"{flag}: expected {was}, with which the run began, got {now[name]}; go on with "
+                            f"{flag} {was}, name another --run, or train anew with --overwrite")
 
 
 def share_state(state: dict | None, worker: Worker) -> dict:

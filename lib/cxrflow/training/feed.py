@@ -16,6 +16,7 @@ from cxrflow.shards import checksum
 from cxrflow.training.budget import FeedSize
 from cxrflow.training.plan import EpochPlan, Order
 from cxrflow.training.reader import ShardError, ShardReader
+from cxrflow.training.source import Fetch, plain_fetch
 
 COLUMNS = ["sample_id", "label", "pixels"]
 
@@ -50,13 +51,16 @@ class Feed:
     """The batches of one split for one worker, within the memory that its ``size`` allows."""
 
     def __init__(self, table: str, manifest: Manifest, split: str, *, rank: int, workers: int, batch_size: int,
-                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None):
+                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None, fetch: Fetch | None = None):
+        """``fetch``: how shards are fetched, as ``source.find_fetch`` finds it; if not given, without a cache."""
         size = size or FeedSize()
+        self._fetch = fetch or plain_fetch(table)
         self._table, self._manifest, self._rank, self._size = table, manifest, rank, size
         self.shards: list[Shard] = manifest.of_split(split)
         self._settings = {"shard_rows": [shard.rows for shard in self.shards], "workers": workers,
                           "batch_size": batch_size, "seed": seed, "shuffle": shuffle,
                           "shuffle_rows": size.shuffle_rows, "streams": size.streams}
+        self._kept: dict[int, Rows] = {}
         self._image_bytes = manifest.height * manifest.width
         self._labels = pa.array(manifest.labels, pa.string())
 
@@ -71,28 +75,39 @@ class Feed:
         """
         plan = self.plan(epoch, first_sample)
         order = plan.order(self._rank)
+        reads = self._reads(order)
         fed = None
         try:
-            with closing(self._reader(order)) as reader:
+            with closing(self._reader(order, reads)) as reader:
                 for step in range(plan.steps):
                     start = step * plan.batch_size
                     rows, shards = self._gather(order, start, min(start + plan.batch_size, len(order.rows)), reader)
                     batch, fed = self._batch(plan, step, rows, shards, fed)
                     yield batch
         except ShardError as error:
-            raise self._failure(order.shards[error.read], error.__cause__) from error.__cause__
+            raise self._failure(reads[error.read], error.__cause__) from error.__cause__
 
-    def _reader(self, order: Order) -> ShardReader:
-        shards = [self.shards[shard] for shard in order.shards]
-        if not shards:
-            return _Nothing()
+    def _reads(self, order: Order) -> np.ndarray:
+        """The shards that are read, in turn: where they are kept, each once, and not those that are here."""
+        if not self._size.keep:
+            return order.shards
+        shards, first = np.unique(order.shards, return_index=True)
+        return order.shards[np.sort(first[[shard not in self._kept for shard in shards.tolist()]])]
+
+    def _reader(self, order: Order, reads: np.ndarray) -> ShardReader | _Keeper:
+        reader = self._open(order, [self.shards[shard] for shard in reads]) if len(reads) else None
+        return _Keeper(reader, self._kept, order.shards, reads) if self._size.keep or reader is None else reader
+
+    def _open(self, order: Order, shards: list[Shard]) -> ShardReader:
         sizes = np.array([shard.rows * self._image_bytes for shard in shards])
-        if (needed := order.most_held(sizes)) > self._size.held_bytes:  # it would wait for ever for room
+        needed = sizes.sum() if self._size.keep else order.most_held(sizes)
+        if needed > self._size.held_bytes:  # it would wait for ever for room
             raise ValueError(f"held_bytes: expected at least {needed}, which the windows of these shards need at once, "
                              f"got {self._size.held_bytes}; size a feed with budget.size_feed")
         return ShardReader(
             [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards], sizes.tolist(), COLUMNS,
-            lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads)
+            lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads,
+            self._fetch)
 
     def _gather(self, order: Order, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:
         """Rows and shards of places start to stop of the order, in memory of their own. Shards are released as soon
@@ -163,8 +178,22 @@ class Feed:
         return RuntimeError(f"cannot train on {url}: {reason}. Was the table changed? Ingest it again")
 
 
-class _Nothing:
-    """The reader of a worker that has no sample to feed."""
+class _Keeper:
+    """A ``ShardReader`` for what is not here yet, that keeps what it reads."""
+
+    def __init__(self, reader: ShardReader | None, kept: dict[int, Rows], shards: np.ndarray, reads: np.ndarray):
+        self._reader, self._kept, self._shards = reader, kept, shards.tolist()
+        self._numbers = {shard: number for number, shard in enumerate(reads.tolist())}
+
+    def take(self, read: int) -> Rows:
+        shard = self._shards[read]
+        if shard not in self._kept:
+            self._kept[shard] = self._reader.take(self._numbers[shard])
+        return self._kept[shard]
+
+    def release(self, read: int) -> None:
+        pass
 
     def close(self) -> None:
-        pass
+        if self._reader is not None:
+            self._reader.close()

@@ -22,6 +22,7 @@ from cxrflow.training.checkpoint import (
     Checkpoint,
     Clock,
     check_resumable,
+    goes_on,
     read_checkpoint,
     share_state,
     table_digest,
@@ -32,6 +33,8 @@ from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.quality import batch_variance, rank_correlation
+from cxrflow.training.source import find_fetch
+from cxrflow.training.summary import summarise
 from cxrflow.training.variables import capture, restore
 
 PROGRESS_SECONDS = 5.0
@@ -41,8 +44,8 @@ def fit(config: TrainConfig, worker: Worker) -> dict:
     """Train ``config.model`` on the train split and keep the epoch with the best AUC on the val split.
 
     Rank 0 writes config.json, history.json, model.keras and a checkpoint to the run directory after each epoch, and
-    checkpoints in between; what an older run left there is replaced with the first, unless ``config.resume`` goes on
-    with it. Every worker returns the summary: best epoch, its validation metrics over
+    checkpoints in between; what an older run left there is replaced with the first, unless training goes on with it
+    (``checkpoint.goes_on``). Every worker returns the summary: best epoch, its validation metrics over
     all workers' samples, images per second, number of workers. Raises RuntimeError where the loss is not a number, a shard
     cannot be read, or the samples fed in an epoch are not those of the manifest.
     """
@@ -64,6 +67,7 @@ class _Trainer:
         self._start = share_state(found.state, worker)
         self.first_epoch = self._start["epoch"]
         self._size = feed_size(config, self._manifest, self._start.get("feed"))
+        self._fetch = find_fetch(config, self._manifest)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
         self._model = self._build()
@@ -82,7 +86,7 @@ class _Trainer:
     def _read_checkpoint(self) -> Checkpoint:
         """The run's last one, or the beginning; only rank 0 reads."""
         begin = Checkpoint({"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None}, {})
-        if not self._config.resume or self._worker.rank != 0:
+        if self._worker.rank != 0 or not goes_on(self._run, self._config):
             return begin
         found = read_checkpoint(self._run)
         check_resumable(found.state, self._config, self._manifest)
@@ -122,7 +126,7 @@ class _Trainer:
     def _claim(self) -> None:
         """Before anything else is written: remove an older run, and say what this one is."""
         if not self._claimed:
-            if not self._config.resume:
+            if "version" not in self._start:  # it does not go on with what is there
                 self._run.clear()
             self._write_config()
         self._claimed = True
@@ -131,7 +135,7 @@ class _Trainer:
         config = self._config
         return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    size=self._size)
+                    size=self._size, fetch=self._fetch)
 
     def _build(self):
         stored = (self._manifest.height, self._manifest.width)
@@ -245,13 +249,7 @@ class _Trainer:
 
     def finish(self) -> dict:
         """The summary of the run."""
-        best = {key: self._best[key] for key in ("val_loss", "val_auc", "val_accuracy", "threshold")}
-        return {
-            "best_epoch": self._best["epoch"], **best, "epochs": len(self._epochs),
-            "images_per_second": float(np.median([epoch["images_per_second"] for epoch in self._epochs])),
-            "seconds": sum(epoch["seconds"] for epoch in self._epochs),
-            "workers": self._worker.size, "backend": keras.backend.backend(), "run": self._run.url,
-        }
+        return summarise(self._epochs, self._best, self._run.url, workers=self._worker.size, backend=keras.backend.backend())
 
 
 class _Progress:

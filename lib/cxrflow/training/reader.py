@@ -26,6 +26,8 @@ from petastorm.reader import Reader  # noqa: E402
 from petastorm.workers_pool.thread_pool import ThreadPool  # noqa: E402
 from petastorm.workers_pool.ventilator import ConcurrentVentilator  # noqa: E402
 
+from cxrflow.training.source import Fetch, first_file  # noqa: E402
+
 
 class ShardError(Exception):
     """A shard that cannot be read: ``read`` is its number in the order of reading; the cause says why."""
@@ -39,15 +41,18 @@ class ShardReader:
     """``take(n)`` gives what ``decode(n, table)`` made of file n; files are read in order 0, 1, 2, ...
 
     A file's ``sizes[n]`` bytes count against ``held_bytes`` from before it is read until ``release(n)``. Whoever takes
-    file n must be able to without files after n, and those up to n that are not released must fit.
+    file n must be able to without files after n, and those up to n that are not released must fit. With ``fetch``, a file
+    is not opened but fetched.
     """
 
     def __init__(self, urls: list[str], sizes: list[int], columns: list[str], decode: Callable[[int, pa.Table], object],
-                 held_bytes: int, threads: int):
+                 held_bytes: int, threads: int, fetch: Fetch | None = None):
         self._sizes, self._here = sizes, {}
         self._gate = _Gate(held_bytes)
         try:
-            self._reader = _open(urls, columns, _worker(urls, sizes, columns, decode, self._gate), min(threads, len(urls)))
+            worker = _worker(urls, sizes, columns, decode, self._gate, fetch)
+            with first_file(urls[0], columns, fetch) as first:
+                self._reader = _open(first, len(urls), columns, worker, min(threads, len(urls)))
         except Exception as error:  # only the first file is looked at before the threads start
             raise ShardError(0) from error
         # All files are handed to the threads at once, and Petastorm takes a pause between two of them for the end.
@@ -98,6 +103,10 @@ class _Gate:
             self._room += size
             self._changed.notify_all()
 
+    def wait_for_end(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open)
+
     def close(self) -> None:
         with self._changed:
             self._open = False
@@ -112,26 +121,32 @@ class _Listed(Reader):
         super().__init__(*arguments, **options)
 
     def _create_ventilator(self, *_):
-        return ConcurrentVentilator(self._workers_pool.ventilate, [{"read": n} for n in range(self._files)], iterations=1)
+        # After the files, each thread gets an item at which it waits for the end: without work it would look for some
+        # a thousand times a second, and take the interpreter's lock from training each time.
+        items = [*range(self._files), *[None] * self._workers_pool.workers_count]
+        return ConcurrentVentilator(self._workers_pool.ventilate, [{"read": item} for item in items], iterations=1)
 
 
-def _open(urls: list[str], columns: list[str], worker: type[ArrowReaderWorker], threads: int) -> Reader:
-    filesystem, paths = get_filesystem_and_path_or_paths(urls[:1])
+def _open(first: str, files: int, columns: list[str], worker: type[ArrowReaderWorker], threads: int) -> Reader:
+    filesystem, paths = get_filesystem_and_path_or_paths([first])
     # The gate bounds what waits in the queue, so the queue itself need not.
-    pool = ThreadPool(threads, results_queue_size=threads * (len(urls) + 1))
-    return _Listed(len(urls), filesystem, paths, schema_fields=[f"^{column}$" for column in columns],
+    pool = ThreadPool(threads, results_queue_size=threads * (files + 1))
+    return _Listed(files, filesystem, paths, schema_fields=[f"^{column}$" for column in columns],
                    reader_pool=pool, worker_class=worker, num_epochs=1, shuffle_row_groups=False, is_batched_reader=True)
 
 
-def _worker(urls, sizes, columns, decode, gate: _Gate) -> type[ArrowReaderWorker]:
+def _worker(urls, sizes, columns, decode, gate: _Gate, fetch: Fetch | None) -> type[ArrowReaderWorker]:
     """Petastorm's class of workers that reads these files."""
 
     class Worker(ArrowReaderWorker):
         def process(self, read):
+            if read is None:
+                gate.wait_for_end()
+                return
             if not gate.enter(read, sizes[read]):
                 return
             try:
-                result = decode(read, _read(self._filesystem, urls[read], columns))
+                result = decode(read, _read(urls[read], columns, fetch))
             except Exception as error:  # raised where the file is taken: Petastorm would lose which one it was
                 result = error
             self.publish_func((read, result))
@@ -152,13 +167,10 @@ class _AsTheyCome:
         return pool.get_results()
 
 
-def _read(filesystem, url: str, columns: list[str]) -> pa.Table:
+def _read(url: str, columns: list[str], fetch: Fetch | None) -> pa.Table:
     """A file's only row group."""
-    if url.startswith("file://"):
-        with pq.ParquetFile(url.removeprefix("file://")) as file:  # by name, Arrow reads without the interpreter's lock
-            return _row_group(file, columns)
-    _, path = get_filesystem_and_path_or_paths(url)
-    with filesystem.open(path, "rb") as opened, pq.ParquetFile(opened) as file:
+    # By name, Arrow reads without the interpreter's lock.
+    with pq.ParquetFile(pa.BufferReader(fetch(url)) if fetch else url.removeprefix("file://")) as file:
         return _row_group(file, columns)
 
 

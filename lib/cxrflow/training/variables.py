@@ -77,6 +77,6 @@ def _seeds(model) -> list:
 def _like(value: np.ndarray | None, variable) -> np.ndarray:
     if value is None or value.shape != tuple(variable.shape):
         found = "nothing" if value is None else f"the shape {value.shape}"
-        raise UserError(f"--resume: expected {variable.path} of the shape {tuple(variable.shape)} in the checkpoint, "
+        raise UserError(f"--run: expected {variable.path} of the shape {tuple(variable.shape)} in the checkpoint, "
                         f"found {found}; was the network changed since? Train anew with --overwrite")
     return value

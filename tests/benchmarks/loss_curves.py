@@ -1,0 +1,157 @@
+"""The same training on 1, 2 and 4 workers, with the same global batches: the loss of every step, as a picture.
+
+The feed gives the same global batches whatever the number of workers, and augmentation goes by the sample, so a model
+without batch normalisation and dropout (plain) follows the same trajectory up to floating point. What that comes to is
+shown by a control: one worker that takes the rows of each batch in reverse, so that only the order of sums differs. In the
+residual model batch normalisation looks at a worker's part of the batch, and dropout differs by worker: its curves only
+run near each other. For example:
+
+    python tests/benchmarks/loss_curves.py --epochs 4 --launcher horovod
+
+The 5,216 real files at 64 x 64 px are ingested once below build/, or --table. The table goes to standard error; standard
+output ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from ingest import DATA, say, stop
+from program import ROOT
+
+IMAGES = "chest_xray_224"
+SIZE = 64
+TABLE = ROOT / "build" / f"curves-table-{SIZE}"
+GLOBAL_BATCH = 32
+WORKERS = (1, 2, 4)
+MODELS = ("plain", "residual")
+CONTROL = "1 worker, rows reversed"
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each run (4)")
+    parser.add_argument("--launcher", choices=("horovod", "torch"), default="horovod", help="how workers start (horovod)")
+    parser.add_argument("--table", type=Path, help=f"table of cxrflow's with splits train and val ({TABLE}, which is made)")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "loss-curves.png", help="where it is drawn")
+    return parser.parse_args()
+
+
+def open_local_session():
+    from cxrflow.spark.session import open_session
+
+    os.environ["PYSPARK_SUBMIT_ARGS"] = (f"--master local[{max(WORKERS)}] --driver-memory 1g --conf spark.ui.enabled=false "
+                                         "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+    return open_session("cxrflow loss curves")
+
+
+def record(reverse: bool):
+    """A training function, as launchers take it, whose result has the loss of every step over all workers."""
+
+    def train(config, worker) -> dict:
+        import keras
+        import numpy as np
+
+        from cxrflow.training.fit import fit
+
+        losses = []
+        train_on_batch = keras.Model.train_on_batch
+
+        def noted(model, *batch, **options):
+            batch = [part[::-1].copy() for part in batch] if reverse else batch
+            logs = train_on_batch(model, *batch, **options)
+            losses.append(float(logs["loss"]))
+            return logs
+
+        keras.Model.train_on_batch = noted
+        try:
+            summary = fit(config, worker)
+        finally:
+            keras.Model.train_on_batch = train_on_batch
+        return {**summary, "losses": worker.average([np.array(losses)])[0].tolist()}
+
+    return train
+
+
+def run(spark, table: Path, folder: Path, model: str, workers: int, flags: argparse.Namespace, reverse: bool = False) -> dict:
+    from cxrflow.config import TrainConfig
+    from cxrflow.launch import LAUNCHERS
+
+    config = TrainConfig(table=str(table), run=str(folder), model=model, launcher=flags.launcher, workers=workers, seed=1,
+                         epochs=flags.epochs, batch_size=GLOBAL_BATCH // workers, lr_scaling="none")
+    return LAUNCHERS[flags.launcher].load()(record(reverse), config, spark)
+
+
+def apart(found: dict[str, dict], steps: int | None = None) -> dict[str, float]:
+    """The largest relative difference from one worker over the first steps, of each run."""
+    first = np.array(found["1 worker"]["losses"])[:steps]
+    return {name: float(np.max(np.abs(np.array(run["losses"])[:steps] - first) / first)) for name, run in found.items()}
+
+
+def draw(found: dict[str, dict[str, dict]], picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+    # Told apart without colour too.
+    styles = dict(zip(["1 worker", "2 workers", "4 workers", CONTROL],
+                      [("#0072b2", "-", 4), ("#e69f00", "--", 2), ("#000000", ":", 1.3), ("#999999", "-", 1)], strict=True))
+    for axis, model in zip(axes, MODELS, strict=False):
+        for name, result in found[model].items():
+            color, line, width = styles[name]
+            smooth = np.convolve(result["losses"], np.ones(10) / 10, "valid")
+            axis.plot(np.arange(len(smooth)) + 10, smooth, color=color, linestyle=line, linewidth=width, label=name)
+        axis.set(title=f"{model}: loss, mean of 10 steps", xlabel="step", ylabel="nats")
+        axis.legend(frameon=False, fontsize=8)
+    first = np.array(found["plain"]["1 worker"]["losses"])
+    for name, result in list(found["plain"].items())[1:]:
+        color, line, _ = styles[name]
+        difference = np.maximum(np.abs(np.array(result["losses"]) - first) / first, 1e-8)
+        axes[2].semilogy(np.arange(len(first)) + 1, difference, color=color, linestyle=line, linewidth=1, label=name)
+    axes[2].set(title="plain: relative difference from 1 worker", xlabel="step")
+    axes[2].legend(frameon=False, fontsize=8)
+    figure.savefig(picture, dpi=110)
+
+
+def main() -> None:
+    flags = parse_flags()
+    table = flags.table or TABLE
+    if not (table / "manifest.json").exists() and (flags.table or not (flags.data / IMAGES).is_dir()):
+        stop(f"expected a table at {table} or the folder {flags.data / IMAGES}, found neither")
+    from cxrflow.config import IngestConfig
+    from cxrflow.spark.ingest import ingest
+
+    spark = open_local_session()
+    if not (table / "manifest.json").exists():
+        ingest(spark, IngestConfig(images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE))
+    found: dict[str, dict[str, dict]] = {model: {} for model in MODELS}
+    with tempfile.TemporaryDirectory(prefix="loss-curves-", dir=ROOT / "build") as scratch:
+        for model in MODELS:
+            for workers in WORKERS:
+                name = f"{workers} worker{'s' if workers > 1 else ''}"
+                found[model][name] = run(spark, table.resolve(), Path(scratch, f"{model}-{workers}"), model, workers, flags)
+        found["plain"][CONTROL] = run(spark, table.resolve(), Path(scratch, "control"), "plain", 1, flags, reverse=True)
+    spark.stop()
+    draw(found, flags.picture)
+    steps = len(found["plain"]["1 worker"]["losses"]) // flags.epochs
+    say("\n| model | run | " + " | ".join(f"epoch {n + 1}" for n in range(flags.epochs)) + " | best val AUC |")
+    say("| --- | --- |" + " ---: |" * (flags.epochs + 1))
+    for model, runs in found.items():
+        for name, result in runs.items():
+            means = np.array(result["losses"]).reshape(flags.epochs, steps).mean(axis=1)
+            say(f"| {model} | {name} | " + " | ".join(f"{mean:.5f}" for mean in means) + f" | {result['val_auc']:.4f} |")
+    print(json.dumps({"launcher": flags.launcher, "epochs": flags.epochs, "global_batch": GLOBAL_BATCH, "steps": steps,
+                      "difference_first_20_steps": {model: apart(runs, 20) for model, runs in found.items()},
+                      "difference_first_epoch": {model: apart(runs, steps) for model, runs in found.items()}}))
+
+
+if __name__ == "__main__":
+    main()
