@@ -193,8 +193,8 @@ class TrainConfig:
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)
         parse_bytes("--cache-size", self.cache_size)
-        _require(not self.cache or "://" not in self.cache,
-                 f"--cache: expected a folder on each worker's own disk, got {self.cache!r}")
+        _require(self.cache is None or self.cache.startswith("/"),
+                 f"--cache: expected the full path of a folder on each worker's own disk, got {self.cache!r}")
         _require(self.checkpoint_seconds >= 0,
                  f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
         _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")

@@ -133,7 +133,7 @@ class _Child:
             raise _Ended
         try:
             content, places = self._results.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: in the middle of a message
             raise _Ended from None
         return pickle.loads(content, buffers=self._shared.get(places))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 
 from cxrflow import storage
 from cxrflow.errors import UserError
+
+log = logging.getLogger(__name__)
 
 NAME = "_lease.json"
 RENEW_SECONDS = 20.0
@@ -37,10 +40,11 @@ class Lease:
             try:
                 self.check()
                 storage.write_bytes(self._url, _content(self._token))
-            except RuntimeError:
+            except RuntimeError as error:
+                log.error("%s", error)
                 return
-            except OSError:
-                continue  # the next renewal may succeed, and the commit checks again
+            except Exception as error:  # a store's client has kinds of its own; the next renewal may succeed
+                log.warning("%s: could not be renewed, trying again in %.0f s (%s)", self._url, every, error)
 
 
 @contextmanager
@@ -70,9 +74,12 @@ def hold(folder: str, flag: str, renew_seconds: float = RENEW_SECONDS, stale_sec
     finally:
         stop.set()
         renewal.join()
-        holder = _read(url)
-        if holder is not None and holder.get("token") == token:
-            storage.remove(url)
+        try:
+            holder = _read(url)
+            if holder is not None and holder.get("token") == token:
+                storage.remove(url)
+        except Exception as error:  # the work is done; a lease that stays ends by itself
+            log.warning("%s: could not be removed (%s)", url, error)
 
 
 def _content(token: str) -> bytes:

@@ -144,8 +144,9 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run."""
-        if not storage.exists(self.config):
+        if not storage.exists(self.config) and not storage.exists(self.checkpoints):
             return
-        for url in [self.config, self.history, self.model, self.metrics, self.scores, self.report, self.checkpoints,
-                    *map(self.picture, PICTURES)]:
+        # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
+        for url in [self.checkpoints, self.history, self.model, self.metrics, self.scores, self.report,
+                    *map(self.picture, PICTURES), self.config]:
             storage.remove(url)

@@ -29,7 +29,7 @@ FILE_COST = 2**14
 # With fewer patients of a label, where their quantiles lie says little of those to come.
 FEWEST_PATIENTS = 100
 
-# So much shorter or longer than the others a task may be, where that saves cutting a shard in two.
+# So far, in parts of an even share, a task's beginning may be moved where that saves cutting a shard in two.
 UNEVEN = 0.15
 
 
@@ -224,7 +224,7 @@ def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sha
     together later.
     """
     catalog.execute("""
-        CREATE TABLE placed AS SELECT *, sum(cost) OVER in_order AS reached,
+        CREATE TEMP TABLE placed AS SELECT *, sum(cost) OVER in_order AS reached,
             (row_number() OVER (PARTITION BY split ORDER BY mixed) - 1) // ? AS shard
         FROM (SELECT path, split, size + ? AS cost, md5(path) AS mixed FROM work)
         WINDOW in_order AS (ORDER BY split, mixed ROWS UNBOUNDED PRECEDING)""", [shard_rows, FILE_COST])
@@ -232,7 +232,7 @@ def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sha
         catalog, "SELECT max(reached) AS reached FROM placed GROUP BY split, shard ORDER BY reached")]
     if not ends:
         return []
-    catalog.execute("CREATE TABLE cuts (begins DOUBLE, task INTEGER)")
+    catalog.execute("CREATE TEMP TABLE cuts (begins DOUBLE, task INTEGER)")
     catalog.executemany("INSERT INTO cuts VALUES (?, ?)", list(zip(cut_tasks(ends, tasks), range(tasks), strict=True)))
     catalog.execute("""
         UPDATE work SET task = shared.task FROM (
@@ -250,8 +250,8 @@ def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sha
 
 
 def cut_tasks(shard_ends: list[float], tasks: int) -> list[float]:
-    """Where each task begins, in bytes from the first: each has as many, but for UNEVEN of them where a shard ends
-    near. ``shard_ends``: where each shard ends, ascending; the last is the sum of all."""
+    """Where each task begins, in bytes from the first: at even shares, or where a shard ends within UNEVEN of one from
+    there. ``shard_ends``: where each shard ends, ascending; the last is the sum of all."""
     share = shard_ends[-1] / tasks
     begins = [0.0]
     for task in range(1, tasks):

@@ -95,6 +95,7 @@ def train(spark, config: TrainConfig) -> dict:
         return finished
     preflight(spark, config)
     with lease.hold(config.run, "--run"):
+        _check(config)  # another run may have ended meanwhile
         return find_launcher(config.launcher).load()(_fit, config, spark)
 
 

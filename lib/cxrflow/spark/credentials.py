@@ -56,6 +56,8 @@ def take_from_submit() -> None:
     _give(environment(lambda name: conf.get(f"spark.hadoop.{name}")), os.environ, _this_has)
 
 
+_OTHER_LOGINS = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                 "AWS_CONTAINER_CREDENTIALS_FULL_URI"}
 _workers_have: dict[str, str] = {}
 _this_has: dict[str, str] = {}
 """What was given by us, and may be replaced: tokens end, and a notebook's session is given new ones."""
@@ -65,8 +67,10 @@ def _give(found: dict[str, str], there: MutableMapping[str, str], ours: dict[str
     """Put into ``there`` what it lacks; of a login all or nothing, since a key of one and a secret of another open
     nothing."""
     theirs = {variable for variable, value in there.items() if ours.get(variable) != value}
-    if "AWS_ACCESS_KEY_ID" in theirs:
+    if theirs & (set(_LOGIN.values()) | _OTHER_LOGINS):
         theirs |= set(_LOGIN.values())
+    if "AWS_ENDPOINT_URL" in theirs:  # ours, of S3 alone, would outrank it
+        theirs.add("AWS_ENDPOINT_URL_S3")
     given = {variable: value for variable, value in found.items() if variable not in theirs}
     if given == ours:
         return

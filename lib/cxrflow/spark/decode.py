@@ -137,6 +137,8 @@ class DecodeTask:
                 refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
                 continue
             if row["split"] not in pending:
+                if pending:  # splits that take turns would keep a buffer each, beside the spare one
+                    spare.clear()
                 pending[row["split"]] = _Pending(spare.pop() if spare else self._memory_for_pixels())
             samples = pending[row["split"]]
             samples.add(known, decoded)

@@ -3,6 +3,7 @@ to rename, which object stores lack. Whoever collects the files' names decides w
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class _PartWriter:
             return
         place, counts = storage.join(self.folder, f"{uuid.uuid4().hex}.parquet"), Counter()
         with storage.open_file(place, "wb") as file, pq.ParquetWriter(file, self.schema) as writer:
-            for table in (first, *tables):
+            for table in itertools.chain([first], tables):
                 writer.write_table(table)
                 counts.update(zip(*(table[name].to_pylist() for name in self.counted), strict=True)
                               if self.counted else {(): table.num_rows})

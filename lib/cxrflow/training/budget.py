@@ -43,9 +43,12 @@ def size_feed(shard_rows: list[int], image_bytes: int, *, batch_size: int, worke
             held = _held(shard_rows, image_bytes, batch_size, memory, threads)
             rows = (held // image_bytes - max(shard_rows)) // (streams // workers)  # one more shard is read ahead
             if rows >= max(shard_rows):
-                window = min(shuffle_rows // streams, rows - 2 * max(shard_rows) + 2)
+                keep = sum(shard_rows) * image_bytes <= held
+                window = shuffle_rows // streams
+                if not keep:
+                    window = min(window, rows - 2 * max(shard_rows) + 2)
                 return FeedSize(streams=streams, shuffle_rows=max(1, window) * streams, held_bytes=held,
-                                reader_threads=threads, keep=sum(shard_rows) * image_bytes <= held)
+                                reader_threads=threads, keep=keep)
     least = _least(shard_rows, image_bytes, batch_size, 2 * max(shard_rows))
     raise _too_small(memory, least, shard_rows, image_bytes)
 
@@ -57,9 +60,10 @@ def resize_feed(size: FeedSize, shard_rows: list[int], image_bytes: int, *, batc
     rows = window_rows(size, shard_rows) * (size.streams // math.gcd(size.streams, workers)) + max(shard_rows)
     for threads in range(reader_threads, 0, -1):
         held = _held(shard_rows, image_bytes, batch_size, memory, threads)
-        if rows * image_bytes <= held:
+        keep = sum(shard_rows) * image_bytes <= held
+        if keep or rows * image_bytes <= held:
             return FeedSize(streams=size.streams, shuffle_rows=size.shuffle_rows, held_bytes=held, reader_threads=threads,
-                            keep=sum(shard_rows) * image_bytes <= held)
+                            keep=keep)
     raise _too_small(memory, _least(shard_rows, image_bytes, batch_size, rows), shard_rows, image_bytes)
 
 

@@ -54,4 +54,4 @@ def first_file(url: str, columns: list[str], fetch: Fetch | None) -> Iterator[st
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         path = Path(folder) / "columns.parquet"
         pq.write_table(pa.table({name: pa.array([None], SAMPLES.field(name).type) for name in columns}), path)
-        yield path.as_uri()
+        yield storage.for_petastorm(str(path))
