@@ -6,14 +6,12 @@ import posixpath
 
 from cxrflow import storage
 from cxrflow.manifest import read_generation, read_manifest
-from cxrflow.shards import checksum
+from cxrflow.shards import checksum, read_shard
 
 
 def read_table(table: str, generation: int, part: int) -> dict:
     """Read the manifest and, of the train split, the shard number ``part`` (counted round): its footer and its samples'
     keys. Returns ``shard`` and ``rows``. Raises where they are not those of the driver's manifest."""
-    import pyarrow.parquet as pq
-
     if (found := read_generation(table)) != generation:
         raise ValueError(f"expected the table in its generation {generation}, which the driver sees, found {found}: "
                          "another table, or an old copy")
@@ -21,8 +19,7 @@ def read_table(table: str, generation: int, part: int) -> dict:
     shards = manifest.of_split("train")
     shard = shards[part % len(shards)]
     place = storage.join(table, shard.path)
-    with storage.open_file(place) as opened, pq.ParquetFile(opened) as file:
-        ids = file.read(columns=["sample_id"]).column(0).to_numpy()
+    ids = read_shard(place, columns=["sample_id"])["sample_id"].to_numpy()
     if len(ids) != shard.rows or checksum(ids) != shard.checksum:
         raise ValueError(f"{place}: its samples are not those that the manifest says")
     return {"shard": shard.path, "rows": shard.rows}
