@@ -137,7 +137,8 @@ class TrainConfig:
     run: str
     """New folder for the model, its history and configuration: a path or URL that worker 0 can write."""
     launcher: str = "local"
-    """How workers are started: local (one, in this process), horovod (TensorFlow) or torch (TorchDistributor)."""
+    """How workers are started: local (one, in this process), horovod (TensorFlow), horovodrunner (the same on
+    Databricks) or torch (TorchDistributor)."""
     workers: int = 1
     """Number of training workers; each takes one Spark task slot."""
     epochs: int = 12

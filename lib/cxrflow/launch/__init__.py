@@ -35,6 +35,9 @@ LAUNCHERS = {
     "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
     "horovod": Launcher("cxrflow.launch.horovod", "horovod",
                         "install a C++ compiler and run make setup again, or use --launcher torch", "tensorflow"),
+    "horovodrunner": Launcher("cxrflow.launch.horovodrunner", "sparkdl",
+                              "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere "
+                              "else; use --launcher horovod, or torch on later runtimes", "tensorflow"),
     "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod", "torch"),
 }
 

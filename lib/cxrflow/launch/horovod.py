@@ -26,11 +26,9 @@ class Launch:
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""
-        import horovod.runner.gloo_run as gloo_run
         import horovod.spark
 
-        # Horovod takes Ctrl-C and SIGTERM for itself, which only a main thread can; all it wants is this event.
-        gloo_run.register_shutdown_event = lambda: self._abort
+        leave_signals(self._abort)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         return horovod.spark.run(
             work, args=(function, self._config, threads, self._driver), num_proc=self._config.workers,
@@ -45,9 +43,16 @@ class Launch:
         self._spark.sparkContext.cancelJobGroup(f"horovod.spark.run.{job_id.JOB_ID}")
 
 
-def work(function, config: TrainConfig, threads: int, driver: Address) -> dict:
+def leave_signals(abort: threading.Event) -> None:
+    """Keep Horovod from taking Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event."""
+    import horovod.runner.gloo_run as gloo_run
+
+    gloo_run.register_shutdown_event = lambda: abort
+
+
+def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:
     """What a worker's process does."""
-    with Agent(driver, int(os.environ["HOROVOD_RANK"])) as agent:
+    with Agent(driver, _rank()) as agent:
         # Before TensorFlow is loaded: each worker owns the cores of its task slot and no more.
         os.environ.update(KERAS_BACKEND="tensorflow", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
         import horovod.tensorflow as hvd
@@ -60,6 +65,11 @@ def work(function, config: TrainConfig, threads: int, driver: Address) -> dict:
             return function(config, HorovodWorker(hvd, agent))
         finally:
             hvd.shutdown()
+
+
+def _rank() -> int:
+    """This process' rank before Horovod is loaded: from its own launcher, or from the mpirun of HorovodRunner."""
+    return int(next(os.environ[name] for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ))
 
 
 class HorovodWorker(WatchedWorker):

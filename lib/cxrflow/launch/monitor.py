@@ -21,6 +21,11 @@ WORD_SECONDS = 5.0
 """Between two signs of life of the driver."""
 MESSAGE_BYTES = 500_000
 
+ONCE = ("start", "first train", "first validate")
+"""Phases that take longer than any later one."""
+ALONE = ("start", "feed", "checkpoint")
+"""Phases in which a worker waits for no other."""
+
 
 @dataclass
 class Seen:
@@ -95,15 +100,9 @@ def find_losses(workers: list[Seen], now: float, hang_seconds: float) -> list[Lo
         return [Loss(seen, f"its process is stopped and has not moved for {now - seen.since:.0f} s", hangs=True)
                 for seen in stopped]
     first = min(map(_position, running))
-    alone = [seen for seen in late if seen.at.get("phase") in ALONE]
-    culprits = [seen for seen in alone or late if _position(seen) == first] or alone or late
-    return [Loss(seen, f"it has not moved for {now - seen.since:.0f} s", hangs=True) for seen in culprits]
-
-
-ONCE = ("start", "first train", "first validate")
-"""Phases that take longer than any later one."""
-ALONE = ("start", "feed", "checkpoint")
-"""Phases in which a worker waits for no other."""
+    behind = [seen for seen in running if _position(seen) == first]
+    suspects = [seen for seen in behind if seen.at.get("phase", "start") in ALONE] or behind
+    return [Loss(seen, f"it has not moved for {now - seen.since:.0f} s", hangs=True) for seen in suspects if seen in late]
 
 
 def _position(seen: Seen) -> tuple[int, int]:

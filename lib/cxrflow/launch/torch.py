@@ -37,7 +37,7 @@ class Launch:
         self._spark.sparkContext.cancelJobGroup(self._group)
 
 
-def work(function, config: TrainConfig, threads: int, driver: Address) -> dict:
+def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:
     """What a worker's process does."""
     with Agent(driver, int(os.environ["RANK"])) as agent:
         # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
