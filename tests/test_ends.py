@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,17 @@ def train(table, run, pace, *flags) -> subprocess.Popen:
                             env={**os.environ, "PYTHONPATH": path, "CXRFLOW_PACE": str(pace)})
 
 
-def until_epoch(job: subprocess.Popen, epoch: int) -> str:
+def until_said(job: subprocess.Popen, words: str) -> None:
     said = ""
     for line in job.stderr:
         said += line
-        if f"epoch {epoch}/" in line:
-            return said
+        if words in line:
+            return
     raise AssertionError(said)
+
+
+def until_epoch(job: subprocess.Popen, epoch: int) -> None:
+    until_said(job, f"epoch {epoch}/")
 
 
 def assert_whole(run, table) -> dict:
@@ -66,17 +71,14 @@ def test_a_signal_ends_with_a_checkpoint_of_the_step(table, tmp_path, pace, numb
 def test_the_second_signal_ends_at_once(table, tmp_path, pace):
     with train(table, tmp_path / "run", pace, "--checkpoint-seconds", "1000") as job:
         until_epoch(job, 1)
-        pace.unlink()
-        os.mkfifo(pace)  # the first step from here on waits, and with it the look for a signal
+        os.mkfifo(f"{pace}.hold")  # the next step waits there, and with it the look for a signal
         job.send_signal(signal.SIGINT)
-        # The second within half a second counts as an echo of the first.
-        while job.poll() is None:
-            try:
-                job.wait(0.7)
-            except subprocess.TimeoutExpired:
-                job.send_signal(signal.SIGINT)
+        until_said(job, "once more ends it at once")
+        time.sleep(1)  # within half a second it would count as an echo of the first
+        job.send_signal(signal.SIGINT)
         said = job.stderr.read()
-    assert job.returncode == 130 and "stopped" in said
+        job.wait()
+    assert job.returncode == 130 and "stopped at once" in said and "Traceback" not in said
 
 
 @pytest.fixture

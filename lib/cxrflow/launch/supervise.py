@@ -134,7 +134,6 @@ def _watch(thread: InheritableThread, monitor: Monitor) -> list[Loss]:
             monitor.settle(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
             return monitor.losses()
         if signals.wanted() and deadline is None:
-            log.warning("stopping: waiting for a checkpoint, up to %.0f s; once more ends it at once", STOP_SECONDS)
             monitor.stop()
             deadline = time.monotonic() + STOP_SECONDS
         if deadline is not None and (time.monotonic() > deadline or signals.insisted()):
