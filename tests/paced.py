@@ -7,7 +7,7 @@ import time
 
 def policy(pixels, sample_ids, *, seed, epoch):
     if os.path.exists(os.environ["CXRFLOW_PACE"]):
-        time.sleep(0.1)
+        time.sleep(0.3)
     if os.path.exists(hold := os.environ["CXRFLOW_PACE"] + ".hold"):
         open(hold).close()
     return pixels
