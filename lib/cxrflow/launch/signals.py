@@ -72,7 +72,7 @@ def _note(number: int, _=None) -> None:
     _last = time.monotonic()
     if not echo:
         _received.append(number)
-        if len(_received) > 1:
+        if insisted() and threading.current_thread() is threading.main_thread():
             raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
         log.warning("stopping: a last checkpoint is written first; once more ends it at once")
 
