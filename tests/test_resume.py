@@ -71,7 +71,7 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
     run_local(table, tmp_path / "whole", model, 0, backend=backend)
     run_local(table, tmp_path / "stopped", model, stop, status=9, backend=backend)
     state = read_checkpoint(RunDirectory(str(tmp_path / "stopped"))).state
-    assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) == 2
+    assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) in (2, 3)  # and the best
     run_local(table, tmp_path / "stopped", model, 0, "resume", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
