@@ -84,7 +84,13 @@ class Agent:
         return self
 
     def __exit__(self, kind, error: BaseException | None, _) -> None:
-        self._send({"end": {} if error is None else _describe(error)})
+        failure = {} if error is None else _describe(error)
+        self._send({"end": failure})
+        if failure.get("exchange"):
+            # Of a worker whose peer is gone a stack trace would only hide whose fault it was.
+            print(f"stopped, since the exchange with the other workers broke: {failure['why'].splitlines()[0]}", file=sys.stderr,
+                  flush=True)
+            os._exit(1)
 
     def stop_wanted(self) -> bool:
         """Whether the driver asked for a last checkpoint and the end."""

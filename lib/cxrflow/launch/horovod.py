@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -30,10 +31,26 @@ class Launch:
 
         leave_signals(self._abort)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
-        return horovod.spark.run(
-            work, args=(function, self._config, threads, self._driver), num_proc=self._config.workers,
-            start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
-            env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
+        with self._cancelled_quietly():
+            return horovod.spark.run(
+                work, args=(function, self._config, threads, self._driver), num_proc=self._config.workers,
+                start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
+                env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
+
+    @contextmanager
+    def _cancelled_quietly(self) -> Iterator[None]:
+        """Horovod's thread for the Spark job would show the job's cancellation as a stack trace of Python and Java."""
+        before = threading.excepthook
+
+        def hook(failed) -> None:
+            if not (failed.thread and "run_spark" in failed.thread.name):
+                before(failed)
+
+        threading.excepthook = hook
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""
