@@ -6,23 +6,27 @@ import pytest
 
 from cxrflow.launch.progress import Address, ProgressListener, connect
 
-
-def test_lines_arrive_as_they_are_sent(capsys):
-    with ProgressListener("127.0.0.1") as listener:
-        send = connect(listener.address)
-        send("epoch 1/3: loss 0.5")
-        send("two\x1b[31mparts")
-    assert capsys.readouterr().err == "epoch 1/3: loss 0.5\ntwo[31mparts\n"
+EPOCH = {"event": "epoch", "epoch": 1, "epochs": 3, "loss": 0.5, "val_loss": 0.25, "val_auc": 0.75, "val_accuracy": 0.5,
+         "images_per_second": 10.0, "seconds": 2.0, "seconds_left": 4.0}
 
 
-def test_a_stranger_without_the_key_is_not_heard(capsys):
-    with ProgressListener("127.0.0.1") as listener, socket.create_connection(
+def test_events_arrive_as_they_are_sent():
+    events = []
+    with ProgressListener("127.0.0.1", events.append) as listener:
+        tell = connect(listener.address)
+        tell(EPOCH)
+        tell({"event": "step", "loss": float("inf"), "words": "zwölf\n"})
+    assert events == [EPOCH, {"event": "step", "loss": float("inf"), "words": "zwölf\n"}]
+
+
+def test_a_stranger_without_the_key_is_not_heard():
+    events = []
+    with ProgressListener("127.0.0.1", events.append) as listener, socket.create_connection(
             (listener.address.host, listener.address.port)):  # and one who says nothing
         with pytest.raises((AuthenticationError, OSError, EOFError)):
-            Client((listener.address.host, listener.address.port), authkey=b"wrong").send_bytes(b"spam")
-        send = connect(listener.address)
-        send("rank 0")
-    assert capsys.readouterr().err == "rank 0\n"
+            Client((listener.address.host, listener.address.port), authkey=b"wrong").send_bytes(b'{"event": "spam"}')
+        connect(listener.address)({"event": "start"})
+    assert events == [{"event": "start"}]
 
 
 def test_a_launch_in_which_no_worker_came_ends(capsys):
@@ -34,6 +38,6 @@ def test_a_launch_in_which_no_worker_came_ends(capsys):
 def test_an_unreachable_driver_does_not_stop_training(capsys):
     with ProgressListener("127.0.0.1") as listener:
         gone = listener.address
-    connect(Address(gone.host, gone.port, gone.key))("epoch 1/3")
+    connect(Address(gone.host, gone.port, gone.key))(EPOCH)
     said = capsys.readouterr().err
-    assert "cannot reach the driver" in said and said.endswith("epoch 1/3\n")
+    assert "cannot reach the driver" in said and said.splitlines()[-1].startswith("epoch 1/3: loss 0.5000")

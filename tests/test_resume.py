@@ -75,6 +75,10 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
     run_local(table, tmp_path / "stopped", model, 0, "resume", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
+    events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
+    assert [event["status"] for event in events if event["event"] == "end"] == ["killed", "finished"]
+    starts = [event for event in events if event["event"] == "start"]
+    assert [event["images"] for event in starts] == [0, state["epoch"] * starts[0]["images_per_epoch"] + state["samples"]]
 
 
 def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):

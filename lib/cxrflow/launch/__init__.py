@@ -1,7 +1,8 @@
 """Starting workers: one file a launcher, chosen by name.
 
-A launcher takes ``function(config, worker)`` and its configuration, runs it on every worker, and returns what rank 0
-returned. Its module is loaded when it is chosen, since each needs packages of its own.
+A launcher takes ``function(config, worker)`` and its configuration, runs it on every worker, hands the events that
+rank 0 tells to ``record`` on the driver, and returns what rank 0 returned. Its module is loaded when it is chosen,
+since each needs packages of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Launcher:
     """Keras' backend on its workers."""
 
     def load(self):
-        """The function ``launch(function, config, spark)``."""
+        """The function ``launch(function, config, spark, record)``."""
         return importlib.import_module(self.module).launch
 
 

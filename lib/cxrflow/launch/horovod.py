@@ -11,15 +11,17 @@ import numpy as np
 from cxrflow.config import TrainConfig
 from cxrflow.launch.progress import Address, ProgressListener, connect
 from cxrflow.launch.worker import Worker
+from cxrflow.watch.terminal import show
 
 START_SECONDS = 120
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None) -> dict:
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None,
+           record: Callable[[dict], None] = show) -> dict:
     import horovod.spark
 
     threads = spark.conf.get("spark.task.cpus", "1")
-    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
+    with ProgressListener(spark.conf.get("spark.driver.host"), record) as progress:
         results = horovod.spark.run(
             _main, args=(function, config, int(threads), progress.address), num_proc=config.workers,
             start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
@@ -49,7 +51,7 @@ class HorovodWorker(Worker):
         self._hvd = hvd
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         if self.rank == 0:
-            self.say = connect(progress)
+            self.tell = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         return self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)

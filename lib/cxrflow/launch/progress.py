@@ -1,12 +1,13 @@
-"""Rank 0's progress on the driver's terminal, as it goes, whatever the launcher.
+"""Rank 0's events on the driver, as they happen, whatever the launcher.
 
 Horovod hands a worker's output on in blocks of 64 kB, which for a few lines an epoch means at the end. So rank 0 sends
-its lines to the driver itself, over a connection that a random key authenticates (HMAC, as ``multiprocessing``
-does it). Only bytes are exchanged and nothing is unpickled.
+its events to the driver itself, over a connection that a random key authenticates (HMAC, as ``multiprocessing``
+does it). Each is one JSON object, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
-MAX_BYTES = 10_000  # of one line
+from cxrflow.watch.terminal import show
+
+MAX_BYTES = 10_000  # of one event
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5
 
@@ -32,10 +35,11 @@ class Address:
 
 
 class ProgressListener:
-    """Writes the lines of one sender to standard error; a context manager around a launch."""
+    """Hands one sender's events to ``record``; a context manager around a launch."""
 
-    def __init__(self, host: str):
+    def __init__(self, host: str, record: Callable[[dict], None] = show):
         """``host``: the driver's address as executors reach it (``spark.driver.host``)."""
+        self._record = record
         try:
             self._socket = socket.create_server((host, 0))
         except OSError:  # behind a translated address, as in a container, the name is not this machine's own
@@ -73,34 +77,33 @@ class ProgressListener:
                 deliver_challenge(connection, self.address.key)
                 answer_challenge(connection, self.address.key)
                 self._relay(connection)
-            except (AuthenticationError, OSError, EOFError):
+            except (AuthenticationError, OSError, EOFError, ValueError):
                 pass  # a stranger without the key, or a sender that died
 
     def _relay(self, connection: Connection) -> None:
-        """Write what comes until the sender ends, or has nothing more to say after the launch is over."""
+        """Hand on what comes until the sender ends, or has nothing more to say after the launch is over."""
         while connection.poll(POLL_SECONDS) or not self._over.is_set():
             if connection.poll():
-                text = connection.recv_bytes(MAX_BYTES).decode(errors="replace")
-                print("".join(char for char in text if char.isprintable()), file=sys.stderr, flush=True)
+                self._record(json.loads(connection.recv_bytes(MAX_BYTES)))
 
 
-def connect(address: Address) -> Callable[[str], None]:
-    """A function that sends a line to the driver.
+def connect(address: Address) -> Callable[[dict], None]:
+    """A function that sends an event to the driver.
 
-    Progress never stops training: where the driver cannot be reached, lines go to standard error.
+    Progress never stops training: where the driver cannot be reached, events go to standard error.
     """
     try:
         connection = _open(address)
     except (AuthenticationError, OSError, EOFError) as error:
-        say(f"rank 0 (process {os.getpid()}) cannot reach the driver at {address.host}:{address.port} ({error}); "
-            "its progress stays in this log")
-        return say
+        print(f"rank 0 (process {os.getpid()}) cannot reach the driver at {address.host}:{address.port} ({error}); "
+              "its progress stays in this log", file=sys.stderr, flush=True)
+        return show
 
-    def send(line: str) -> None:
+    def send(event: dict) -> None:
         try:
-            connection.send_bytes(line.encode()[:MAX_BYTES])
+            connection.send_bytes(json.dumps(event).encode())
         except OSError:
-            say(line)
+            show(event)
 
     return send
 
@@ -120,8 +123,3 @@ def _open(address: Address) -> Connection:
     answer_challenge(connection, address.key)
     deliver_challenge(connection, address.key)
     return connection
-
-
-def say(line: str) -> None:
-    """Write a line to this process' standard error."""
-    print(line, file=sys.stderr, flush=True)

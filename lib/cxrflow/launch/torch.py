@@ -12,14 +12,16 @@ import numpy as np
 from cxrflow.config import TrainConfig
 from cxrflow.launch.progress import Address, ProgressListener, connect
 from cxrflow.launch.worker import Worker
+from cxrflow.watch.terminal import show
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None) -> dict:
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None,
+           record: Callable[[dict], None] = show) -> dict:
     from pyspark.ml.torch.distributor import TorchDistributor
 
     threads = spark.conf.get("spark.task.cpus", "1")
     distributor = TorchDistributor(num_processes=config.workers, local_mode=False, use_gpu=False)
-    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
+    with ProgressListener(spark.conf.get("spark.driver.host"), record) as progress:
         return distributor.run(_main, function, config, int(threads), progress.address)
 
 
@@ -56,7 +58,7 @@ class TorchWorker(Worker):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])
         if self.rank == 0:
-            self.say = connect(progress)
+            self.tell = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         import torch

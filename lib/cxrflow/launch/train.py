@@ -18,6 +18,7 @@ from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import check_resumable, goes_on, has_checkpoint, read_checkpoint
 from cxrflow.training.models import check_model
 from cxrflow.training.summary import summarise
+from cxrflow.watch.recorder import Recorder, check_watch
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def _check(config: TrainConfig) -> None:
     find_launcher(config.launcher)
     check_model(config.model)
     find_policy(config.augment)
+    check_watch(config)
     if config.launcher == "local" and config.workers != 1:
         raise UserError(f"--workers: expected 1 with the local launcher, got {config.workers}; "
                         "use --launcher horovod or torch for more")
@@ -96,7 +98,8 @@ def train(spark, config: TrainConfig) -> dict:
     preflight(spark, config)
     with lease.hold(config.run, "--run"):
         _check(config)  # another run may have ended meanwhile
-        return find_launcher(config.launcher).load()(_fit, config, spark)
+        with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
+            return find_launcher(config.launcher).load()(_fit, config, spark, recorder.record)
 
 
 def _finished(config: TrainConfig) -> dict | None:

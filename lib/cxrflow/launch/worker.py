@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cxrflow.launch.progress import say
+from cxrflow.watch.terminal import show
 
 
 class Worker:
@@ -22,8 +22,8 @@ class Worker:
     """Number of workers."""
     local_rank: int = 0
     """Which of the workers on this machine."""
-    say: Callable[[str], None] = staticmethod(say)
-    """Show a line to the person who started the job; rank 0 alone has something to say."""
+    tell: Callable[[dict], None] = staticmethod(show)
+    """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
 
     def average_gradients(self, gradients: list) -> list:
         """The mean over all workers of each tensor of Keras' backend, in one exchange; called in the train step."""
