@@ -1,13 +1,31 @@
 """A launcher's contract: a function and plain data go out to real workers, rank 0's result comes back."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from cxrflow.config import TrainConfig
-from cxrflow.launch import LAUNCHERS
+from cxrflow.errors import JobError, UserError
+from cxrflow.launch import find_launcher
+from cxrflow.launch.local import launch
+from cxrflow.launch.supervise import supervise
 
 
-@pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_workers_know_each_other_and_exchange(spark, launcher, tmp_path):
+def run(spark, config, function, record=lambda event: None):
+    return supervise(spark, config, function, lambda config: config, record)
+
+
+@pytest.fixture
+def horovod_runner(monkeypatch):
+    """HorovodRunner's contract, kept with Horovod's own ways to start processes."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "databricks"))
+    yield
+    sys.modules.pop("sparkdl", None)
+
+
+@pytest.mark.parametrize("launcher", ["horovod", "horovodrunner", "torch"])
+def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, tmp_path):
     """And what rank 0 tells is on the driver while the workers still work."""
     def exchange(config, worker):  # nested, so that it travels by value: workers cannot import this file
         import os
@@ -39,8 +57,9 @@ def test_workers_know_each_other_and_exchange(spark, launcher, tmp_path):
         (tmp_path / "heard").touch()
 
     config = TrainConfig(table="t", run=str(tmp_path / "heard"), launcher=launcher, workers=2, seed=42)
-    assert LAUNCHERS[launcher].load()(exchange, config, spark, record) == {
-        "heard": True, "rank": 0, "size": 2, "seed": 42, "gradients": [[[1.5, 1.5], [1.5, 1.5]], [5.5, 5.5, 5.5]],
+    assert run(spark, config, exchange, record) == {
+        "restarts": 0, "lost": [], "heard": True, "rank": 0, "size": 2, "seed": 42,
+        "gradients": [[[1.5, 1.5], [1.5, 1.5]], [5.5, 5.5, 5.5]],
         "average": [[0.5, 5.0]], "broadcast": [[7.0]], "gather": [0, 1, 2]}
     assert told == [{"event": "start", "images": 7}]
 
@@ -52,17 +71,22 @@ def test_what_the_local_worker_tells_is_recorded_at_once():
         worker.tell({"event": "start"})
         return {"told": list(told)}
 
-    assert LAUNCHERS["local"].load()(tell, TrainConfig(table="t", run="r"), record=told.append) == {"told": [{"event": "start"}]}
+    assert launch(tell, TrainConfig(table="t", run="r"), told.append) == {"told": [{"event": "start"}]}
 
 
-@pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_a_worker_that_fails_ends_the_launch_with_its_words(spark, launcher, capfd):
+@pytest.mark.parametrize(("launcher", "raised", "expected"), [
+    ("horovod", OSError, JobError), ("torch", OSError, JobError), ("torch", UserError, UserError)])
+def test_a_worker_that_fails_ends_the_launch_with_its_words(spark, launcher, raised, expected):
     def fail(config, worker):
         if worker.rank == 1:
-            raise OSError("the disk of rank 1 is gone")
+            raise raised("the disk of rank 1 is gone")
         worker.average([__import__("numpy").zeros(1)])  # waits for rank 1
 
     config = TrainConfig(table="t", run="r", launcher=launcher, workers=2)
-    with pytest.raises(Exception):
-        LAUNCHERS[launcher].load()(fail, config, spark)
-    assert "the disk of rank 1 is gone" in capfd.readouterr().err
+    with pytest.raises(expected, match="the disk of rank 1 is gone.* \\(worker 1"):
+        run(spark, config, fail)
+
+
+def test_without_horovod_runner_the_runtimes_that_have_it_are_named():
+    with pytest.raises(UserError, match=r"sparkdl is not installed; it comes with Databricks Runtime .* 15.4 LTS ML"):
+        find_launcher("horovodrunner")

@@ -6,13 +6,18 @@ import os
 from collections.abc import Callable
 
 from cxrflow.config import TrainConfig
+from cxrflow.launch import signals
 from cxrflow.launch.worker import Worker
-from cxrflow.watch.terminal import show
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None,
-           record: Callable[[dict], None] = show) -> dict:
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, record: Callable[[dict], None]) -> dict:
+    """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells. Raises
+    Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     worker = Worker()
     worker.tell = record
-    return function(config, worker)
+    with signals.held(None):
+        result = function(config, worker)
+        if result.get("stopped"):
+            raise signals.stopped(result)
+        return result

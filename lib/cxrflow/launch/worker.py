@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cxrflow.launch import signals
+from cxrflow.launch.agent import Agent
 from cxrflow.watch.terminal import show
 
 
@@ -25,6 +27,13 @@ class Worker:
     tell: Callable[[dict], None] = staticmethod(show)
     """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
 
+    def at(self, phase: str, **where) -> None:
+        """Say what this worker begins to do, and where (``epoch``, ``step``, ``shard``), for whoever watches over it."""
+
+    def stop_wanted(self) -> bool:
+        """Whether somebody asked for a last checkpoint and the end; what rank 0 hears is decisive."""
+        return signals.wanted()
+
     def average_gradients(self, gradients: list) -> list:
         """The mean over all workers of each tensor of Keras' backend, in one exchange; called in the train step."""
         return gradients
@@ -40,3 +49,18 @@ class Worker:
     def gather(self, array: np.ndarray) -> np.ndarray:
         """All workers' arrays, laid end to end along the first axis in order of rank."""
         return array
+
+
+class WatchedWorker(Worker):
+    """A worker with an agent, through which it talks to the driver."""
+
+    agent: Agent
+
+    def tell(self, event: dict) -> None:
+        self.agent.tell(event)
+
+    def at(self, phase: str, **where) -> None:
+        self.agent.at(phase, **where)
+
+    def stop_wanted(self) -> bool:
+        return self.agent.stop_wanted()

@@ -56,13 +56,17 @@ FIELDS: dict[str, dict[str, str]] = {
         "epoch": "epochs that are over",
         "images": "fed since the run began; what comes after is redone if the run stops now",
     },
+    "restart": {
+        "why": "which worker was lost where, and how that showed; a start follows",
+        "workers": "number of workers from now on",
+    },
     "end": {
         "status": "finished, failed, or killed (Ctrl-C or a signal); a driver that died at once leaves no such line",
         "error": "what failed; only then",
     },
 }
 """Fields of each event, beside ``event`` (its name) and ``time`` (seconds since 1970 UTC, by the driver's clock). Times
-and shares are floats, counts are integers; a loss that is not a number is null in JSON."""
+and shares are floats, counts are integers; what is not a number is null in JSON."""
 
 _CURVES = {
     "step": {

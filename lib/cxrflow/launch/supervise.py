@@ -1,0 +1,178 @@
+"""Workers that are watched while they train: who is lost is named, and training starts again from the last checkpoint
+with what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from pyspark.sql import SparkSession
+from pyspark.util import InheritableThread
+
+from cxrflow.config import TrainConfig
+from cxrflow.errors import JobError, UserError
+from cxrflow.launch import find_launcher, signals
+from cxrflow.launch.monitor import Loss, Monitor
+from cxrflow.spark.session import exclude_host_of, wait_for_slots
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 5.0
+"""For the others to show what a worker's end did to them."""
+END_SECONDS = 20.0
+"""For a launcher to give up, once all its workers have ended; then it is left alone."""
+STOP_SECONDS = 60.0
+"""For a last checkpoint, after Ctrl-C or SIGTERM."""
+SLOTS_SECONDS = 30.0
+"""For the task slots of a lost worker to come back, before it is gone on with fewer."""
+
+
+class WorkersLost(Exception):
+    """Workers that could go on no more, for no fault of the training itself."""
+
+    def __init__(self, losses: list[Loss], why: str):
+        super().__init__(why)
+        self.losses = losses
+
+
+def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig], TrainConfig],
+              record: Callable[[dict], None]) -> dict:
+    """Run ``function(config, worker)`` on the launcher's workers until it ends, and return what it returned on rank 0, with
+    ``restarts`` and ``lost``. ``record`` is called with the events (``watch.events``) that rank 0 tells, and of each restart.
+
+    After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config)`` makes
+    of the configuration and as many workers as there are task slots within ``SLOTS_SECONDS``, at least
+    ``config.min_workers``. Raises UserError or JobError with a worker's own reason where it failed by itself, JobError where
+    too many were lost, and Stopped after Ctrl-C or SIGTERM.
+    """
+    lost: list[str] = []
+    with signals.held(spark):
+        while True:
+            try:
+                result = _attempt(spark, config, function, record)
+                return {**result, "restarts": len(lost), "lost": lost}
+            except WorkersLost as error:
+                lost.append(str(error))
+                if signals.wanted():
+                    raise signals.stopped_without("a worker was lost meanwhile") from None
+                if len(lost) > config.max_restarts:
+                    raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
+                                   "The same command goes on from the last checkpoint") from None
+                config = _next(spark, again(config), error)
+                record({"event": "restart", "why": str(error), "workers": config.workers})
+
+
+def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> TrainConfig:
+    """The configuration of the next attempt, with the workers that there is room for."""
+    excluded = frozenset().union(*(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent))
+    free = wait_for_slots(spark, config.workers, SLOTS_SECONDS, excluded)
+    if free < config.min_workers:
+        raise JobError(f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. The same command "
+                       "goes on from the last checkpoint")
+    workers = min(config.workers, free)
+    log.warning("starting again with %d workers", workers)
+    return dataclasses.replace(config, workers=workers)
+
+
+def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, record: Callable[[dict], None]) -> dict:
+    """One launch. Raises WorkersLost, or what a worker's own failure means."""
+    with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, record) as monitor:
+        launch = _Launch(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
+        try:
+            losses = _watch(launch, monitor)
+            if not losses and launch.result is not None:
+                monitor.settle(SETTLE_SECONDS)  # rank 0's last events come another way than its result
+                if launch.result.get("stopped"):
+                    raise signals.stopped(launch.result)
+                return launch.result
+            if not losses:
+                monitor.settle(SETTLE_SECONDS)
+                losses = monitor.losses()
+            if hanging := [loss.seen.rank for loss in losses if loss.hangs]:
+                monitor.dump(hanging)
+                time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
+            failures = monitor.failures()
+        finally:
+            launch.end(monitor)
+        if signals.wanted() and not losses:
+            raise signals.stopped_without("it took too long, or was asked for twice")
+        for failed in failures:
+            if not failed.end["exchange"]:
+                why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
+                raise UserError(why) if failed.end["user"] else JobError(why)
+        raise _lost(losses, failures, monitor, launch.error)
+
+
+class _Launch:
+    """A launcher at work in a thread of its own: it may wait for ever for a machine that is gone, and can be left behind
+    there."""
+
+    def __init__(self, launch, function: Callable):
+        self._launch, self._function = launch, function
+        self.result: dict | None = None
+        self.error: BaseException | None = None
+        self._thread = InheritableThread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._launch.run(self._function)
+        except BaseException as error:  # of all kinds that launchers have
+            self.error = error
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def end(self, monitor: Monitor) -> None:
+        """End the workers, and the launcher with them."""
+        if self.wait(0):
+            return
+        monitor.kill()
+        monitor.settle(SETTLE_SECONDS)
+        self._launch.cancel()
+        if not self.wait(END_SECONDS):
+            log.warning("the launcher does not end; it is left behind")
+
+
+def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
+    """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, until it takes too
+    long."""
+    deadline = named = None
+    while not launch.wait(POLL_SECONDS):
+        if not named and (named := monitor.names()):
+            log.info("training on: %s", ", ".join(named))
+        losses = monitor.losses()
+        if losses or monitor.failures():
+            # The others fail because of it, within moments: whose fault it was shows when all have been heard.
+            monitor.settle(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
+            return monitor.losses()
+        if signals.wanted() and deadline is None:
+            monitor.stop()
+            deadline = time.monotonic() + STOP_SECONDS
+        if signals.insisted() or (deadline is not None and time.monotonic() > deadline):
+            return []
+    return []
+
+
+def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:
+    """Names the workers with their last words."""
+    if losses:
+        why = "; ".join(f"{loss.seen.name()} was lost {loss.seen.place()}: {loss.why}" for loss in losses)
+        ranks = [loss.seen.rank for loss in losses]
+    elif failures:
+        why = "; ".join(f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in failures)
+        ranks = [seen.rank for seen in failures]
+    else:
+        why, ranks = f"the launcher failed: {type(error).__name__}: {error}", []
+    log.warning("%s", why)
+    for rank in ranks:
+        if lines := monitor.lines(rank):
+            log.warning("last lines of worker %d:", rank)
+            for line in lines:
+                log.warning("  %s", line)
+    return WorkersLost(losses, why.splitlines()[0])
