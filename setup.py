@@ -18,6 +18,9 @@ EXTRAS = {
     "delta": ["deltalake>=1"],
     # Its releases go with fsspec's of the same name.
     "s3": ["s3fs>=2025.2"],
+    # Watching a training. Both are on Databricks' ML runtimes.
+    "tensorboard": ["tensorboard>=2.14"],
+    "mlflow": ["mlflow-skinny>=2.13"],
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
     # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
     "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",

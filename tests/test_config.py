@@ -12,7 +12,7 @@ FLAGS = {
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "model", "height", "width",
                          "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "positive_label",
                          "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
-                         "resume", "overwrite", "preflight_only"},
+                         "resume", "tensorboard", "mlflow", "overwrite", "preflight_only"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
     config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},
     config.ReportConfig: {"run", "predictions", "examples"},
@@ -54,7 +54,7 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
 
 @pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
                                     {"lr_scaling": "cubic"}, {"warmup_epochs": -1.0},
-                                    {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}])
+                                    {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "}])
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "horovod", "sklearn", "PIL"]
+HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "horovod", "sklearn", "PIL", "tensorboard", "mlflow"]
 
 
 @pytest.mark.parametrize(("module", "allowed"), [
@@ -19,6 +19,10 @@ HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "
     ("cxrflow.spark.ingest", {"pyspark", "PIL"}),
     ("cxrflow.spark.predict", {"pyspark", "PIL", "sklearn"}),
     ("cxrflow.launch.train", set()),
+    ("cxrflow.watch.recorder", set()),
+    ("cxrflow.watch.tensorboard", {"tensorboard"}),  # and not TensorFlow, which tensorboard loads where it can
+    ("cxrflow.watch.mlflow", {"mlflow", "pyspark"}),  # MLflow itself imports pyspark
+    ("cxrflow.training.progress", set()),
     ("cxrflow.preflight.probe", set()),
     ("cxrflow.preflight.check", set()),
     ("cxrflow.spark.preflight", {"pyspark"}),

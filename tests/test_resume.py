@@ -75,6 +75,10 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
     run_local(table, tmp_path / "stopped", model, 0, "resume", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
+    events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
+    assert [event["status"] for event in events if event["event"] == "end"] == ["killed", "finished"]
+    starts = [event for event in events if event["event"] == "start"]
+    assert [event["images"] for event in starts] == [0, state["epoch"] * starts[0]["images_per_epoch"] + state["samples"]]
 
 
 def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):
@@ -105,7 +109,7 @@ def test_two_workers_stop_inside_an_epoch_and_one_of_the_other_launcher_goes_on(
     whole = TrainConfig(run=str(tmp_path / "whole"), launcher=first[0], workers=1, batch_size=8, **settings)
     train(spark, whole)
     stopped = TrainConfig(run=str(tmp_path / "run"), launcher=first[0], workers=2, batch_size=4, **settings)
-    assert supervise(spark, stopped, stopping_at(2), lambda config: config)["was_stopped"]
+    assert supervise(spark, stopped, stopping_at(2), lambda config: config, lambda event: None)["was_stopped"]
     assert read_checkpoint(RunDirectory(stopped.run)).state["samples"] == 16
     train(spark, TrainConfig(run=stopped.run, launcher=then[0], workers=1, batch_size=8, **settings))
     np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=2e-4)

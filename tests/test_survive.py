@@ -202,6 +202,9 @@ def test_lost_workers_are_named_and_training_ends_with_the_model(start, cluster,
     assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
     assert (job.run / "model.keras").exists()
     assert job.training_processes() == []
+    assert [event["why"] for event in events(job, "restart")] == result["lost"]
+    places = [event["images"] for event in events(job, "start")]
+    assert len(places) == 5 and places == sorted(set(places)) and [end["status"] for end in events(job, "end")] == ["finished"]
 
 
 @pytest.mark.parametrize(("launcher", "stop", "status"), [
@@ -226,6 +229,12 @@ def test_a_driver_that_is_killed_or_told_to_stop_leaves_no_process_and_the_same_
     history = json.loads((job.run / "history.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in history] == list(range(1, EPOCHS + 1))
     assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
+    assert [end["status"] for end in events(job, "end")][-2:] == ["killed", "finished"]
+
+
+def events(job: Job, kind: str) -> list[dict]:
+    lines = map(json.loads, (job.run / "events.jsonl").read_text().splitlines())
+    return [event for event in lines if event["event"] == kind]
 
 
 def checkpoint(job: Job) -> str:

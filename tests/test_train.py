@@ -15,16 +15,21 @@ from cxrflow.config import EvaluateConfig, PredictConfig, ReportConfig, TrainCon
 from cxrflow.errors import UserError
 from cxrflow.launch.train import check_train, train
 from cxrflow.manifest import read_manifest
+from cxrflow.watch.events import FIELDS
 
 EPOCHS = 3
 
 
 @pytest.fixture(scope="module", params=["horovod", "torch"])
 def trained(request, spark, table, tmp_path_factory):
-    """(result, run directory) of two workers."""
+    """(result, run directory) of two workers; MLflow's store is beside it."""
     run = tmp_path_factory.mktemp(request.param) / "run"
-    result = train(spark, TrainConfig(table=str(table), run=str(run), launcher=request.param, workers=2, epochs=EPOCHS,
-                                      batch_size=4, augment="none"))  # three epochs are too few to fit changing images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", (run.parent / "mlruns").as_uri())
+        result = train(spark, TrainConfig(
+            table=str(table), run=str(run), launcher=request.param, workers=2, epochs=EPOCHS, batch_size=4,
+            augment="none", mlflow="xrays"))  # three epochs are too few to fit changing images
     return result, run
 
 
@@ -35,7 +40,38 @@ def test_two_workers_train_and_rank_0_writes_the_run(trained):
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
     assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
     assert history["best"]["val_auc"] == max(epoch["val_auc"] for epoch in history["epochs"]) == result["val_auc"]
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "history.json", "model.keras"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.json", "events.jsonl", "history.json", "mlflow.json", "model.keras", "tensorboard"]
+
+
+def test_the_driver_recorded_what_rank_0_did(trained):
+    result, run = trained
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    epochs = json.loads((run / "history.json").read_text())["epochs"]
+    assert [event["event"] for event in events] == ["start", *["step", "checkpoint", "epoch"] * EPOCHS, "end"]
+    assert events[0]["workers"] == 2 and events[0]["backend"] == result["backend"]
+    for event in events:
+        assert event.keys() == {"event", "time", *FIELDS[event["event"]]} - {"exchange_share", "error"}
+    for event, record in zip((event for event in events if event["event"] == "epoch"), epochs, strict=True):
+        assert all(event[name] == record[name] for name in ("epoch", "loss", "val_auc", "images_per_second"))
+        assert event["images"] == event["epoch"] * events[0]["images_per_epoch"]
+    for event in events:
+        if event["event"] == "step":
+            shares = [event[f"{part}_share"] for part in ("feed", "augment", "step", "other")]
+            assert all(share >= 0 for share in shares) and 0.9 < sum(shares) <= 1
+    assert events[-1]["status"] == "finished" and events[-2]["seconds_left"] == 0
+
+
+def test_mlflow_has_what_the_driver_recorded(trained, monkeypatch):
+    from mlflow import MlflowClient
+
+    result, run = trained
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = MlflowClient((run.parent / "mlruns").as_uri())
+    found = client.get_run(json.loads((run / "mlflow.json").read_text())["run_id"])
+    assert found.info.status == "FINISHED" and found.data.metrics["best/val_auc"] == result["val_auc"]
+    history = client.get_metric_history(found.info.run_id, "val/loss")
+    assert len(history) == EPOCHS and "model.keras" in [file.path for file in client.list_artifacts(found.info.run_id)]
 
 
 LOAD = """

@@ -190,6 +190,12 @@ class TrainConfig:
     resume: str = "auto"
     """What happens where the run directory holds a run: auto goes on from its last checkpoint, also inside an epoch and with
     another number of workers, and does nothing where it is finished; never is an error."""
+    tensorboard: bool = True
+    """Write RUN/tensorboard, which tensorboard --logdir RUN/tensorboard shows; nothing where the driver has no package
+    tensorboard (TensorFlow brings it)."""
+    mlflow: str | None = None
+    """MLflow experiment to record the run in, made if there is none; on Databricks a full path such as
+    /Users/me@example.com/xrays. Where MLflow is, its own settings say (MLFLOW_TRACKING_URI). Needs mlflow-skinny."""
     overwrite: bool = False
     """Replace the run directory if it holds a run."""
     preflight_only: bool = False
@@ -212,6 +218,7 @@ class TrainConfig:
                  f"--min-workers: expected a number from 1 to --workers ({self.workers}), got {self.min_workers}")
         _require(self.hang_seconds >= 10, f"--hang-seconds: expected 10 or more, got {self.hang_seconds:g}")
         _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")
+        _require(self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),

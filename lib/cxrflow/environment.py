@@ -26,6 +26,8 @@ PACKAGES = [
     ("duckdb", "duckdb", "the catalog of an ingest"),
     ("deltalake", "deltalake", "writes Delta tables"),
     ("s3fs", "s3fs", "reads and writes S3"),
+    ("tensorboard", "tensorboard", "shows a training's curves"),
+    ("mlflow-skinny", "mlflow", "records a training in MLflow"),
 ]
 
 

@@ -131,6 +131,9 @@ class RunDirectory:
         self.scores = storage.join(url, "scores.parquet")
         self.report = storage.join(url, "report.html")
         self.checkpoints = storage.join(url, "checkpoints")
+        self.events = storage.join(url, "events.jsonl")
+        self.tensorboard = storage.join(url, "tensorboard")
+        self.mlflow = storage.join(url, "mlflow.json")
 
     def picture(self, name: str) -> str:
         return storage.join(self.url, f"{name}.png")
@@ -142,9 +145,14 @@ class RunDirectory:
                             f"{self.url!r}; run jobs/{made_by}.py first or name another folder")
         return json.loads(storage.read_bytes(url))
 
+    def holds_run(self) -> bool:
+        """Whether a run wrote here; one that died before its first checkpoint has not."""
+        return storage.exists(self.config) or storage.exists(self.checkpoints)
+
     def clear(self) -> None:
-        """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run."""
-        if not storage.exists(self.config) and not storage.exists(self.checkpoints):
+        """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run. What
+        watching wrote is the driver's to remove (``watch.recorder``)."""
+        if not self.holds_run():
             return
         # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
         for url in [self.checkpoints, self.history, self.model, self.metrics, self.scores, self.report,

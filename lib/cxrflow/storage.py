@@ -144,6 +144,23 @@ def write_bytes(url: str, data: bytes) -> None:
         raise
 
 
+def append(url: str, data: bytes) -> None:
+    """Add to the end of a file of this machine or of a mount, all of it or nothing; the file is made if there is none.
+
+    Raises OSError, also where the mount cannot append, as those of object stores.
+    """
+    path = absolute(url)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def create(url: str, data: bytes) -> bool:
     """Write a new file; False, and nothing written, where there is one already.
 

@@ -10,11 +10,14 @@ from cxrflow.launch import signals
 from cxrflow.launch.worker import Worker
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig) -> dict:
-    """What ``function(config, worker)`` returns. Raises Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, record: Callable[[dict], None]) -> dict:
+    """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells. Raises
+    Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    worker = Worker()
+    worker.tell = record
     with signals.held(None):
-        result = function(config, Worker())
+        result = function(config, worker)
         if result.get("stopped"):
             raise signals.stopped(result)
         return result

@@ -38,9 +38,10 @@ class WorkersLost(Exception):
         self.losses = losses
 
 
-def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig], TrainConfig]) -> dict:
+def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig], TrainConfig],
+              record: Callable[[dict], None]) -> dict:
     """Run ``function(config, worker)`` on the launcher's workers until it ends, and return what it returned on rank 0, with
-    ``restarts`` and ``lost``.
+    ``restarts`` and ``lost``. ``record`` is called with the events (``watch.events``) that rank 0 tells, and of each restart.
 
     After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config)`` makes
     of the configuration and as many workers as there are task slots within ``SLOTS_SECONDS``, at least
@@ -51,7 +52,7 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
     with signals.held(spark):
         while True:
             try:
-                result = _attempt(spark, config, function)
+                result = _attempt(spark, config, function, record)
                 return {**result, "restarts": len(lost), "lost": lost}
             except WorkersLost as error:
                 lost.append(str(error))
@@ -61,6 +62,7 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
                     raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
                                    "The same command goes on from the last checkpoint") from None
                 config = _next(spark, again(config), error)
+                record({"event": "restart", "why": str(error), "workers": config.workers})
 
 
 def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> TrainConfig:
@@ -75,13 +77,14 @@ def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> Train
     return dataclasses.replace(config, workers=workers)
 
 
-def _attempt(spark: SparkSession, config: TrainConfig, function: Callable) -> dict:
+def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, record: Callable[[dict], None]) -> dict:
     """One launch. Raises WorkersLost, or what a worker's own failure means."""
-    with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, _show) as monitor:
+    with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, record) as monitor:
         launch = _Launch(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
         try:
             losses = _watch(launch, monitor)
             if not losses and launch.result is not None:
+                monitor.settle(SETTLE_SECONDS)  # rank 0's last events come another way than its result
                 if launch.result.get("stopped"):
                     raise signals.stopped(launch.result)
                 return launch.result
@@ -154,10 +157,6 @@ def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
         if signals.insisted() or (deadline is not None and time.monotonic() > deadline):
             return []
     return []
-
-
-def _show(event: dict) -> None:
-    log.info("%s", "".join(char for char in event["line"] if char.isprintable()))
 
 
 def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:

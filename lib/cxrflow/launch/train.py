@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 
 from cxrflow import lease, storage
 from cxrflow.config import TrainConfig
@@ -19,6 +20,7 @@ from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import check_resumable, goes_on, has_checkpoint, read_checkpoint
 from cxrflow.training.models import check_model
 from cxrflow.training.summary import summarise
+from cxrflow.watch.recorder import Recorder, check_watch
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def _check(config: TrainConfig) -> None:
     find_launcher(config.launcher)
     check_model(config.model)
     find_policy(config.augment)
+    check_watch(config)
     if config.launcher == "local" and config.workers != 1:
         raise UserError(f"--workers: expected 1 with the local launcher, got {config.workers}; "
                         "use --launcher horovod or torch for more")
@@ -97,14 +100,19 @@ def train(spark, config: TrainConfig) -> dict:
     preflight(spark, config)
     with lease.hold(config.run, "--run") as held:
         _check(config)  # another run may have ended meanwhile
-        function = functools.partial(_fit, job=held.token)
-        if config.launcher == "local":
-            from cxrflow.launch.local import launch
+        with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
+            return _launch(spark, config, held.token, recorder.record)
 
-            return launch(function, config)
-        from cxrflow.launch.supervise import supervise
 
-        return supervise(spark, config, function, functools.partial(_again, job=held.token))
+def _launch(spark, config: TrainConfig, job: str, record: Callable[[dict], None]) -> dict:
+    function = functools.partial(_fit, job=job)
+    if config.launcher == "local":
+        from cxrflow.launch.local import launch
+
+        return launch(function, config, record)
+    from cxrflow.launch.supervise import supervise
+
+    return supervise(spark, config, function, functools.partial(_again, job=job), record)
 
 
 def _again(config: TrainConfig, job: str) -> TrainConfig:

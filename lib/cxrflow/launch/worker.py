@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from cxrflow.launch import signals
 from cxrflow.launch.agent import Agent
+from cxrflow.watch.terminal import show
 
 
 class Worker:
@@ -23,10 +24,8 @@ class Worker:
     """Number of workers."""
     local_rank: int = 0
     """Which of the workers on this machine."""
-
-    def say(self, line: str) -> None:
-        """Show a line to the person who started the job; rank 0 alone has something to say."""
-        print(line, file=sys.stderr, flush=True)
+    tell: Callable[[dict], None] = staticmethod(show)
+    """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
 
     def at(self, phase: str, **where) -> None:
         """Say what this worker begins to do, and where (``epoch``, ``step``, ``shard``), for whoever watches over it."""
@@ -57,8 +56,8 @@ class WatchedWorker(Worker):
 
     agent: Agent
 
-    def say(self, line: str) -> None:
-        self.agent.tell({"line": line})
+    def tell(self, event: dict) -> None:
+        self.agent.tell(event)
 
     def at(self, phase: str, **where) -> None:
         self.agent.at(phase, **where)

@@ -27,8 +27,8 @@ LOOK_STEPS = 20
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
 FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "cache", "cache_size",
-        "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "overwrite",
-        "preflight_only"}
+        "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard",
+        "mlflow", "overwrite", "preflight_only"}
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,11 @@ from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
+from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
 from cxrflow.training.source import find_fetch
 from cxrflow.training.summary import summarise
 from cxrflow.training.variables import capture, restore
-
-PROGRESS_SECONDS = 5.0
 
 
 def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
@@ -106,6 +105,9 @@ class _Trainer:
         self._begun: set[str] = set()
         if self._epochs and worker.rank == 0:  # the run may have died between its checkpoint and the files after it
             self._write_results(self._start["samples"] == 0)
+        self._progress = Progress(config, worker, self._train.plan(), self._val.plan())
+        if self.first_epoch < config.epochs:
+            self._progress.start(self.first_epoch, self._start["samples"], keras.backend.backend())
 
     def _read_checkpoint(self) -> Checkpoint:
         """The run's last one, or the beginning; only rank 0 reads."""
@@ -150,6 +152,7 @@ class _Trainer:
         self._worker.at("checkpoint", epoch=epoch)
         with self._writing():
             write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
+        self._progress.checkpoint(epoch, samples)
 
     def _claim(self) -> None:
         """Before anything else is written: remove an older run, and say what this one is."""
@@ -208,7 +211,7 @@ class _Trainer:
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
-            self._say(record)
+        self._progress.end_epoch(record)
         return True
 
     def _train_epoch(self, epoch: int, first: int) -> tuple[float, dict] | None:
@@ -218,23 +221,27 @@ class _Trainer:
         resumed = first > 0
         # What was counted before the run was resumed is rank 0's; the others begin anew.
         fed = Ledger(self._train.shards, self._fed_before if resumed and self._worker.rank == 0 else None)
-        progress = _Progress(self._config, self._worker, plan.steps, epoch)
+        self._progress.begin_epoch(epoch, plan)
         before, total = self._start["loss"] if resumed else 0.0, 0.0
         with closing(self._train.epoch(epoch, first)) as batches:
             for step, batch in enumerate(self._watched(batches, "train", epoch)):
+                self._progress.mark("feed")
                 self._model.reset_metrics()  # Keras reports a running mean; the step's own loss is wanted
                 pixels = augment(self._policy, batch.pixels, batch.sample_ids, seed=self._config.seed, epoch=epoch)
+                self._progress.mark("augment")
                 logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
+                self._progress.mark("step")
                 fed.add(batch.shards, batch.sample_ids)
                 loss = self._checked(float(logs["loss"]), epoch, step)
                 total += loss * plan.step_samples(step)
-                progress.step(step, loss, plan.step_samples(step))
+                self._progress.step(step, loss, self._learning_rate)
                 word = self._clock.due(step)
                 if word != GO_ON and step + 1 < plan.steps:
                     self._checkpoint(epoch, plan.fed_before(step + 1), before + self._mean(total), fed)
                     if word == STOP:
                         self._stopped_at = {"epochs": epoch, "samples": plan.fed_before(step + 1)}
                         return None
+                self._progress.mark("other")
         return (before + self._mean(total)) / plan.samples, fed.combined(self._worker).close()
 
     def _watched(self, batches: Iterable[Batch], phase: str, epoch: int) -> Iterator[Batch]:
@@ -304,12 +311,6 @@ class _Trainer:
             raise JobError(f"cannot write the run directory {self._run.url}: {error}. The checkpoints that it holds are whole; "
                            "make room for more, and the same command goes on from the last") from error
 
-    def _say(self, record: dict) -> None:
-        self._worker.say(
-            f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
-            f"{record['val_loss']:.4f}, val AUC {record['val_auc']:.4f}, val accuracy {record['val_accuracy']:.3f}, "
-            f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s")
-
     def stopped(self) -> dict:
         """What is said of a run that was told to stop."""
         return {"stopped": True, **self._stopped_at}
@@ -317,26 +318,6 @@ class _Trainer:
     def finish(self) -> dict:
         """The summary of the run."""
         return summarise(self._epochs, self._best, self._run.url, workers=self._worker.size, backend=keras.backend.backend())
-
-
-class _Progress:
-    """A line every few seconds from rank 0: where training is, and when it will end."""
-
-    def __init__(self, config: TrainConfig, worker: Worker, steps: int, epoch: int):
-        self._config, self._worker, self._steps, self._epoch = config, worker, steps, epoch
-        self._started = self._said = time.monotonic()
-        self._images = 0
-
-    def step(self, step: int, loss: float, images: int) -> None:
-        now = time.monotonic()
-        self._images += images
-        if self._worker.rank != 0 or now - self._said < PROGRESS_SECONDS:
-            return
-        self._said = now
-        pace = (step + 1) / (now - self._started)
-        left = (self._steps - step - 1 + (self._config.epochs - self._epoch - 1) * self._steps) / pace
-        self._worker.say(f"epoch {self._epoch + 1}/{self._config.epochs}, step {step + 1}/{self._steps}: loss {loss:.4f}, "
-            f"{self._images / (now - self._started):.0f} images/s, {left / 60:.1f} min left")
 
 
 def positive_label(config: TrainConfig, manifest: Manifest) -> int:

@@ -1,0 +1,134 @@
+"""Who records a training's events on the driver."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from importlib.util import find_spec
+
+from cxrflow import storage
+from cxrflow.config import TrainConfig
+from cxrflow.errors import UserError
+from cxrflow.manifest import RunDirectory
+from cxrflow.watch.channel import Channel, Sink, plain_words
+from cxrflow.watch.terminal import show
+
+log = logging.getLogger(__name__)
+
+OPEN_SECONDS = 30.0
+"""To reach MLflow, before training begins."""
+CLOSE_SECONDS = 60.0
+"""For the sinks to take what happened last, and for MLflow to take the model."""
+
+
+def check_watch(config: TrainConfig) -> None:
+    """Raise UserError where what is asked for is not installed."""
+    if config.mlflow is not None and find_spec("mlflow") is None:
+        raise UserError("--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; "
+                        "pip install 'cxrflow[mlflow]', or leave --mlflow out")
+
+
+class Recorder:
+    """Shows events on the terminal and hands them to the other sinks; a context manager around a training, whose end it
+    tells as well.
+
+    Of a run that replaces another one, the files in the run directory are written from its first checkpoint on, as all
+    its other files are: until then the other run is whole.
+    """
+
+    def __init__(self, config: TrainConfig, goes_on: bool):
+        """``config.run`` is absolute. ``goes_on``: whether training goes on with the run directory's run."""
+        self._config, self._goes_on = config, goes_on
+        self._run = RunDirectory(config.run)
+        self._replaces = not goes_on and self._run.holds_run()
+        self._held: list[dict] = []
+        self._channels: list[Channel] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Recorder:
+        """Raises UserError where a new run cannot reach MLflow: better now than after a night."""
+        if not self._goes_on and not self._replaces:
+            self._remove_old()  # of a run that died before its first checkpoint
+        if self._config.mlflow is not None:
+            self._open_mlflow()
+        if not self._replaces:
+            self._open_files()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _) -> None:
+        if error is None:
+            self.record({"event": "end", "status": "finished"})
+        elif isinstance(error, Exception):
+            self.record({"event": "end", "status": "failed", "error": plain_words(error)})
+        else:  # KeyboardInterrupt, or SystemExit of a signal's handler
+            self.record({"event": "end", "status": "killed"})
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for channel in self._channels:
+            channel.close(max(0.0, deadline - time.monotonic()))
+
+    def record(self, event: dict) -> None:
+        """Record an event of ``events.FIELDS``, or of another kind: plain data with ``event``, its name. Never raises,
+        and does not wait for any sink."""
+        try:
+            event = {"event": event["event"], "time": time.time(), **event}
+            with self._lock:
+                show(event)
+                self._pass_on(event)
+        except Exception as error:
+            log.warning("an event is not recorded, training goes on (%s)", plain_words(error))
+
+    def _pass_on(self, event: dict) -> None:
+        if self._replaces:
+            self._held.append(event)
+            if event["event"] == "checkpoint":
+                self._replaces = False
+                self._remove_old()  # before MLflow's sink hears of the checkpoint, for it writes there too
+                for channel in self._open_files():
+                    for held in self._held[:-1]:
+                        channel.record(held)
+                self._held.clear()
+        for channel in self._channels:
+            channel.record(event)
+
+    def _remove_old(self) -> None:
+        for url in (self._run.events, self._run.tensorboard, self._run.mlflow):
+            storage.remove(url)
+
+    def _open_files(self) -> list[Channel]:
+        channels = [Channel("events.jsonl", self._json_lines)]
+        if self._config.tensorboard and find_spec("tensorboard") is None:
+            log.info("no files for TensorBoard: the package tensorboard is not installed on the driver")
+        elif self._config.tensorboard:
+            log.info("watch with: tensorboard --logdir %s", self._run.tensorboard)
+            channels.append(Channel("TensorBoard", self._tensorboard))
+        self._channels += channels
+        return channels
+
+    def _open_mlflow(self) -> None:
+        # A run that goes on does not wait for it: a night's job that is started again must outlive MLflow's pauses.
+        seconds = None if self._goes_on else OPEN_SECONDS
+        try:
+            self._channels.append(Channel("MLflow", self._mlflow, seconds))
+        except Exception as error:  # MLflow's own, or those of a store that it opens
+            raise UserError(
+                f"--mlflow: expected an MLflow that takes a run of the experiment {self._config.mlflow!r} within "
+                f"{OPEN_SECONDS:.0f} s, got {plain_words(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
+                "driver's environment, or leave --mlflow out") from None
+
+    # Each sink's packages are loaded in its own thread.
+
+    def _json_lines(self) -> Sink:
+        from cxrflow.watch.jsonl import JsonLines
+
+        return JsonLines(self._run.events)
+
+    def _tensorboard(self) -> Sink:
+        from cxrflow.watch.tensorboard import TensorBoard
+
+        return TensorBoard(self._run.tensorboard)
+
+    def _mlflow(self) -> Sink:
+        from cxrflow.watch.mlflow import MLflow
+
+        return MLflow(self._config, goes_on=self._goes_on, replaces=self._replaces)

@@ -1,0 +1,48 @@
+"""Events as lines for the person who started the job."""
+
+from __future__ import annotations
+
+import sys
+
+
+def show(event: dict) -> None:
+    """Write the event's line to standard error; most have none."""
+    line = line_of(event)
+    if line is not None:
+        print("".join(char for char in line if char.isprintable()), file=sys.stderr, flush=True)
+
+
+def line_of(event: dict) -> str | None:
+    """The line of an event; None where it has nothing for the terminal."""
+    make = {"start": _start, "step": _step, "epoch": _epoch}.get(event["event"])
+    return make(event) if make else None
+
+
+def _start(event: dict) -> str:
+    workers = "1 worker trains" if event["workers"] == 1 else f"{event['workers']} workers train"
+    whole = (f"{workers} with {event['backend']}: {event['epochs']} epochs of {event['images_per_epoch']} images, "
+             f"{event['steps_per_epoch']} steps each")
+    return f"{whole}; going on in epoch {event['epoch']}" if event["images"] else whole
+
+
+def _step(event: dict) -> str | None:
+    if event["step"] == event["steps"]:
+        return None  # the epoch's own line follows
+    return (f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
+            f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s, "
+            f"{duration(event['seconds_left'])} left")
+
+
+def _epoch(event: dict) -> str:
+    left = f", {duration(event['seconds_left'])} left" if event["epoch"] < event["epochs"] else ""
+    return (f"epoch {event['epoch']}/{event['epochs']}: loss {event['loss']:.4f}, val loss {event['val_loss']:.4f}, "
+            f"val AUC {event['val_auc']:.4f}, val accuracy {event['val_accuracy']:.3f}, "
+            f"{event['images_per_second']:.0f} images/s, {duration(event['seconds'])}{left}")
+
+
+def duration(seconds: float) -> str:
+    """A length of time to two figures or so: 42 s, 12 min, 3 h 20 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,102 @@
+"""What a training tells of itself, on a watch that the test sets."""
+
+import pytest
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.worker import Worker
+from cxrflow.training import progress
+from cxrflow.training.plan import EpochPlan
+from cxrflow.training.progress import Progress
+from cxrflow.watch.events import FIELDS
+
+TRAIN, VAL = [100] * 10, [100] * 3  # 100 and 30 steps of two workers
+FEED, STEP, SCORE, COMPILE = 0.5, 1.0, 0.4, 20.0
+
+
+class Watch:
+    """A clock that only work moves."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def plan(rows, epoch=0, first=0):
+    return EpochPlan(shard_rows=rows, workers=2, batch_size=5, seed=0, epoch=epoch, first_sample=first)
+
+
+def simulate(monkeypatch, epochs, first=0, rank=0):
+    """The events of a training whose parts take a known time, each with ``at``; and when it ended."""
+    watch, events = Watch(), []
+    monkeypatch.setattr(progress, "time", watch)
+    worker = Worker()
+    worker.rank, worker.size = rank, 2
+    worker.tell = lambda event: events.append({**event, "at": watch.now})
+    told = Progress(TrainConfig(table="t", run="r", epochs=epochs, batch_size=5), worker, plan(TRAIN), plan(VAL))
+    told.start(0, first, "torch")
+    for epoch in range(epochs):
+        todo = plan(TRAIN, epoch, first if epoch == 0 else 0)
+        told.begin_epoch(epoch, todo)
+        for step in range(todo.steps):
+            watch.now += FEED
+            told.mark("feed")
+            watch.now += STEP + (COMPILE if epoch == step == 0 else 0.0)
+            told.mark("step")
+            told.step(step, float(step), lambda: 0.125)
+        watch.now += SCORE * 30
+        told.checkpoint(epoch + 1, 0)
+        told.end_epoch({"epoch": epoch + 1, "loss": 0.5, "val_loss": 0.5, "val_auc": 0.5, "val_accuracy": 0.5,
+                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "fed": {"samples": 1000}})
+    return events, watch.now
+
+
+def of(events, kind):
+    return [event for event in events if event["event"] == kind]
+
+
+def test_time_left_counts_validation_and_all_epochs(monkeypatch):
+    events, end = simulate(monkeypatch, epochs=4)
+    steps, epochs = of(events, "step"), of(events, "epoch")
+    assert [event["seconds_left"] for event in epochs] == pytest.approx([end - event["at"] for event in epochs])
+    measured = [event for event in steps if event["epoch"] > 1]
+    assert [event["seconds_left"] for event in measured] == pytest.approx([end - event["at"] for event in measured])
+    # Until a validation has been seen its time is a guess: here a third of 1.5 s a step, where it takes 0.4.
+    guessed = [event for event in steps if event["epoch"] == 1]
+    assert [event["seconds_left"] for event in guessed] == pytest.approx(
+        [end - event["at"] + 4 * 30 * (0.5 - SCORE) for event in guessed])
+
+
+def test_steps_are_told_every_five_seconds_and_at_the_end_of_an_epoch(monkeypatch):
+    events, _ = simulate(monkeypatch, epochs=2)
+    steps = of(events, "step")
+    # 1.5 s a step: every fourth is the first after five seconds. The first one of all, which compiles, is left out.
+    assert [event["step"] for event in steps] == [*range(5, 100, 4), 100, *range(4, 101, 4)]
+    assert [event["images"] for event in steps[:2]] == [50, 90] and steps[-1]["images"] == 2000
+    assert steps[0]["loss"] == pytest.approx((1 + 2 + 3 + 4) / 4)
+    assert {event["learning_rate"] for event in steps} == {0.125}
+    for event in steps:
+        assert event["images_per_second"] == pytest.approx(10 / 1.5)
+        assert event["feed_share"] == pytest.approx(1 / 3) and event["step_share"] == pytest.approx(2 / 3)
+
+
+def test_images_go_on_where_a_run_goes_on(monkeypatch):
+    events, _ = simulate(monkeypatch, epochs=2, first=900)
+    assert of(events, "start")[0]["images"] == 900
+    assert [(event["step"], event["steps"], event["images"]) for event in of(events, "step")][:4] == [
+        (5, 10, 950), (9, 10, 990), (10, 10, 1000), (4, 100, 1040)]
+    assert [event["images"] for event in of(events, "epoch")] == [1000, 2000]
+    assert [event["images"] for event in of(events, "checkpoint")] == [1000, 2000]
+
+
+def test_fields_are_the_documented_ones(monkeypatch):
+    events, _ = simulate(monkeypatch, epochs=1)
+    for kind in ("start", "epoch", "checkpoint"):
+        assert of(events, kind)[0].keys() == {"event", "at", *FIELDS[kind]}
+    assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {
+        "augment_share", "other_share", "exchange_share"}  # which this training has not
+
+
+def test_other_workers_tell_nothing(monkeypatch):
+    assert simulate(monkeypatch, epochs=1, rank=1)[0] == []

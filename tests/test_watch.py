@@ -1,0 +1,381 @@
+"""The driver's recorder with its real sinks: files, S3, TensorBoard as its own loader reads it, MLflow's file store."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.directory_watcher import DirectoryDeletedError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cxrflow import storage
+from cxrflow.config import TrainConfig
+from cxrflow.errors import UserError
+from cxrflow.watch import channel, growing, recorder
+from cxrflow.watch.growing import GrowingFile
+from cxrflow.watch.jsonl import JsonLines
+from cxrflow.watch.recorder import Recorder, check_watch
+from cxrflow.watch.terminal import duration, line_of
+from s3_server import S3Server
+
+IMAGES = 1000
+
+
+def start(images=0):
+    return {"event": "start", "epoch": images // IMAGES + 1, "epochs": 3, "images": images, "images_per_epoch": IMAGES,
+            "steps_per_epoch": 100, "workers": 2, "batch_size": 5, "backend": "torch"}
+
+
+def step(images, loss=0.5):
+    return {"event": "step", "epoch": images // IMAGES + 1, "epochs": 3, "step": images % IMAGES // 10, "steps": 100,
+            "images": images, "loss": loss, "learning_rate": 0.1, "images_per_second": 20.0, "feed_share": 0.25,
+            "step_share": 0.5, "exchange_share": 0.125, "seconds_left": 8000.0}
+
+
+def epoch(number, val_loss=0.25):
+    return {"event": "epoch", "epoch": number, "epochs": 3, "images": number * IMAGES, "loss": 0.5, "val_loss": val_loss,
+            "val_auc": 0.75, "val_accuracy": 0.625, "learning_rate": 0.1, "images_per_second": 20.0, "seconds": 50.0,
+            "seconds_left": 100.0}
+
+
+def checkpoint(images):
+    return {"event": "checkpoint", "epoch": images // IMAGES, "images": images}
+
+
+def config(run, **changes):
+    return TrainConfig(table="/table", run=str(run), **changes)
+
+
+def recorded(settings, *events, goes_on=False):
+    """Record the events of a training that ends as it should."""
+    with Recorder(settings, goes_on) as watch:
+        for event in events:
+            watch.record(event)
+
+
+def lines(run):
+    return [json.loads(line) for line in storage.read_bytes(storage.join(str(run), "events.jsonl")).splitlines()]
+
+
+def kinds(run):
+    return [(line["event"], line.get("images")) for line in lines(run)]
+
+
+def curve(run, name):
+    """(step, value) of a curve as TensorBoard shows it."""
+    loaded = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0}).Reload()
+    return [(point.step, point.value) for point in loaded.Scalars(name)]
+
+
+def test_every_event_is_a_line(tmp_path):
+    before = time.time()
+    recorded(config(tmp_path), start(), step(500), step(900, float("nan")), checkpoint(IMAGES), epoch(1))
+    assert [{name: value for name, value in line.items() if name != "time"} for line in lines(tmp_path)] == [
+        start(), step(500), {**step(900), "loss": None}, checkpoint(IMAGES), epoch(1),
+        {"event": "end", "status": "finished"}]
+    times = [line["time"] for line in lines(tmp_path)]
+    assert before <= times[0] and times == sorted(times) and times[-1] <= time.time()
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    recorded(config(tmp_path), start(), step(500, 0.75), step(900, 0.5), checkpoint(IMAGES), epoch(1))
+    assert curve(tmp_path, "train/loss") == [(500, 0.75), (900, 0.5)]
+    assert curve(tmp_path, "time/exchange_share") == [(500, 0.125), (900, 0.125)]
+    assert curve(tmp_path, "val/auc") == [(1000, 0.75)]
+
+
+def test_a_run_that_goes_on_adds_to_its_files_and_tensorboard_drops_what_was_redone(tmp_path):
+    recorded(config(tmp_path), start(), step(IMAGES, 1.0), checkpoint(IMAGES), epoch(1), step(1800, 2.0))
+    recorded(config(tmp_path, workers=4), start(IMAGES), step(1700, 3.0), epoch(2), goes_on=True)
+    assert kinds(tmp_path) == [
+        ("start", 0), ("step", 1000), ("checkpoint", 1000), ("epoch", 1000), ("step", 1800), ("end", None),
+        ("start", 1000), ("step", 1700), ("epoch", 2000), ("end", None)]
+    assert curve(tmp_path, "train/loss") == [(1000, 1.0), (1700, 3.0)]
+    assert [step for step, _ in curve(tmp_path, "val/auc")] == [1000, 2000]
+
+
+def test_a_restart_within_one_job_does_so_too(tmp_path):
+    recorded(config(tmp_path), start(), step(400, 1.0), checkpoint(500), step(800, 2.0), start(500), step(700, 3.0))
+    assert curve(tmp_path, "train/loss") == [(400, 1.0), (700, 3.0)]
+
+
+def test_no_tensorboard_files_where_none_are_wanted(tmp_path):
+    recorded(config(tmp_path, tensorboard=False), start())
+    assert os.listdir(tmp_path) == ["events.jsonl"]
+
+
+def test_a_new_run_leaves_the_old_one_whole_until_its_first_checkpoint(tmp_path):
+    recorded(config(tmp_path), start(), step(500, 1.0), checkpoint(IMAGES))
+    (tmp_path / "config.json").write_text("{}")
+    before = kinds(tmp_path)
+    with pytest.raises(OSError, match="disk"), Recorder(config(tmp_path, overwrite=True), False) as watch:
+        watch.record(start())
+        watch.record(step(300, 2.0))
+        raise OSError("disk")
+    assert kinds(tmp_path) == before and curve(tmp_path, "train/loss") == [(500, 1.0)]
+    recorded(config(tmp_path, overwrite=True), start(), step(300, 3.0), checkpoint(400), step(600, 4.0))
+    assert kinds(tmp_path) == [("start", 0), ("step", 300), ("checkpoint", 400), ("step", 600), ("end", None)]
+    assert curve(tmp_path, "train/loss") == [(300, 3.0), (600, 4.0)]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    recorded(config(tmp_path), start(), step(500, 1.0))
+    recorded(config(tmp_path), start(), step(300, 2.0))
+    assert kinds(tmp_path) == [("start", 0), ("step", 300), ("end", None)]
+    assert curve(tmp_path, "train/loss") == [(300, 2.0)]
+
+
+RECORD = """
+import sys
+from cxrflow.config import TrainConfig
+from cxrflow.watch.recorder import Recorder
+with Recorder(TrainConfig(table="/t", run=sys.argv[1]), goes_on=False) as watch:
+    for line in sys.stdin:
+        watch.record(eval(line))
+"""
+
+
+def test_a_driver_that_is_killed_has_lost_nothing_and_its_run_goes_on(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", RECORD, str(tmp_path)], stdin=subprocess.PIPE, text=True) as driver:
+        for event in (start(), step(400, 1.0), checkpoint(500)):
+            driver.stdin.write(f"{event!r}\n")
+        driver.stdin.flush()
+        wait_for(lambda: len(kinds(tmp_path)) == 3 and curve(tmp_path, "train/loss"))
+        driver.send_signal(signal.SIGKILL)
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"event": "step", "ti')  # as a machine without power leaves it
+    recorded(config(tmp_path), start(500), step(600, 2.0), goes_on=True)
+    assert kinds(tmp_path) == [("start", 0), ("step", 400), ("checkpoint", 500), ("start", 500), ("step", 600), ("end", None)]
+    assert curve(tmp_path, "train/loss") == [(400, 1.0), (600, 2.0)]
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (OSError, KeyError, DirectoryDeletedError):  # not there yet
+            pass
+        time.sleep(0.02)
+    raise AssertionError("it did not come")
+
+
+def test_the_driver_needs_no_tensorflow_for_it(tmp_path):
+    code = RECORD + "print([name for name in ('tensorflow', 'torch', 'keras') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], input=f"{start()}\n{step(500)}\n", text=True,
+                          capture_output=True)
+    assert done.stdout == "[]\n" and curve(tmp_path, "train/loss") == [(500, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    server = S3Server().start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        fs, _ = storage.filesystem("s3://watch")
+        fs.clear_instance_cache()
+        fs, _ = storage.filesystem("s3://watch")
+        fs.mkdir("watch")
+        yield server
+        fs.clear_instance_cache()
+    server.stop()
+
+
+def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(growing, "REWRITE_SECONDS", 0.5)
+    run = "s3://watch/run"
+    with Recorder(config(run), goes_on=False) as watch:
+        watch.record(start())
+        for images in range(10, 210, 10):
+            watch.record(step(images))
+        wait_for(lambda: len(kinds(run)) == 21)  # although nothing else happens
+    recorded(config(run), start(200), step(210), goes_on=True)
+    assert kinds(run) == [("start", 0), *(("step", images) for images in range(10, 210, 10)), ("end", None),
+                          ("start", 200), ("step", 210), ("end", None)]
+    writes = [path for method, path in bucket.requests if method == "PUT" and path.endswith("events.jsonl")]
+    assert len(writes) <= 4
+    (tmp_path / "tensorboard").mkdir()
+    for place in storage.files(storage.join(run, "tensorboard"), ""):
+        storage.download(place, str(tmp_path / "tensorboard" / place.rpartition("/")[2]))
+    assert curve(tmp_path, "train/loss") == [(images, 0.5) for images in range(10, 220, 10)]
+
+
+def test_a_larger_file_is_written_again_less_often(bucket, monkeypatch):
+    storage.write_bytes("s3://watch/large", bytes(5_000_000))
+    assert GrowingFile("s3://watch/large").seconds == 25
+    assert GrowingFile("s3://watch/none").seconds == 10
+
+
+def test_a_mount_that_cannot_append_is_written_again_too(tmp_path):
+    place = tmp_path / "events"
+    place.symlink_to("events")  # opening it is an error, replacing it is not
+    file = GrowingFile(str(place))
+    assert file.seconds == 0
+    file.write(b"one ")
+    assert file.seconds == 10
+    file.write(b"two")
+    assert place.read_bytes() == b"one two"
+
+
+def test_a_sink_that_fails_says_so_once_and_what_it_missed_comes_later(tmp_path, caplog):
+    blocked = tmp_path / "folder"
+    blocked.write_text("a file")
+    sink = JsonLines(str(blocked / "events.jsonl"))
+    way = channel.Channel("events.jsonl", lambda: sink)
+    for images in (10, 20):
+        way.record(step(images))
+    wait_for(lambda: caplog.records)
+    way.record(step(30))
+    blocked.unlink()
+    way.close(10)
+    assert [json.loads(line)["images"] for line in (blocked / "events.jsonl").read_text().splitlines()] == [10, 20, 30]
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "events.jsonl: cannot be written, training goes on"]
+
+
+def test_a_recorder_whose_run_directory_cannot_be_written_stops_nothing(tmp_path, caplog, capsys):
+    (tmp_path / "file").write_text("")
+    recorded(config(tmp_path / "file" / "run"), start(), epoch(1), {"event": "no such", "thing": object()})
+    assert sorted(record.message.partition(":")[0] for record in caplog.records if record.levelno == logging.WARNING) == [
+        "TensorBoard", "events.jsonl"]
+    assert "epoch 1/3: loss 0.5000" in capsys.readouterr().err
+
+
+def test_a_sink_that_hangs_holds_nobody_up(tmp_path, monkeypatch, caplog):
+    """A named pipe that nobody reads: opening it waits for ever."""
+    monkeypatch.setattr(recorder, "CLOSE_SECONDS", 0.3)
+    with Recorder(config(tmp_path, tensorboard=False), goes_on=False) as watch:
+        watch.record(start())
+        wait_for(lambda: kinds(tmp_path))
+        (tmp_path / "events.jsonl").unlink()
+        os.mkfifo(tmp_path / "events.jsonl")
+        began = time.monotonic()
+        for images in range(1000):
+            watch.record(step(images))
+    assert time.monotonic() - began < 5
+    assert "events.jsonl: no answer for 0 s" in caplog.text
+    os.close(os.open(tmp_path / "events.jsonl", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread go
+
+
+def test_lines_for_a_person():
+    assert line_of(start()) == "2 workers train with torch: 3 epochs of 1000 images, 100 steps each"
+    assert line_of(start(1500)).endswith("100 steps each; going on in epoch 2")
+    assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s, 2 h 13 min left"
+    assert line_of({**step(1990), "step": 100}) is None  # the epoch's own line follows
+    assert line_of(epoch(1)) == ("epoch 1/3: loss 0.5000, val loss 0.2500, val AUC 0.7500, val accuracy 0.625, "
+                                 "20 images/s, 50 s, 2 min left")
+    assert not line_of(epoch(3)).endswith("left") and line_of(checkpoint(0)) is None
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5910, "98 min"), (6000, "1 h 40 min"), (200_000, "55 h 33 min")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.fixture
+def mlflow_store(tmp_path, monkeypatch):
+    """MLflow's client of a store of files, which is the one that mlflow-skinny brings."""
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    yield MlflowClient()
+
+
+def runs(client, experiment="xrays"):
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id]) if found else []
+
+
+def finished_run(folder):
+    """What rank 0 leaves in the run directory."""
+    (folder / "model.keras").write_bytes(b"a model")
+    (folder / "config.json").write_text("{}")
+    (folder / "history.json").write_text(json.dumps({"best": {**epoch(1), "threshold": 0.5}, "epochs": []}))
+
+
+def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_store):
+    run = tmp_path / "run"
+    with Recorder(config(run, mlflow="xrays", learning_rate=0.125), goes_on=False) as watch:
+        for event in (start(), step(500, 0.75), step(900, float("nan")), epoch(1), checkpoint(IMAGES)):
+            watch.record(event)
+        finished_run(run)
+    [found] = runs(mlflow_store)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
+    assert json.loads((run / "mlflow.json").read_text()) == {"run_id": found.info.run_id}
+    assert found.data.params["learning_rate"] == "0.125" and found.data.params["table"] == "/table"
+    assert found.data.tags["cxrflow.workers"] == "2" and found.data.tags["cxrflow.backend"] == "torch"
+    assert found.data.metrics["best/val_auc"] == 0.75 and found.data.metrics["val/auc"] == 0.75
+    losses = mlflow_store.get_metric_history(found.info.run_id, "train/loss")
+    assert [point.step for point in losses] == [500, 900]
+    np.testing.assert_equal([point.value for point in losses], [0.75, float("nan")])
+    assert {file.path for file in mlflow_store.list_artifacts(found.info.run_id)} == {
+        "model.keras", "config.json", "history.json"}
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (RuntimeError("the loss is nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")])
+def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlflow_store, error, status):
+    run = tmp_path / "run"
+    with pytest.raises(type(error)), Recorder(config(run, mlflow="xrays"), goes_on=False) as watch:
+        watch.record(start())
+        watch.record(checkpoint(500))
+        raise error
+    [stopped] = runs(mlflow_store)
+    assert stopped.info.status == status and lines(run)[-1]["status"] == status.lower()
+    assert lines(run)[-1].get("error") == ("RuntimeError: the loss is nan" if status == "FAILED" else None)
+    finished_run(run)
+    recorded(config(run, mlflow="xrays", workers=4), {**start(500), "workers": 4}, step(700), goes_on=True)
+    [found] = runs(mlflow_store)
+    assert (found.info.run_id, found.info.status) == (stopped.info.run_id, "FINISHED")
+    assert (found.data.params["workers"], found.data.tags["cxrflow.workers"]) == ("1", "4")
+
+
+def test_another_run_in_the_directory_is_another_run_of_mlflow(tmp_path, mlflow_store):
+    run = tmp_path / "run"
+    recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
+    first = json.loads((run / "mlflow.json").read_text())
+    finished_run(run)
+    with pytest.raises(OSError), Recorder(config(run, mlflow="xrays", overwrite=True), goes_on=False) as watch:
+        watch.record(start())
+        raise OSError("before its first checkpoint")
+    assert json.loads((run / "mlflow.json").read_text()) == first
+    recorded(config(run, mlflow="xrays", overwrite=True), start(), checkpoint(500))
+    assert json.loads((run / "mlflow.json").read_text()) not in ({}, first)
+    assert sorted(found.info.status for found in runs(mlflow_store)) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_run_that_mlflow_has_no_more_is_made_again(tmp_path, mlflow_store):
+    run = tmp_path / "run"
+    recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
+    mlflow_store.delete_run(runs(mlflow_store)[0].info.run_id)
+    recorded(config(run, mlflow="xrays"), start(500), goes_on=True)
+    recorded(config(run, mlflow="others"), start(500), goes_on=True)
+    assert len(runs(mlflow_store)) == len(runs(mlflow_store, "others")) == 1
+
+
+def test_an_mlflow_that_cannot_be_reached_stops_a_new_run_before_it_begins(tmp_path, mlflow_store, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pass/word@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="--mlflow: expected an MLflow that takes a run of the experiment 'xrays'") as error:
+        Recorder(config(tmp_path / "run", mlflow="xrays"), goes_on=False).__enter__()
+    assert "pass" not in str(error.value) and "word" not in str(error.value) and not (tmp_path / "run").exists()
+    recorded(config(tmp_path / "run", mlflow="xrays"), start(500), goes_on=True)
+    assert kinds(tmp_path / "run") == [("start", 500), ("end", None)]
+    assert "MLflow: cannot be written, training goes on" in caplog.text and "word" not in caplog.text
+
+
+def test_without_mlflow_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as an import sees a package that is not there
+    with pytest.raises(UserError, match=r"--mlflow: expected the package .* pip install 'cxrflow\[mlflow\]'"):
+        check_watch(config("/run", mlflow="xrays"))
+    check_watch(config("/run"))
