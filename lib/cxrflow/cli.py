@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 
 import tyro
 
-from cxrflow.errors import UserError
+from cxrflow.errors import JobError, Stopped, UserError
 
 
 def run_job(config_type: type, job: Callable[..., dict], description: str) -> None:
@@ -19,7 +20,8 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
 
     Standard output ends with the job's result as one line of JSON; all else goes to standard error (which
     spark-submit mixes into standard output, ahead of that line). Exit status is 0 on success, 2 for bad input (one
-    sentence, no stack trace), 130 after Ctrl-C, and 1 for everything else, with Python's stack trace but not Java's.
+    sentence, no stack trace), 130 after Ctrl-C and 143 after SIGTERM, and 1 for everything else, with Python's stack trace
+    but not Java's where no sentence explains it.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("cxrflow").setLevel(logging.INFO)
@@ -32,9 +34,15 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
         if error.result is not None:
             print(json.dumps(error.result, allow_nan=False), flush=True)
         sys.exit(error.exit_status)
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if type(error).__name__ == "NoCredentialsError":  # botocore's, which is not imported for its sake
             print("error: expected credentials for S3, found none in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE and the "

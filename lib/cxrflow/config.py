@@ -137,7 +137,8 @@ class TrainConfig:
     run: str
     """New folder for the model, its history and configuration: a path or URL that worker 0 can write."""
     launcher: str = "local"
-    """How workers are started: local (one, in this process), horovod (TensorFlow) or torch (TorchDistributor)."""
+    """How workers are started: local (one, in this process), horovod (TensorFlow), horovodrunner (the same on
+    Databricks) or torch (TorchDistributor)."""
     workers: int = 1
     """Number of training workers; each takes one Spark task slot."""
     epochs: int = 12
@@ -178,6 +179,14 @@ class TrainConfig:
     """Seed of the weights, of the order of the samples and of augmentation."""
     checkpoint_seconds: float = 300
     """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept, besides that of the best epoch."""
+    max_restarts: int = 3
+    """How often training starts again from the last checkpoint, by itself, after a worker was lost."""
+    min_workers: int = 1
+    """Fewest workers that it starts again with, where the task slots of a lost one do not come back."""
+    hang_seconds: float = 180
+    """A worker that does not move for so long (a step, a read, a checkpoint) is held for lost."""
     resume: str = "auto"
     """What happens where the run directory holds a run: auto goes on from its last checkpoint, also inside an epoch and with
     another number of workers, and does nothing where it is finished; never is an error."""
@@ -197,6 +206,11 @@ class TrainConfig:
                  f"--cache: expected the full path of a folder on each worker's own disk, got {self.cache!r}")
         _require(self.checkpoint_seconds >= 0,
                  f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}")
+        _require(self.keep_checkpoints >= 1, f"--keep-checkpoints: expected 1 or more, got {self.keep_checkpoints}")
+        _require(self.max_restarts >= 0, f"--max-restarts: expected 0 or more, got {self.max_restarts}")
+        _require(1 <= self.min_workers <= self.workers,
+                 f"--min-workers: expected a number from 1 to --workers ({self.workers}), got {self.min_workers}")
+        _require(self.hang_seconds >= 10, f"--hang-seconds: expected 10 or more, got {self.hang_seconds:g}")
         _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")

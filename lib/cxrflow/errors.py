@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, and its exit status."""
+"""The exceptions whose message is all that a person needs, and their exit status."""
 
 from __future__ import annotations
 
@@ -15,3 +15,18 @@ class UserError(ValueError):
         """``result``: what a job that was asked for a verdict prints as its last line, also where that is bad."""
         super().__init__(message)
         self.result = result
+
+
+class JobError(RuntimeError):
+    """A job that could not do its work, for a reason that its message explains: a full disk, a loss that is not a number.
+
+    The message is printed alone, without a stack trace; exit status 1.
+    """
+
+
+class Stopped(KeyboardInterrupt):
+    """A job that was told to stop, and did so in good order; exit status 128 plus the signal's number."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from collections.abc import Iterator
 
 from cxrflow import storage
-from cxrflow.errors import UserError
+from cxrflow.errors import JobError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +29,23 @@ class Lease:
     def __init__(self, url: str, token: str):
         self._url, self._token = url, token
 
+    @property
+    def token(self) -> str:
+        """Random, and another one each time that the folder is held."""
+        return self._token
+
     def check(self) -> None:
-        """Raise RuntimeError where another run has taken over meanwhile, because this one seemed dead."""
+        """Raise JobError where another run has taken over meanwhile, because this one seemed dead."""
         holder = _read(self._url)
         if holder is None or holder.get("token") != self._token:
-            raise RuntimeError(f"{self._url}: another run took this folder over; nothing of this one was kept")
+            raise JobError(f"{self._url}: another run took this folder over; nothing of this one was kept")
 
     def _renew(self, stop: threading.Event, every: float) -> None:
         while not stop.wait(every):
             try:
                 self.check()
                 storage.write_bytes(self._url, _content(self._token))
-            except RuntimeError as error:
+            except JobError as error:
                 log.error("%s", error)
                 return
             except Exception as error:  # a store's client has kinds of its own; the next renewal may succeed

@@ -1,7 +1,8 @@
 """Starting workers: one file a launcher, chosen by name.
 
-A launcher takes ``function(config, worker)`` and its configuration, runs it on every worker, and returns what rank 0
-returned. Its module is loaded when it is chosen, since each needs packages of its own.
+A launcher's module has a class ``Launch(spark, config, driver)``: ``run(function)`` calls ``function(config, worker)`` on
+every worker and returns what rank 0 returned, and ``cancel()``, from another thread, has it end soon. Each worker starts
+an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cxrflow.errors import UserError
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where a launcher's ``launch`` function is, and what it needs."""
+    """Where a launcher is, and what it needs."""
 
     module: str
     requires: str
@@ -25,15 +26,18 @@ class Launcher:
     backend: str
     """Keras' backend on its workers."""
 
-    def load(self):
-        """The function ``launch(function, config, spark)``."""
-        return importlib.import_module(self.module).launch
+    def load(self) -> type:
+        """Its class ``Launch``."""
+        return importlib.import_module(self.module).Launch
 
 
 LAUNCHERS = {
     "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
     "horovod": Launcher("cxrflow.launch.horovod", "horovod",
                         "install a C++ compiler and run make setup again, or use --launcher torch", "tensorflow"),
+    "horovodrunner": Launcher("cxrflow.launch.horovodrunner", "sparkdl",
+                              "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere "
+                              "else; use --launcher horovod, or torch on later runtimes", "tensorflow"),
     "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod", "torch"),
 }
 

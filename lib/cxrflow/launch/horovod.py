@@ -4,52 +4,80 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from cxrflow.config import TrainConfig
-from cxrflow.launch.progress import Address, ProgressListener, connect
-from cxrflow.launch.worker import Worker
+from cxrflow.launch.agent import Agent
+from cxrflow.launch.connection import Address
+from cxrflow.launch.worker import WatchedWorker, Worker
 
 START_SECONDS = 120
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None) -> dict:
-    import horovod.spark
+class Launch:
+    """One launch, which another thread can cancel."""
 
-    threads = spark.conf.get("spark.task.cpus", "1")
-    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
-        results = horovod.spark.run(
-            _main, args=(function, config, int(threads), progress.address), num_proc=config.workers,
+    def __init__(self, spark, config: TrainConfig, driver: Address):
+        self._spark, self._config, self._driver = spark, config, driver
+        self._abort = threading.Event()
+
+    def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
+        """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""
+        import horovod.spark
+
+        leave_signals(self._abort)
+        threads = int(self._spark.conf.get("spark.task.cpus", "1"))
+        return horovod.spark.run(
+            work, args=(function, self._config, threads, self._driver), num_proc=self._config.workers,
             start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
-            env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})
-    return results[0]
+            env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
+
+    def cancel(self) -> None:
+        """Have ``run`` end soon, if it can."""
+        from horovod.spark.driver import job_id
+
+        self._abort.set()
+        self._spark.sparkContext.cancelJobGroup(f"horovod.spark.run.{job_id.JOB_ID}")
 
 
-def _main(function, config: TrainConfig, threads: int, progress: Address) -> dict:
-    # Before TensorFlow is loaded: each worker owns the cores of its task slot and no more.
-    os.environ.update(KERAS_BACKEND="tensorflow", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
-    import horovod.tensorflow as hvd
-    import tensorflow as tf
+def leave_signals(abort: threading.Event) -> None:
+    """Keep Horovod from taking Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event."""
+    import horovod.runner.gloo_run as gloo_run
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    hvd.init()
-    try:
-        return function(config, HorovodWorker(hvd, progress))
-    finally:
-        hvd.shutdown()
+    gloo_run.register_shutdown_event = lambda: abort
 
 
-class HorovodWorker(Worker):
+def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:
+    """What a worker's process does."""
+    with Agent(driver, _rank()) as agent:
+        # Before TensorFlow is loaded: each worker owns the cores of its task slot and no more.
+        os.environ.update(KERAS_BACKEND="tensorflow", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
+        import horovod.tensorflow as hvd
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        hvd.init()
+        try:
+            return function(config, HorovodWorker(hvd, agent))
+        finally:
+            hvd.shutdown()
+
+
+def _rank() -> int:
+    """This process' rank before Horovod is loaded: from its own launcher, or from the mpirun of HorovodRunner."""
+    return int(next(os.environ[name] for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ))
+
+
+class HorovodWorker(WatchedWorker):
     """Talks through Horovod; gradients go in one grouped all-reduce inside TensorFlow's graph."""
 
-    def __init__(self, hvd, progress: Address):
-        self._hvd = hvd
+    def __init__(self, hvd, agent: Agent):
+        self._hvd, self.agent = hvd, agent
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
-        if self.rank == 0:
-            self.say = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         return self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)

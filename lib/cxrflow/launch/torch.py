@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from cxrflow.config import TrainConfig
-from cxrflow.launch.progress import Address, ProgressListener, connect
-from cxrflow.launch.worker import Worker
+from cxrflow.launch.agent import Agent
+from cxrflow.launch.connection import Address
+from cxrflow.launch.worker import WatchedWorker, Worker
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, spark=None) -> dict:
-    from pyspark.ml.torch.distributor import TorchDistributor
+class Launch:
+    """One launch, which another thread can cancel."""
 
-    threads = spark.conf.get("spark.task.cpus", "1")
-    distributor = TorchDistributor(num_processes=config.workers, local_mode=False, use_gpu=False)
-    with ProgressListener(spark.conf.get("spark.driver.host")) as progress:
-        return distributor.run(_main, function, config, int(threads), progress.address)
+    def __init__(self, spark, config: TrainConfig, driver: Address):
+        self._spark, self._config, self._driver = spark, config, driver
+        self._group = f"cxrflow torch {secrets.token_hex(8)}"
+
+    def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
+        """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""
+        from pyspark.ml.torch.distributor import TorchDistributor
+
+        self._spark.sparkContext.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
+        threads = int(self._spark.conf.get("spark.task.cpus", "1"))
+        distributor = TorchDistributor(num_processes=self._config.workers, local_mode=False, use_gpu=False)
+        return distributor.run(work, function, self._config, threads, self._driver)
+
+    def cancel(self) -> None:
+        """Have ``run`` end soon, if it can."""
+        self._spark.sparkContext.cancelJobGroup(self._group)
 
 
-def _main(function, config: TrainConfig, threads: int, progress: Address) -> dict:
-    # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
-    os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
-    import torch
-    import torch.distributed as dist
+def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:
+    """What a worker's process does."""
+    with Agent(driver, int(os.environ["RANK"])) as agent:
+        # Before Keras and torch are loaded: each worker owns the cores of its task slot and no more.
+        os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
+        import torch
+        import torch.distributed as dist
 
-    torch.set_num_threads(threads)
-    dist.init_process_group("gloo")
-    try:
-        result = function(config, TorchWorker(progress))
-        # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it after
-        # its work is done. So it leaves before that, once TorchDistributor's script has saved the result.
-        atexit.register(_leave)
-        return result
-    finally:
-        dist.destroy_process_group()  # left open, torch ends the process with a noisy warning
+        torch.set_num_threads(threads)
+        dist.init_process_group("gloo")
+        try:
+            result = function(config, TorchWorker(agent))
+            # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it
+            # after its work is done. So it leaves before that, once TorchDistributor's script has saved the result.
+            atexit.register(_leave)
+            return result
+        finally:
+            dist.destroy_process_group()  # left open, torch ends the process with a noisy warning
 
 
 def _leave() -> None:
@@ -47,16 +63,15 @@ def _leave() -> None:
     os._exit(0)
 
 
-class TorchWorker(Worker):
+class TorchWorker(WatchedWorker):
     """Talks through torch.distributed; gradients go as one flat tensor."""
 
-    def __init__(self, progress: Address):
+    def __init__(self, agent: Agent):
         import torch.distributed as dist
 
+        self.agent = agent
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])
-        if self.rank == 0:
-            self.say = connect(progress)
 
     def average_gradients(self, gradients: list) -> list:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 
 from cxrflow import lease, storage
@@ -79,7 +80,7 @@ def train(spark, config: TrainConfig) -> dict:
 
     The same call again goes on with a run that stopped, and does nothing with one that is finished. ``spark`` is the
     running session, whose task slots the workers take; the local launcher needs none (None). Raises UserError for bad
-    input, and where a check of the preflight failed.
+    input, and where a check of the preflight failed; JobError and Stopped as ``supervise`` does.
     """
     if spark is not None:
         from cxrflow.spark.credentials import share_credentials
@@ -94,9 +95,24 @@ def train(spark, config: TrainConfig) -> dict:
         log.info("%s is finished: all %d epochs are done. Nothing to do; --overwrite trains anew", config.run, config.epochs)
         return finished
     preflight(spark, config)
-    with lease.hold(config.run, "--run"):
+    with lease.hold(config.run, "--run") as held:
         _check(config)  # another run may have ended meanwhile
-        return find_launcher(config.launcher).load()(_fit, config, spark)
+        function = functools.partial(_fit, job=held.token)
+        if config.launcher == "local":
+            from cxrflow.launch.local import launch
+
+            return launch(function, config)
+        from cxrflow.launch.supervise import supervise
+
+        return supervise(spark, config, function, functools.partial(_again, job=held.token))
+
+
+def _again(config: TrainConfig, job: str) -> TrainConfig:
+    """What to train with after the loss of a worker: on with what this job has written, if it came so far."""
+    run = RunDirectory(config.run)
+    if storage.exists(run.config) and run.read(run.config, "train").get("job") == job:
+        return dataclasses.replace(config, overwrite=False, resume="auto")
+    return config
 
 
 def _finished(config: TrainConfig) -> dict | None:
@@ -110,8 +126,8 @@ def _finished(config: TrainConfig) -> dict | None:
     return summarise(state["epochs"], state["best"], run.url, workers=made["workers"], backend=made["backend"])
 
 
-def _fit(config: TrainConfig, worker) -> dict:
+def _fit(config: TrainConfig, worker, job: str) -> dict:
     # Keras is loaded on the worker alone, after the launcher has chosen its backend.
     from cxrflow.training.fit import fit
 
-    return fit(config, worker)
+    return fit(config, worker, job)

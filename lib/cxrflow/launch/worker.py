@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 
 import numpy as np
 
-from cxrflow.launch.progress import say
+from cxrflow.launch import signals
+from cxrflow.launch.agent import Agent
 
 
 class Worker:
@@ -22,8 +23,17 @@ class Worker:
     """Number of workers."""
     local_rank: int = 0
     """Which of the workers on this machine."""
-    say: Callable[[str], None] = staticmethod(say)
-    """Show a line to the person who started the job; rank 0 alone has something to say."""
+
+    def say(self, line: str) -> None:
+        """Show a line to the person who started the job; rank 0 alone has something to say."""
+        print(line, file=sys.stderr, flush=True)
+
+    def at(self, phase: str, **where) -> None:
+        """Say what this worker begins to do, and where (``epoch``, ``step``, ``shard``), for whoever watches over it."""
+
+    def stop_wanted(self) -> bool:
+        """Whether somebody asked for a last checkpoint and the end; what rank 0 hears is decisive."""
+        return signals.wanted()
 
     def average_gradients(self, gradients: list) -> list:
         """The mean over all workers of each tensor of Keras' backend, in one exchange; called in the train step."""
@@ -40,3 +50,18 @@ class Worker:
     def gather(self, array: np.ndarray) -> np.ndarray:
         """All workers' arrays, laid end to end along the first axis in order of rank."""
         return array
+
+
+class WatchedWorker(Worker):
+    """A worker with an agent, through which it talks to the driver."""
+
+    agent: Agent
+
+    def say(self, line: str) -> None:
+        self.agent.tell({"line": line})
+
+    def at(self, phase: str, **where) -> None:
+        self.agent.at(phase, **where)
+
+    def stop_wanted(self) -> bool:
+        return self.agent.stop_wanted()

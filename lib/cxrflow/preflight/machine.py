@@ -21,7 +21,7 @@ BACKENDS = {
     "tensorflow": {"tensorflow": ["tensorflow-cpu", "tensorflow", "tensorflow-intel"]},
     "torch": {"torch": ["torch"]},
 }
-LAUNCHERS = {"horovod": {"horovod": ["horovod"]}}
+LAUNCHERS = dict.fromkeys(("horovod", "horovodrunner"), {"horovod": ["horovod"]})
 MISSING = "missing"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 
 from cxrflow.config import TrainConfig
-from cxrflow.launch.progress import Address, check_reachable
+from cxrflow.launch.connection import Address, check_reachable
 from cxrflow.preflight import machine, network, places
 from cxrflow.preflight.trial import Trial
 

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from contextlib import suppress
 
+from cxrflow.processes import python_path
+
 SECONDS = 120.0
 """Loading a framework over a slow network file system takes long; a step that hangs must not take for ever."""
 LINES = 3
@@ -21,10 +23,9 @@ class Trial:
     def __init__(self, config: dict, backend: str, threads: int, seconds: float = SECONDS):
         """``config``: the fields of the TrainConfig. Costs only the start of a process."""
         self._seconds, self._log = seconds, tempfile.TemporaryFile()
-        # Before a framework is loaded: it keeps to the cores of the worker's slot. The path is this process' own: Spark
-        # puts what --py-files names there.
+        # Before a framework is loaded: it keeps to the cores of the worker's slot.
         environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads),
-                       "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                       "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": python_path()}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cxrflow.training.trial"], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow.config import TrainConfig, to_dict
 from cxrflow.launch import LAUNCHERS
-from cxrflow.launch.progress import ProgressListener
+from cxrflow.launch.connection import Listener
 from cxrflow.manifest import Manifest
 from cxrflow.preflight import machine, places
 from cxrflow.preflight.judge import judge, judge_slots, judge_stage_failure
@@ -75,7 +75,7 @@ def _check_slots(spark: SparkSession, config: TrainConfig) -> Row:
 def _gather(spark: SparkSession, config: TrainConfig, manifest: Manifest, word: str, tasks: int) -> list[dict]:
     """Every task's facts, in order of rank. Raises Spark's exception where the stage fails or takes too long."""
     context = spark.sparkContext
-    with ProgressListener(spark.conf.get("spark.driver.host")) as listener:
+    with Listener(spark.conf.get("spark.driver.host")) as listener:
         address = listener.address
         question = to_json(Question(
             config=to_dict(config), backend=LAUNCHERS[config.launcher].backend, generation=manifest.generation,

@@ -78,28 +78,30 @@ def registered_slots(spark: SparkSession) -> int:
     return max(1, task_slots(spark))
 
 
-def running_tasks(spark: SparkSession) -> list[int]:
-    """How many tasks of this application each executor runs now; in local mode the driver is the one executor."""
+def running_tasks(spark: SparkSession, excluded: frozenset[str] = frozenset()) -> list[int]:
+    """How many tasks of this application each executor runs now, without those ``excluded``; in local mode the driver is
+    the one executor."""
     # The scheduler's own count: what Spark's status tracker says may be a second old.
-    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().values().mkString(",")
-    return [int(count) for count in counts.split(",") if count]
+    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().mkString(",")
+    found = (entry.split(" -> ") for entry in counts.split(",") if entry)
+    return [int(count) for executor, count in found if executor not in excluded]
 
 
-def free_slots(spark: SparkSession) -> int:
+def free_slots(spark: SparkSession, excluded: frozenset[str] = frozenset()) -> int:
     """Task slots that no task of this application takes now."""
-    return max(0, task_slots(spark) - sum(running_tasks(spark)))
+    return max(0, task_slots(spark) - sum(running_tasks(spark, excluded)))
 
 
-def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> int:
+def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0, excluded: frozenset[str] = frozenset()) -> int:
     """The number of free task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
 
     The executors of a cluster register one after the other while the driver already runs, and other jobs of the
-    application may end. In local mode, more slots than there are will never come.
+    application may end. In local mode, more slots than there are will never come. ``excluded``: see ``exclude_host_of``.
     """
     deadline = time.monotonic() + seconds
     said = time.monotonic() + SAY_SECONDS
     is_local = spark.sparkContext.master.startswith("local")
-    while (free := free_slots(spark)) < wanted and time.monotonic() < deadline:
+    while (free := free_slots(spark, excluded)) < wanted and time.monotonic() < deadline:
         if is_local and task_slots(spark) < wanted:
             break
         if time.monotonic() > said:
@@ -107,6 +109,20 @@ def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0) -> i
             said = deadline
         time.sleep(0.2)
     return free
+
+
+def exclude_host_of(spark: SparkSession, executor: str | None) -> frozenset[str]:
+    """Have Spark use no more the executors on the machine of that one, which is cut off; returns their ids.
+
+    Spark would hold them for alive until spark.network.timeout (two minutes) has passed, and start tasks there.
+    """
+    context = spark.sparkContext._jsc.sc()
+    known = context.statusStore().executorList(True)
+    hosts = {known.apply(n).id(): known.apply(n).hostPort().rpartition(":")[0] for n in range(known.size())}
+    here = frozenset(name for name, host in hosts.items() if host == hosts.get(executor) and name != "driver")
+    for name in here:
+        context.killAndReplaceExecutor(name)
+    return here
 
 
 @contextmanager

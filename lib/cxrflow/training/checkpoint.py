@@ -22,13 +22,13 @@ from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory
 
 VERSION = 1
-KEPT = 2
 LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
 FREE = {"table", "run", "launcher", "workers", "batch_size", "feed_memory", "reader_threads", "cache", "cache_size",
-        "checkpoint_seconds", "resume", "overwrite", "preflight_only"}
+        "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "overwrite",
+        "preflight_only"}
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,23 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
 
 
-def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all, and remove all but the newest."""
+def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
+    """Write a checkpoint whole or not at all, and remove all but the ``keep`` newest and that of the best epoch.
+
+    Raises OSError where it cannot be written; the older ones are there then.
+    """
     state = checkpoint.state
     data = io.BytesIO()
     np.savez(data, state=np.frombuffer(json.dumps(state, allow_nan=False).encode(), np.uint8), **checkpoint.arrays)
-    storage.write_bytes(storage.join(run.checkpoints, f"{state['epoch']:05d}-{state['samples']:012d}.npz"), data.getvalue())
-    for old in storage.files(run.checkpoints, ".npz")[:-KEPT]:
-        storage.remove(old)
+    storage.write_bytes(storage.join(run.checkpoints, _name(state["epoch"], state["samples"])), data.getvalue())
+    best = _name(state["best"]["epoch"], 0) if state["best"] else None
+    for old in storage.files(run.checkpoints, ".npz")[:-keep]:
+        if not old.endswith(f"/{best}"):
+            storage.remove(old)
+
+
+def _name(epoch: int, samples: int) -> str:
+    return f"{epoch:05d}-{samples:012d}.npz"
 
 
 def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
@@ -105,8 +114,11 @@ def share_state(state: dict | None, worker: Worker) -> dict:
     return json.loads(worker.broadcast([mine])[0].tobytes())
 
 
+GO_ON, SAVE, STOP = range(3)
+
+
 class Clock:
-    """Tells all workers at the same step that it is time for a checkpoint: rank 0's watch decides."""
+    """Tells all workers at the same step that it is time for a checkpoint, or for the end: rank 0's watch decides."""
 
     def __init__(self, seconds: float, worker: Worker, steps: int):
         """``steps``: of an epoch."""
@@ -114,12 +126,12 @@ class Clock:
         self._every = min(LOOK_STEPS, max(1, steps // LOOK_STEPS))
         self._last = time.monotonic()
 
-    def due(self, step: int) -> bool:
-        """Whether to write one after this step; collective."""
+    def due(self, step: int) -> int:
+        """What to do after this step: GO_ON, SAVE a checkpoint, or save one and STOP; collective."""
         if (step + 1) % self._every:
-            return False
-        passed = self._worker.broadcast([np.array([time.monotonic() - self._last])])[0][0]
-        if passed < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
+            return GO_ON
+        word = STOP if self._worker.stop_wanted() else SAVE if time.monotonic() - self._last >= self._seconds else GO_ON
+        word = int(self._worker.broadcast([np.array([word])])[0][0])
+        if word == SAVE:
+            self._last = time.monotonic()
+        return word

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxrflow import storage
+from cxrflow.errors import JobError
 from cxrflow.manifest import Manifest, Shard
 from cxrflow.shards import checksum
 from cxrflow.training.budget import FeedSize
@@ -51,11 +52,13 @@ class Feed:
     """The batches of one split for one worker, within the memory that its ``size`` allows."""
 
     def __init__(self, table: str, manifest: Manifest, split: str, *, rank: int, workers: int, batch_size: int,
-                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None, fetch: Fetch | None = None):
-        """``fetch``: how shards are fetched, as ``source.find_fetch`` finds it; if not given, without a cache."""
+                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None, fetch: Fetch | None = None,
+                 on_wait: Callable[[str], None] = lambda shard: None):
+        """``fetch``: how shards are fetched, as ``source.find_fetch`` finds it; if not given, without a cache.
+        ``on_wait(shard)`` is called with a shard's path before it is waited for."""
         size = size or FeedSize()
         self._fetch = fetch or plain_fetch(table)
-        self._table, self._manifest, self._rank, self._size = table, manifest, rank, size
+        self._table, self._manifest, self._rank, self._size, self._on_wait = table, manifest, rank, size, on_wait
         self.shards: list[Shard] = manifest.of_split(split)
         self._settings = {"shard_rows": [shard.rows for shard in self.shards], "workers": workers,
                           "batch_size": batch_size, "seed": seed, "shuffle": shuffle,
@@ -70,7 +73,7 @@ class Feed:
     def epoch(self, epoch: int = 0, first_sample: int = 0) -> Iterator[Batch]:
         """The batches of an epoch without the first samples of its order: as many on every worker.
 
-        Raises RuntimeError with the shard's name where a shard cannot be read or is not what the manifest says. Its
+        Raises JobError with the shard's name where a shard cannot be read or is not what the manifest says. Its
         threads end with the iterator; ``close`` it where it is not used up.
         """
         plan = self.plan(epoch, first_sample)
@@ -107,7 +110,7 @@ class Feed:
         return ShardReader(
             [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards], sizes.tolist(), COLUMNS,
             lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads,
-            self._fetch)
+            self._fetch, lambda read: self._on_wait(shards[read].path))
 
     def _gather(self, order: Order, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:
         """Rows and shards of places start to stop of the order, in memory of their own. Shards are released as soon
@@ -172,10 +175,10 @@ class Feed:
         image = np.frombuffer(pixels.buffers()[2], np.uint8)[offsets[0]:offsets[-1]].reshape(-1, self._image_bytes)
         return Rows(ids, places.to_numpy(), image)
 
-    def _failure(self, shard: int, why: BaseException) -> RuntimeError:
+    def _failure(self, shard: int, why: BaseException) -> JobError:
         url = storage.join(self._table, self.shards[shard].path)
         reason = str(why) if type(why) is ValueError else f"{type(why).__name__}: {why}"
-        return RuntimeError(f"cannot train on {url}: {reason}. Was the table changed? Ingest it again")
+        return JobError(f"cannot train on {url}: {reason}. Was the table changed? Ingest it again")
 
 
 class _Keeper:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 
 import keras
 import numpy as np
 
 from cxrflow import __version__, metrics, storage
 from cxrflow.config import TrainConfig, to_dict
+from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.training.augment import augment, find_policy
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import (
+    GO_ON,
+    STOP,
     VERSION,
     Checkpoint,
     Clock,
@@ -28,7 +33,7 @@ from cxrflow.training.checkpoint import (
     table_digest,
     write_checkpoint,
 )
-from cxrflow.training.feed import Feed
+from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
@@ -40,26 +45,30 @@ from cxrflow.training.variables import capture, restore
 PROGRESS_SECONDS = 5.0
 
 
-def fit(config: TrainConfig, worker: Worker) -> dict:
+def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
     """Train ``config.model`` on the train split and keep the epoch with the best AUC on the val split.
 
     Rank 0 writes config.json, history.json, model.keras and a checkpoint to the run directory after each epoch, and
     checkpoints in between; what an older run left there is replaced with the first, unless training goes on with it
     (``checkpoint.goes_on``). Every worker returns the summary: best epoch, its validation metrics over
-    all workers' samples, images per second, number of workers. Raises RuntimeError where the loss is not a number, a shard
-    cannot be read, or the samples fed in an epoch are not those of the manifest.
+    all workers' samples, images per second, number of workers; or, where it was told to stop, ``stopped`` (True), ``epochs``
+    (finished) and ``samples`` (fed of the next), which a checkpoint holds. ``job`` is written to config.json: whose run it is.
+
+    Raises JobError where the loss is not a number, a shard cannot be read, the samples fed in an epoch are not those of the
+    manifest, or the run directory cannot be written.
     """
     # Weights are rank 0's on every worker; what stays apart is which units dropout leaves out.
     keras.utils.set_random_seed(config.seed + worker.rank)
-    trainer = _Trainer(config, worker)
+    trainer = _Trainer(config, worker, job)
     for epoch in range(trainer.first_epoch, config.epochs):
-        trainer.run_epoch(epoch)
+        if not trainer.run_epoch(epoch):
+            return trainer.stopped()
     return trainer.finish()
 
 
 class _Trainer:
-    def __init__(self, config: TrainConfig, worker: Worker):
-        self._config, self._worker = config, worker
+    def __init__(self, config: TrainConfig, worker: Worker, job: str):
+        self._config, self._worker, self._job = config, worker, job
         self._manifest = read_manifest(config.table)
         self._run = RunDirectory(config.run)
         self._policy = find_policy(config.augment)
@@ -80,6 +89,8 @@ class _Trainer:
         self._best: dict | None = self._start["best"]
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
         self._claimed = False
+        self._stopped_at: dict = {}
+        self._begun: set[str] = set()
         if self._epochs and worker.rank == 0:  # the run may have died between its checkpoint and the files after it
             self._write_results(self._start["samples"] == 0)
 
@@ -116,12 +127,16 @@ class _Trainer:
             arrays["fed"] = fed.combined(self._worker).entries
         if self._worker.rank != 0:
             return
-        self._claim()
+        with self._writing():
+            self._claim()
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
-        write_checkpoint(self._run, Checkpoint({
+        checkpoint = Checkpoint({
             "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
             "best": self._best, "config": to_dict(self._config), "table": table_digest(self._manifest),
-            "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays))
+            "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays)
+        self._worker.at("checkpoint", epoch=epoch)
+        with self._writing():
+            write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
 
     def _claim(self) -> None:
         """Before anything else is written: remove an older run, and say what this one is."""
@@ -135,7 +150,7 @@ class _Trainer:
         config = self._config
         return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    size=self._size, fetch=self._fetch)
+                    size=self._size, fetch=self._fetch, on_wait=lambda shard: self._worker.at("feed", **self._place, shard=shard))
 
     def _build(self):
         stored = (self._manifest.height, self._manifest.width)
@@ -148,7 +163,7 @@ class _Trainer:
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
             "workers": self._worker.size, "labels": self._manifest.labels,
             "recipe": self._manifest.recipe(), "positive_label": self._manifest.labels[self._positive],
-            "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
+            "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
 
     def _feed_facts(self) -> dict:
         """How the train split is fed, and how well that mixes it; see ``quality``."""
@@ -157,10 +172,14 @@ class _Trainer:
         return {**dataclasses.asdict(self._size), "rank_correlation": rank_correlation(plan),
                 "batch_variance": variance if np.isfinite(variance) else None}
 
-    def run_epoch(self, epoch: int) -> None:
+    def run_epoch(self, epoch: int) -> bool:
+        """Whether the epoch came to its end; False where training was told to stop."""
         started = time.monotonic()
         first = self._start["samples"] if epoch == self.first_epoch else 0
-        loss, fed = self._train_epoch(epoch, first)
+        trained = self._train_epoch(epoch, first)
+        if trained is None:
+            return False
+        loss, fed = trained
         seconds = time.monotonic() - started
         self._average_statistics()
         truth, scores = self._score_val()
@@ -177,10 +196,11 @@ class _Trainer:
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
             self._say(record)
+        return True
 
-    def _train_epoch(self, epoch: int, first: int) -> tuple[float, dict]:
+    def _train_epoch(self, epoch: int, first: int) -> tuple[float, dict] | None:
         """One pass over the train split, or what is left of it after the ``first`` samples of its order; returns the
-        mean loss of the split's samples over all workers, and the record of the samples fed."""
+        mean loss of the split's samples over all workers, and the record of the samples fed; None after a stop."""
         plan = self._train.plan(epoch, first)
         resumed = first > 0
         # What was counted before the run was resumed is rank 0's; the others begin anew.
@@ -188,23 +208,44 @@ class _Trainer:
         progress = _Progress(self._config, self._worker, plan.steps, epoch)
         before, total = self._start["loss"] if resumed else 0.0, 0.0
         with closing(self._train.epoch(epoch, first)) as batches:
-            for step, batch in enumerate(batches):
+            for step, batch in enumerate(self._watched(batches, "train", epoch)):
                 self._model.reset_metrics()  # Keras reports a running mean; the step's own loss is wanted
                 pixels = augment(self._policy, batch.pixels, batch.sample_ids, seed=self._config.seed, epoch=epoch)
                 logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
                 fed.add(batch.shards, batch.sample_ids)
-                total += float(logs["loss"]) * plan.step_samples(step)
-                progress.step(step, float(logs["loss"]), plan.step_samples(step))
-                if self._clock.due(step) and step + 1 < plan.steps:
-                    self._checkpoint(epoch, plan.fed_before(step + 1), before + self._mean_loss(epoch, total), fed)
-        return (before + self._mean_loss(epoch, total)) / plan.samples, fed.combined(self._worker).close()
+                loss = self._checked(float(logs["loss"]), epoch, step)
+                total += loss * plan.step_samples(step)
+                progress.step(step, loss, plan.step_samples(step))
+                word = self._clock.due(step)
+                if word != GO_ON and step + 1 < plan.steps:
+                    self._checkpoint(epoch, plan.fed_before(step + 1), before + self._mean(total), fed)
+                    if word == STOP:
+                        self._stopped_at = {"epochs": epoch, "samples": plan.fed_before(step + 1)}
+                        return None
+        return (before + self._mean(total)) / plan.samples, fed.combined(self._worker).close()
 
-    def _mean_loss(self, epoch: int, total: float) -> float:
-        """The workers' mean of ``total``; collective. Raises RuntimeError where that is not a number."""
-        loss = float(self._worker.average([np.float64([total])])[0][0])
+    def _watched(self, batches: Iterable[Batch], phase: str, epoch: int) -> Iterator[Batch]:
+        """The same batches, while it is said what this worker does: wait for one, or work on it."""
+        batches = iter(batches)
+        for step in itertools.count(1):
+            self._place = {"epoch": epoch + 1, "step": step}
+            self._worker.at("feed", **self._place)
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._worker.at(phase if phase in self._begun else f"first {phase}", **self._place)
+            yield batch
+            self._begun.add(phase)
+
+    def _mean(self, total: float) -> float:
+        """The workers' mean of ``total``; collective."""
+        return float(self._worker.average([np.float64([total])])[0][0])
+
+    def _checked(self, loss: float, epoch: int, step: int) -> float:
+        """The loss; raises JobError where it is not a number."""
         if not np.isfinite(loss):
-            raise RuntimeError(f"the loss of epoch {epoch + 1} is {loss}, not a number: lower --learning-rate (it is "
-                               f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
+            raise JobError(f"the loss of epoch {epoch + 1}, step {step + 1} is {loss}, not a number: lower --learning-rate (it "
+                           f"is {self._config.learning_rate:g}). What {self._run.url} holds is kept")
         return loss
 
     def _average_statistics(self) -> None:
@@ -220,7 +261,7 @@ class _Trainer:
     def _score_val(self) -> tuple[np.ndarray, np.ndarray]:
         """(truth int (n,), scores float32 (n, K)) of all workers' samples of the val split."""
         truth, scores = [], []
-        for batch in self._val.epoch():
+        for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
             truth.append(batch.targets[:true].argmax(axis=1))
             scores.append(np.asarray(self._model.predict_on_batch(batch.pixels))[:true])
@@ -237,15 +278,28 @@ class _Trainer:
     def _write_results(self, best: bool) -> None:
         """The epochs' records and, where the weights are the ``best`` so far, the model: a run that dies keeps what
         it had."""
-        if best and self._best["epoch"] == len(self._epochs):
-            save_model(self._build(), self._model.get_weights(), self._run.model)
-        write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
+        with self._writing():
+            if best and self._best["epoch"] == len(self._epochs):
+                save_model(self._build(), self._model.get_weights(), self._run.model)
+            write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JobError(f"cannot write the run directory {self._run.url}: {error}. The checkpoints that it holds are whole; "
+                           "make room for more, and the same command goes on from the last") from error
 
     def _say(self, record: dict) -> None:
         self._worker.say(
             f"epoch {record['epoch']}/{self._config.epochs}: loss {record['loss']:.4f}, val loss "
             f"{record['val_loss']:.4f}, val AUC {record['val_auc']:.4f}, val accuracy {record['val_accuracy']:.3f}, "
             f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s")
+
+    def stopped(self) -> dict:
+        """What is said of a run that was told to stop."""
+        return {"stopped": True, **self._stopped_at}
 
     def finish(self) -> dict:
         """The summary of the run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Shard
 from cxrflow.shards import checksum
@@ -29,14 +30,14 @@ class Ledger:
         return Ledger(self._shards, np.stack([entries[:, 0].sum(axis=0), np.bitwise_xor.reduce(entries[:, 1], axis=0)]))
 
     def close(self) -> dict:
-        """The epoch's record: samples fed, samples expected, checksum of all. Raises RuntimeError with the names of
+        """The epoch's record: samples fed, samples expected, checksum of all. Raises JobError with the names of
         the shards of which not every sample was fed exactly once."""
         wrong = [f"{shard.path} ({count} samples fed, {shard.rows} expected)"
                  for shard, count, ids in zip(self._shards, self.entries[0], self.entries[1], strict=True)
                  if count != shard.rows or checksum(ids) != shard.checksum]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise RuntimeError("not every sample was fed exactly once in this epoch; training stops. The samples fed "
+            raise JobError("not every sample was fed exactly once in this epoch; training stops. The samples fed "
                                f"are not the manifest's in {', '.join(wrong[:3])}{more}")
         return {"samples": int(self.entries[0].sum()), "expected": sum(shard.rows for shard in self._shards),
                 "checksum": checksum(self.entries[1])}

@@ -42,12 +42,13 @@ class ShardReader:
 
     A file's ``sizes[n]`` bytes count against ``held_bytes`` from before it is read until ``release(n)``. Whoever takes
     file n must be able to without files after n, and those up to n that are not released must fit. With ``fetch``, a file
-    is not opened but fetched.
+    is not opened but fetched. ``on_wait(n)`` is called before file n is waited for.
     """
 
     def __init__(self, urls: list[str], sizes: list[int], columns: list[str], decode: Callable[[int, pa.Table], object],
-                 held_bytes: int, threads: int, fetch: Fetch | None = None):
-        self._sizes, self._here = sizes, {}
+                 held_bytes: int, threads: int, fetch: Fetch | None = None,
+                 on_wait: Callable[[int], None] = lambda read: None):
+        self._sizes, self._here, self._on_wait = sizes, {}, on_wait
         self._gate = _Gate(held_bytes)
         try:
             worker = _worker(urls, sizes, columns, decode, self._gate, fetch)
@@ -62,6 +63,7 @@ class ShardReader:
     def take(self, read: int):
         """What became of file ``read``; waits until it is there. Raises ShardError where it could not be read."""
         while read not in self._here:
+            self._on_wait(read)
             number, result = next(self._reader)
             if isinstance(result, Exception):
                 raise ShardError(number) from result

@@ -62,7 +62,7 @@ def run_step(config) -> dict:
 def load_framework(launcher: str, threads: int) -> None:
     """Load what the launcher's workers load, in their order. Raises where it cannot be: a Horovod that was built for
     another TensorFlow only shows here."""
-    if launcher == "horovod":
+    if launcher in ("horovod", "horovodrunner"):
         import horovod.tensorflow as hvd
 
         hvd.init()

@@ -1,0 +1,43 @@
+"""Workers started by Databricks' ``HorovodRunner``, with TensorFlow under Keras.
+
+Its documented contract: ``HorovodRunner(np=n).run(main, **kwargs)`` waits for n task slots, calls ``main(**kwargs)`` on each
+of n workers, in which ``hvd.init()`` works, and returns what rank 0 returned; a negative n starts -n processes on the
+driver's machine, which is all that a cluster of a single node has.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.connection import Address
+from cxrflow.launch.horovod import leave_signals, work
+from cxrflow.launch.worker import Worker
+
+
+class Launch:
+    """One launch, which another thread can cancel."""
+
+    def __init__(self, spark, config: TrainConfig, driver: Address):
+        self._spark, self._config, self._driver = spark, config, driver
+        self._group = f"cxrflow horovodrunner {secrets.token_hex(8)}"
+        self._abort = threading.Event()
+
+    def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
+        """What rank 0 returned. Raises what HorovodRunner does where a worker ended otherwise."""
+        from sparkdl import HorovodRunner
+
+        context = self._spark.sparkContext
+        context.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
+        leave_signals(self._abort)
+        workers = self._config.workers
+        runner = HorovodRunner(np=-workers if context.master.startswith("local") else workers)
+        threads = int(self._spark.conf.get("spark.task.cpus", "1"))
+        return runner.run(work, function=function, config=self._config, threads=threads, driver=self._driver)
+
+    def cancel(self) -> None:
+        """Have ``run`` end soon, if it can."""
+        self._abort.set()
+        self._spark.sparkContext.cancelJobGroup(self._group)

@@ -1,0 +1,165 @@
+"""Workers that are watched while they train: who is lost is named, and training starts again from the last checkpoint
+with what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from pyspark.sql import SparkSession
+from pyspark.util import InheritableThread
+
+from cxrflow.config import TrainConfig
+from cxrflow.errors import JobError, UserError
+from cxrflow.launch import find_launcher, signals
+from cxrflow.launch.monitor import Loss, Monitor
+from cxrflow.spark.session import exclude_host_of, wait_for_slots
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 5.0
+"""For the others to show what a worker's end did to them."""
+END_SECONDS = 20.0
+"""For a launcher to give up, once all its workers have ended; then it is left alone."""
+STOP_SECONDS = 60.0
+"""For a last checkpoint, after Ctrl-C or SIGTERM."""
+SLOTS_SECONDS = 30.0
+"""For the task slots of a lost worker to come back, before it is gone on with fewer."""
+
+
+class WorkersLost(Exception):
+    """Workers that could go on no more, for no fault of the training itself."""
+
+    def __init__(self, losses: list[Loss], why: str):
+        super().__init__(why)
+        self.losses = losses
+
+
+def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig], TrainConfig]) -> dict:
+    """Run ``function(config, worker)`` on the launcher's workers until it ends, and return what it returned on rank 0, with
+    ``restarts`` and ``lost``.
+
+    After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config)`` makes
+    of the configuration and as many workers as there are task slots within ``SLOTS_SECONDS``, at least
+    ``config.min_workers``. Raises UserError or JobError with a worker's own reason where it failed by itself, JobError where
+    too many were lost, and Stopped after Ctrl-C or SIGTERM.
+    """
+    lost: list[str] = []
+    with signals.held(spark):
+        while True:
+            try:
+                result = _attempt(spark, config, function)
+                return {**result, "restarts": len(lost), "lost": lost}
+            except WorkersLost as error:
+                lost.append(str(error))
+                if signals.wanted():
+                    raise signals.stopped_without("a worker was lost meanwhile") from None
+                if len(lost) > config.max_restarts:
+                    raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
+                                   "The same command goes on from the last checkpoint") from None
+                config = _next(spark, again(config), error)
+
+
+def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> TrainConfig:
+    """The configuration of the next attempt, with the workers that there is room for."""
+    excluded = frozenset().union(*(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent))
+    free = wait_for_slots(spark, config.workers, SLOTS_SECONDS, excluded)
+    if free < config.min_workers:
+        raise JobError(f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. The same command "
+                       "goes on from the last checkpoint")
+    workers = min(config.workers, free)
+    log.warning("starting again with %d workers", workers)
+    return dataclasses.replace(config, workers=workers)
+
+
+def _attempt(spark: SparkSession, config: TrainConfig, function: Callable) -> dict:
+    """One launch. Raises WorkersLost, or what a worker's own failure means."""
+    ended: list = []
+    host = spark.conf.get("spark.driver.host")
+    with Monitor(host, config.workers, config.hang_seconds, _show) as monitor:
+        launch = find_launcher(config.launcher).load()(spark, config, monitor.address)
+
+        def run() -> None:
+            try:
+                ended.append((launch.run(function), None))
+            except BaseException as error:
+                ended.append((None, error))
+
+        # A launcher may wait for ever for a machine that is gone: in a thread of its own it can be left behind.
+        thread = InheritableThread(target=run, daemon=True)
+        thread.start()
+        losses = _watch(thread, monitor)
+        if not losses and ended and ended[0][1] is None:
+            result = ended[0][0]
+            if result.get("stopped"):
+                raise signals.stopped(result)
+            return result
+        if not losses:
+            monitor.settle(SETTLE_SECONDS)
+            losses = monitor.losses()
+        hanging = [loss.seen.rank for loss in losses if loss.hangs]
+        if hanging:
+            monitor.dump(hanging)
+            time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
+        failures = monitor.failures()
+        monitor.kill()
+        monitor.settle(SETTLE_SECONDS)
+        launch.cancel()
+        thread.join(END_SECONDS)
+        if thread.is_alive():
+            log.warning("the launcher does not end; it is left behind")
+        if signals.wanted() and not losses:
+            raise signals.stopped_without("it took too long, or was asked for at once")
+        for failed in failures:
+            if not failed.end["exchange"]:
+                why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
+                raise UserError(why) if failed.end["user"] else JobError(why)
+        raise _lost(losses, failures, monitor, ended[0][1] if ended else None)
+
+
+def _watch(thread: InheritableThread, monitor: Monitor) -> list[Loss]:
+    """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, until it takes too
+    long."""
+    deadline = named = None
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if not named and (named := monitor.names()):
+            log.info("training on: %s", ", ".join(named))
+        losses = monitor.losses()
+        if losses or monitor.failures():
+            # The others fail because of it, within moments: whose fault it was shows when all have been heard.
+            monitor.settle(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
+            return monitor.losses()
+        if signals.wanted() and deadline is None:
+            log.warning("stopping: waiting for a checkpoint, up to %.0f s; once more ends it at once", STOP_SECONDS)
+            monitor.stop()
+            deadline = time.monotonic() + STOP_SECONDS
+        if deadline is not None and (time.monotonic() > deadline or signals.insisted()):
+            return []
+    return []
+
+
+def _show(event: dict) -> None:
+    log.info("%s", "".join(char for char in event["line"] if char.isprintable()))
+
+
+def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:
+    """Names the workers with their last words."""
+    if losses:
+        why = "; ".join(f"{loss.seen.name()} was lost {loss.seen.place()}: {loss.why}" for loss in losses)
+        ranks = [loss.seen.rank for loss in losses]
+    elif failures:
+        why = "; ".join(f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in failures)
+        ranks = [seen.rank for seen in failures]
+    else:
+        why, ranks = f"the launcher failed: {type(error).__name__}: {error}", []
+    log.warning("%s", why)
+    for rank in ranks:
+        if lines := monitor.lines(rank):
+            log.warning("last lines of worker %d:", rank)
+            for line in lines:
+                log.warning("  %s", line)
+    return WorkersLost(losses, why.splitlines()[0])
