@@ -25,7 +25,7 @@ class Namespaces:
     """Fresh namespaces around a process that waits; they end with the block."""
 
     def __init__(self):
-        # It ends with its standard input, so also with this process. --kill-child: and not only the one that waits for it.
+        # The shell ends with its standard input, so also with this process, and all others inside with it.
         self._keeper = subprocess.Popen(["unshare", *PARTS, "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; cat"],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self._keeper.stdout.readline() != "\n":
@@ -69,6 +69,15 @@ class Host(Namespaces):
         self.do("ip", "link", "set", card, "up")
         self.plug()
 
+    @contextmanager
+    def sees(self, instead: Path, place: Path) -> Iterator[None]:
+        """A file or folder in the place of another one, on this host alone; with what is mounted below it."""
+        self.do("mount", "--rbind", instead, place)
+        try:
+            yield
+        finally:
+            self.do("umount", "--recursive", place)
+
     def plug(self) -> None:
         self._switch.do("ip", "link", "set", self.name, "master", "switch")
 
@@ -79,8 +88,7 @@ class Host(Namespaces):
     @contextmanager
     def deaf_to(self, other: Host) -> Iterator[None]:
         """Nothing that this host sends to the other one arrives, so no connection between them comes about."""
-        neighbour = ("ip", "neighbour", "replace", other.address, "dev", self._card)
-        self.do(*neighbour, "lladdr", NOBODY, "nud", "permanent")
+        self.do("ip", "neighbour", "replace", other.address, "dev", self._card, "lladdr", NOBODY, "nud", "permanent")
         try:
             yield
         finally:
@@ -90,19 +98,21 @@ class Host(Namespaces):
 @contextmanager
 def make_hosts(folder: Path, cards: dict[str, str]) -> Iterator[dict[str, Host]]:
     """Hosts by name, for each the name of its network card; the first has the address 10.77.0.1. All know each other's
-    names. ``folder`` is for their ``/etc/hosts``. Skips the test where this is not permitted."""
+    names. ``folder`` is for their files ``/etc/hosts``. Skips the test where this is not permitted."""
     if os.geteuid() != 0:
         pytest.skip("hosts are namespaces, which only root can make")
     with ExitStack() as stack:
         try:
             switch = stack.enter_context(Namespaces())
-        except (OSError, FileNotFoundError) as error:
+        except OSError as error:
             pytest.skip(str(error))
         switch.do("ip", "link", "add", "switch", "up", "type", "bridge")
         hosts = {name: stack.enter_context(Host(name, f"{NETWORK}.{number}", switch, card))
                  for number, (name, card) in enumerate(cards.items(), start=1)}
-        names = folder / "hosts"
-        names.write_text("127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in hosts.values()))
         for host in hosts.values():
-            host.do("mount", "--bind", names, "/etc/hosts")
+            # As Debian's installer writes it: a host's own name leads nowhere but to itself.
+            names = {"localhost": "127.0.0.1", **{other.name: other.address for other in hosts.values()}, host.name: "127.0.1.1"}
+            file = folder / f"hosts-{host.name}"
+            file.write_text("".join(f"{address} {name}\n" for name, address in names.items()))
+            host.do("mount", "--bind", file, "/etc/hosts")
         yield hosts
