@@ -1,5 +1,5 @@
 """An augmentation that changes nothing, and takes its time for as long as a file exists: so that a test meets a training
-in the middle of an epoch on any machine."""
+in the middle of an epoch on any machine. A pipe beside that file, with the ending .hold, holds it until somebody writes there."""
 
 import os
 import time
@@ -7,5 +7,7 @@ import time
 
 def policy(pixels, sample_ids, *, seed, epoch):
     if os.path.exists(os.environ["CXRFLOW_PACE"]):
-        time.sleep(0.1)
+        time.sleep(0.3)
+    if os.path.exists(hold := os.environ["CXRFLOW_PACE"] + ".hold"):
+        open(hold).close()
     return pixels

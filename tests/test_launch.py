@@ -1,5 +1,6 @@
 """A launcher's contract: a function and plain data go out to real workers, rank 0's result comes back."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def run(spark, config, function):
 def horovod_runner(monkeypatch):
     """HorovodRunner's contract, kept with Horovod's own ways to start processes."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "databricks"))
+    yield
+    sys.modules.pop("sparkdl", None)
 
 
 @pytest.mark.parametrize("launcher", ["horovod", "horovodrunner", "torch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cxrflow.errors import Stopped
+
+log = logging.getLogger(__name__)
 
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM}
 
@@ -69,8 +72,9 @@ def _note(number: int, _=None) -> None:
     _last = time.monotonic()
     if not echo:
         _received.append(number)
-        if len(_received) > 1:
+        if insisted() and threading.current_thread() is threading.main_thread():
             raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
+        log.warning("stopping: a last checkpoint is written first; once more ends it at once")
 
 
 @contextmanager

@@ -77,55 +77,70 @@ def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> Train
 
 def _attempt(spark: SparkSession, config: TrainConfig, function: Callable) -> dict:
     """One launch. Raises WorkersLost, or what a worker's own failure means."""
-    ended: list = []
-    host = spark.conf.get("spark.driver.host")
-    with Monitor(host, config.workers, config.hang_seconds, _show) as monitor:
-        launch = find_launcher(config.launcher).load()(spark, config, monitor.address)
-
-        def run() -> None:
-            try:
-                ended.append((launch.run(function), None))
-            except BaseException as error:
-                ended.append((None, error))
-
-        # A launcher may wait for ever for a machine that is gone: in a thread of its own it can be left behind.
-        thread = InheritableThread(target=run, daemon=True)
-        thread.start()
-        losses = _watch(thread, monitor)
-        if not losses and ended and ended[0][1] is None:
-            result = ended[0][0]
-            if result.get("stopped"):
-                raise signals.stopped(result)
-            return result
-        if not losses:
-            monitor.settle(SETTLE_SECONDS)
-            losses = monitor.losses()
-        hanging = [loss.seen.rank for loss in losses if loss.hangs]
-        if hanging:
-            monitor.dump(hanging)
-            time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
-        failures = monitor.failures()
-        monitor.kill()
-        monitor.settle(SETTLE_SECONDS)
-        launch.cancel()
-        thread.join(END_SECONDS)
-        if thread.is_alive():
-            log.warning("the launcher does not end; it is left behind")
+    with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, _show) as monitor:
+        launch = _Launch(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
+        try:
+            losses = _watch(launch, monitor)
+            if not losses and launch.result is not None:
+                if launch.result.get("stopped"):
+                    raise signals.stopped(launch.result)
+                return launch.result
+            if not losses:
+                monitor.settle(SETTLE_SECONDS)
+                losses = monitor.losses()
+            if hanging := [loss.seen.rank for loss in losses if loss.hangs]:
+                monitor.dump(hanging)
+                time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
+            failures = monitor.failures()
+        finally:
+            launch.end(monitor)
         if signals.wanted() and not losses:
-            raise signals.stopped_without("it took too long, or was asked for at once")
+            raise signals.stopped_without("it took too long, or was asked for twice")
         for failed in failures:
             if not failed.end["exchange"]:
                 why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
                 raise UserError(why) if failed.end["user"] else JobError(why)
-        raise _lost(losses, failures, monitor, ended[0][1] if ended else None)
+        raise _lost(losses, failures, monitor, launch.error)
 
 
-def _watch(thread: InheritableThread, monitor: Monitor) -> list[Loss]:
+class _Launch:
+    """A launcher at work in a thread of its own: it may wait for ever for a machine that is gone, and can be left behind
+    there."""
+
+    def __init__(self, launch, function: Callable):
+        self._launch, self._function = launch, function
+        self.result: dict | None = None
+        self.error: BaseException | None = None
+        self._thread = InheritableThread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._launch.run(self._function)
+        except BaseException as error:  # of all kinds that launchers have
+            self.error = error
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def end(self, monitor: Monitor) -> None:
+        """End the workers, and the launcher with them."""
+        if self.wait(0):
+            return
+        monitor.kill()
+        monitor.settle(SETTLE_SECONDS)
+        self._launch.cancel()
+        if not self.wait(END_SECONDS):
+            log.warning("the launcher does not end; it is left behind")
+
+
+def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
     """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, until it takes too
     long."""
     deadline = named = None
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
+    while not launch.wait(POLL_SECONDS):
         if not named and (named := monitor.names()):
             log.info("training on: %s", ", ".join(named))
         losses = monitor.losses()
@@ -134,10 +149,9 @@ def _watch(thread: InheritableThread, monitor: Monitor) -> list[Loss]:
             monitor.settle(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
             return monitor.losses()
         if signals.wanted() and deadline is None:
-            log.warning("stopping: waiting for a checkpoint, up to %.0f s; once more ends it at once", STOP_SECONDS)
             monitor.stop()
             deadline = time.monotonic() + STOP_SECONDS
-        if deadline is not None and (time.monotonic() > deadline or signals.insisted()):
+        if signals.insisted() or (deadline is not None and time.monotonic() > deadline):
             return []
     return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -58,12 +59,24 @@ def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
     manifest, or the run directory cannot be written.
     """
     # Weights are rank 0's on every worker; what stays apart is which units dropout leaves out.
-    keras.utils.set_random_seed(config.seed + worker.rank)
+    _set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker, job)
     for epoch in range(trainer.first_epoch, config.epochs):
         if not trainer.run_epoch(epoch):
             return trainer.stopped()
     return trainer.finish()
+
+
+def _set_random_seed(seed: int) -> None:
+    if keras.backend.backend() != "torch":
+        keras.utils.set_random_seed(seed)
+        return
+    # Keras' own function would load TensorFlow too, where it is installed, which takes seconds.
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 class _Trainer:

@@ -1,0 +1,137 @@
+"""A training of one worker that cannot go on, or is told to stop, ends clearly and leaves what another can go on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cxrflow.manifest import RunDirectory
+from cxrflow.training.checkpoint import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train(table, run, pace, *flags) -> subprocess.Popen:
+    path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
+    command = [sys.executable, ROOT / "jobs" / "train.py", "--table", table, "--run", run, "--model", "plain", "--epochs", "30",
+               "--batch-size", "4", "--augment", "paced:policy", "--checkpoint-seconds", "0", *flags]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+                            env={**os.environ, "PYTHONPATH": path, "CXRFLOW_PACE": str(pace)})
+
+
+def until_said(job: subprocess.Popen, words: str) -> None:
+    said = ""
+    for line in job.stderr:
+        said += line
+        if words in line:
+            return
+    raise AssertionError(said)
+
+
+def until_epoch(job: subprocess.Popen, epoch: int) -> None:
+    until_said(job, f"epoch {epoch}/")
+
+
+def assert_whole(run, table) -> dict:
+    """The last checkpoint can be read, and the same command ends the run with it."""
+    state = read_checkpoint(RunDirectory(str(run))).state
+    with train(table, run, "/nowhere") as job:
+        result = json.loads(job.communicate()[0].splitlines()[-1])
+    assert job.returncode == 0 and result["epochs"] == 30
+    return state
+
+
+@pytest.fixture
+def pace(tmp_path):
+    (tmp_path / "pace").touch()
+    return tmp_path / "pace"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_with_a_checkpoint_of_the_step(table, tmp_path, pace, number, status):
+    run = tmp_path / "run"
+    with train(table, run, pace, "--checkpoint-seconds", "1000") as job:
+        until_epoch(job, 2)
+        job.send_signal(number)
+        said = job.communicate()[1]
+    assert job.returncode == status, said
+    assert "stopped, with a checkpoint after 2 epochs" in said and "Traceback" not in said
+    assert not (run / "_lease.json").exists()
+    assert assert_whole(run, table)["samples"] > 0
+
+
+def test_the_second_signal_ends_at_once(table, tmp_path, pace):
+    with train(table, tmp_path / "run", pace, "--checkpoint-seconds", "1000") as job:
+        until_epoch(job, 1)
+        os.mkfifo(f"{pace}.hold")  # the next step waits there, and with it the look for a signal
+        job.send_signal(signal.SIGINT)
+        until_said(job, "once more ends it at once")
+        time.sleep(1)  # within half a second it would count as an echo of the first
+        job.send_signal(signal.SIGINT)
+        said = job.stderr.read()
+        job.wait()
+    assert job.returncode == 130 and "stopped at once" in said and "Traceback" not in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own for a run directory, of which the room and the right to write can be changed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "cxrflow", folder],
+                                           capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(("change", "words"), [("full", "No space left on device"), ("read-only", "Read-only file system")])
+def test_a_run_directory_that_cannot_be_written_any_more(table, tmp_path, pace, small_disk, change, words):
+    run = small_disk / "run"
+    with train(table, run, pace) as job:
+        until_epoch(job, 2)
+        if change == "full":
+            with open(small_disk / "other", "wb", buffering=0) as other:
+                with pytest.raises(OSError):
+                    while True:
+                        other.write(bytes(2**16))
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        said = job.communicate()[1]
+    assert job.returncode == 1, said
+    error = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert "cannot write the run directory" in error and words in error and "Traceback" not in said
+    if change == "full":
+        (small_disk / "other").unlink()
+    else:
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert_whole(run, table)
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_checkpoints(table, tmp_path):
+    run = tmp_path / "run"
+    with train(table, run, "/nowhere", "--epochs", "2") as job:
+        job.communicate()
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with train(table, copy, "/nowhere", "--learning-rate", "1e30", "--warmup-epochs", "0", "--overwrite") as job:
+        said = job.communicate()[1]
+    assert job.returncode == 1 and "not a number: lower --learning-rate" in said and "Traceback" not in said
+    assert kept and sorted(path.name for path in (copy / "checkpoints").iterdir())
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(table, tmp_path):
+    run = tmp_path / "run"
+    with train(table, run, "/nowhere", "--epochs", "6", "--keep-checkpoints", "3", "--checkpoint-seconds", "1000") as job:
+        job.communicate()
+    best = json.loads((run / "history.json").read_text())["best"]["epoch"]
+    kept = {int(path.name.split("-")[0]) for path in (run / "checkpoints").iterdir()}
+    assert kept == {4, 5, 6, best}
