@@ -6,11 +6,12 @@ LAUNCHER ?= horovod
 WORKERS ?= $(if $(filter local,$(LAUNCHER)),1,2)
 IMAGES ?=
 DEMO ?= build/demo$(if $(IMAGES),-images)
+ARCHIVE ?= build/environment-$(LAUNCHER).tar.gz
 FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test benchmark benchmark-feed wheel lock clean
+.PHONY: help setup demo cluster-demo test benchmark benchmark-feed wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -48,9 +49,13 @@ build/peers-torch/.installed: tests/benchmarks/requirements-torch.lock | setup
 		--target build/peers-torch -r $<
 	@touch $@
 
+# What a former version left in build/lib would go into the wheel too.
 wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.
-	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels . \
+	@rm -rf build/lib build/wheels && .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels . \
 		&& ls build/wheels/cxrflow-*.whl
+
+env-archive: wheel ## Pack the environment that --archives sends to executors: LAUNCHER=horovod|torch, ARCHIVE=file.
+	@cluster/pack.sh build/wheels/cxrflow-*.whl $(LAUNCHER) $(ARCHIVE)
 
 lock: ## Pin again what setup.py asks for (needs uv).
 	@printf 'setuptools==79.0.1\ntorch==2.13.0+cpu\n' > .overrides.txt

@@ -9,9 +9,14 @@ usage() {
 Start a Spark standalone cluster: a master and its workers here, or workers here that join a master elsewhere.
 
     cluster/start.sh --workers 2 --cores 1 --memory 2g
-    cluster/start.sh --master spark://10.0.0.1:7077 --host 10.0.0.2 --workers 1 --cores 8 --memory 16g
 
-  --workers N        worker processes to start here (1)
+or on several machines, the first of which has the master alone:
+
+    cluster/start.sh --host 10.0.0.1 --workers 0
+    cluster/start.sh --host 10.0.0.2 --master spark://10.0.0.1:7077 --cores 8 --memory 16g
+    cluster/start.sh --host 10.0.0.3 --master spark://10.0.0.1:7077 --cores 8 --memory 16g
+
+  --workers N        worker processes to start here, 0 for none beside a master (1)
   --cores N          task slots of each worker (1)
   --memory SIZE      memory that each worker may give to executors' Java heaps, such as 512m or 2g (2g); decoding
                      and training happen in Python processes beside these heaps
@@ -64,7 +69,8 @@ is_count() { [[ $1 =~ ^[1-9][0-9]{0,4}$ ]]; }
 is_port() { [[ $1 =~ ^(0|[1-9][0-9]{0,4})$ ]] && [ "$1" -le 65535 ]; }
 is_loopback() { [[ $1 =~ ^(127\.[0-9.]+|localhost)$ ]]; }
 
-is_count "$workers" || bad_flag "--workers: expected a whole number above 0, got '$workers'"
+is_count "$workers" || { [ "$workers" = 0 ] && [ -z "$master" ]; } ||
+    bad_flag "--workers: expected a whole number above 0, or 0 for a master alone, got '$workers'"
 is_count "$cores" || bad_flag "--cores: expected a whole number above 0, got '$cores'"
 [[ $memory =~ ^[1-9][0-9]*[mg]$ ]] || bad_flag "--memory: expected a size such as 512m or 2g, got '$memory'"
 if [ -n "$master" ]; then

@@ -73,7 +73,8 @@ def state(tmp_path):
 @pytest.mark.parametrize(("flags", "sentence"), [
     (["--wrokers", "2"], "expected a known flag, got '--wrokers'"),
     (["--workers"], "--workers: expected a value after it, got --state"),
-    (["--workers", "0"], "--workers: expected a whole number above 0, got '0'"),
+    (["--workers", "two"], "--workers: expected a whole number above 0, or 0 for a master alone, got 'two'"),
+    (["--master", "spark://127.0.0.1:7077", "--workers", "0"], "or 0 for a master alone, got '0'"),
     (["--cores", "two"], "--cores: expected a whole number above 0, got 'two'"),
     (["--memory", "2"], "--memory: expected a size such as 512m or 2g, got '2'"),
     (["--port", "65536"], "--port: expected a number from 0 to 65535, got '65536'"),

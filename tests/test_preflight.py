@@ -42,7 +42,7 @@ def states(checks: list[dict]) -> dict[str, str]:
 def good_tasks() -> list[dict]:
     versions = {"python": "3.11.7", "java": "17.0.9", "keras": "3.15.1", "torch": "2.13.0"}
     return [{"rank": rank, "host": host, "machine": host, "versions": {**versions, "seconds": 0.1},
-             "network": {"unreached": {}, "driver": None, "loopback_name": False, "seconds": 0.1},
+             "network": {"unreached": [], "driver": None, "loopback_name": False, "seconds": 0.1},
              "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
              "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
              "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
@@ -70,7 +70,7 @@ def test_facts_that_are_all_right(table):
     (1, "versions", {"keras": "3.14.0"}, "keras is 3.15.1 on the driver and ada, 3.14.0 on bob"),
     (1, "versions", {"java": "21.0.1"}, "java is 17.0.9 on the driver and ada, 21.0.1 on bob"),
     (0, "versions", {"torch": "missing"}, "torch is missing on ada"),
-    (1, "network", {"unreached": {0: "timed out"}}, "bob cannot reach ada (timed out)"),
+    (1, "network", {"unreached": [[0, "timed out"]]}, "bob cannot reach ada (timed out)"),
     (1, "network", {"driver": "10.0.0.1:99: refused"}, "bob cannot reach the driver at 10.0.0.1:99: refused"),
     (0, "network", {"error": "OSError: no such address"}, "OSError: no such address (on ada)"),
     (1, "table", {"error": "FileNotFoundError: /data/x.parquet"}, "FileNotFoundError: /data/x.parquet (on bob)"),
@@ -194,7 +194,7 @@ def probe_two(monkeypatch, table, *runs, launcher="torch") -> list[dict]:
 
 def test_two_tasks_meet_and_leave_nothing(monkeypatch, table, tmp_path):
     facts = probe_two(monkeypatch, table, *[tmp_path / "new" / "run"] * 2)
-    assert [task["network"]["unreached"] for task in facts] == [{}, {}]
+    assert [task["network"]["unreached"] for task in facts] == [[], []]
     assert [task["run"]["unseen"] for task in facts] == [[], []] and "error" not in facts[0]["run"]
     shards = {shard.path: shard.rows for shard in read_manifest(str(table)).of_split("train")}
     assert [shards[task["table"]["shard"]] for task in facts] == [task["table"]["rows"] for task in facts]

@@ -13,6 +13,7 @@ import numpy as np
 from cxrflow.config import TrainConfig
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
+from cxrflow.launch.portable import portable
 from cxrflow.launch.worker import WatchedWorker, Worker
 
 START_SECONDS = 120
@@ -30,11 +31,13 @@ class Launch:
         import horovod.spark
 
         leave_signals(self._abort)
+        meet_at(self._driver.host)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         with self._cancelled_quietly():
             return horovod.spark.run(
-                work, args=(function, self._config, threads, self._driver), num_proc=self._config.workers,
+                portable(self._spark, work, function, self._config, threads, self._driver), num_proc=self._config.workers,
                 start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
+                executable=self._spark.sparkContext.pythonExec,  # the executors', which may not be the driver's
                 env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
 
     @contextmanager
@@ -65,6 +68,21 @@ def leave_signals(abort: threading.Event) -> None:
     import horovod.runner.gloo_run as gloo_run
 
     gloo_run.register_shutdown_event = lambda: abort
+
+
+def meet_at(host: str) -> None:
+    """Have Horovod's workers meet at the driver's address that Spark gives them.
+
+    Horovod would look for it on the driver's interface of the same name as one that the workers share. The driver may
+    have none of that name; and where all workers are on another machine, they share its loopback.
+    """
+    from horovod.spark.driver.driver_service import SparkDriverService
+
+    def addresses(service) -> dict[str, list[tuple[str, int]]]:
+        shared = {name for found in list(service._task_addresses_for_tasks.values()) for name in found}
+        return dict.fromkeys(shared or {"driver"}, [(host, service.get_port())])
+
+    SparkDriverService.addresses = addresses
 
 
 def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:

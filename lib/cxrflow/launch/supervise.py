@@ -49,10 +49,11 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
     too many were lost, and Stopped after Ctrl-C or SIGTERM.
     """
     lost: list[str] = []
+    attempt = config
     with signals.held(spark):
         while True:
             try:
-                result = _attempt(spark, config, function, record)
+                result = _attempt(spark, attempt, function, record)
                 return {**result, "restarts": len(lost), "lost": lost}
             except WorkersLost as error:
                 lost.append(str(error))
@@ -61,8 +62,8 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
                 if len(lost) > config.max_restarts:
                     raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
                                    "The same command goes on from the last checkpoint") from None
-                config = _next(spark, again(config), error)
-                record({"event": "restart", "why": str(error), "workers": config.workers})
+                attempt = _next(spark, again(config), error)
+                record({"event": "restart", "why": str(error), "workers": attempt.workers})
 
 
 def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> TrainConfig:

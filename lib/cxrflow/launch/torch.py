@@ -11,8 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cxrflow.config import TrainConfig
+from cxrflow.interfaces import interface_towards
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
+from cxrflow.launch.portable import portable
 from cxrflow.launch.worker import WatchedWorker, Worker
 
 
@@ -30,7 +32,7 @@ class Launch:
         self._spark.sparkContext.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         distributor = TorchDistributor(num_processes=self._config.workers, local_mode=False, use_gpu=False)
-        return distributor.run(work, function, self._config, threads, self._driver)
+        return distributor.run(portable(self._spark, work, function, self._config, threads, self._driver))
 
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""
@@ -46,6 +48,9 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
         import torch.distributed as dist
 
         torch.set_num_threads(threads)
+        # Otherwise gloo takes the address that this machine's own name has here, which is 127.x on many.
+        if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_towards(os.environ["MASTER_ADDR"])):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
         dist.init_process_group("gloo")
         try:
             result = function(config, TorchWorker(agent))

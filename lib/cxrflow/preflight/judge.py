@@ -70,7 +70,7 @@ def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
                       "executor: see SPARK_LOCAL_IP and spark.driver.host", seconds)
     host = {task["rank"]: task["host"] for task in tasks}
     pairs = _unique(f"{task['host']} cannot reach {host[rank]} ({why})" for task in tasks
-                    for rank, why in task["network"]["unreached"].items())
+                    for rank, why in task["network"]["unreached"])
     cut = _unique(f"{task['host']} cannot reach the driver at {task['network']['driver']}" for task in tasks
                   if task["network"]["driver"])
     if pairs or cut:

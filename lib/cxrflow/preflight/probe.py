@@ -87,8 +87,8 @@ def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) ->
     address = door["door"].address if "door" in door else None
     addresses = _addresses(place.gather(json.dumps(address)))
     facts["network"] = door if address is None else _attempt(
-        lambda: {"unreached": network.knock_at_all({rank: at for rank, at in addresses.items() if rank != place.rank},
-                                                   question.word),
+        lambda: {"unreached": list(network.knock_at_all(
+                     {rank: at for rank, at in addresses.items() if rank != place.rank}, question.word).items()),
                  "driver": _reach_driver(question.driver), "loopback_name": network.own_name_is_loopback()})
     writers = [*(["driver"] if question.driver else []), *place.leaders()]
     seen = _attempt(lambda: {"unseen": [writer for writer in writers if not places.sees_mark(

@@ -1,0 +1,57 @@
+"""The command lines for Kubernetes and YARN, held to Spark's own register of settings and to the jobs' parsers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from cxrflow.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = ROOT / "cluster"
+# Their objects register their settings when they are loaded.
+REGISTERS = {"kubernetes.md": "org.apache.spark.deploy.k8s.Config$", "yarn.md": "org.apache.spark.deploy.yarn.config.package$"}
+# Whose names a user makes.
+FAMILIES = (r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
+            r"spark\.(executorEnv|yarn\.appMasterEnv)\.\w+",
+            r"spark\.(executor|task)\.resource\.gpu\.(amount|vendor|discoveryScript)")
+
+
+def entry_of(spark, name: str):
+    return spark._jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(name)
+
+
+@pytest.mark.parametrize("page", REGISTERS)
+def test_spark_knows_every_setting_and_takes_its_value(spark, page):
+    spark._jvm.java.lang.Class.forName(REGISTERS[page])
+    text = (CLUSTER / page).read_text()
+    named = set(re.findall(r"spark\.[A-Za-z][\w.]*\w", re.sub(r"local:///\S+", "", text)))
+    unknown = {name for name in named if entry_of(spark, name) is None and not any(re.fullmatch(form, name) for form in FAMILIES)}
+    assert unknown == set()
+    conf = spark._jvm.org.apache.spark.SparkConf(False)
+    for name, value in re.findall(r"--conf (spark\.[\w.]+)=(\S+)", text):
+        if (entry := entry_of(spark, name)) is not None:
+            conf.set(name, value)
+            conf.get(entry)  # raises where the value is none
+
+
+@pytest.mark.parametrize("page", REGISTERS)
+def test_the_job_parses_its_flags(page):
+    command = re.search(r"^spark-submit (?:.*\\\n)*.*", (CLUSTER / page).read_text(), re.MULTILINE)[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    job = next(number for number, word in enumerate(words) if word.endswith("jobs/train.py"))
+    parsed = tyro.cli(TrainConfig, args=words[job + 1:])
+    conf = dict(setting.split("=") for flag, setting in zip(words, words[1:], strict=False) if flag == "--conf")
+    slots = int(conf["spark.executor.instances"]) * int(conf["spark.executor.cores"]) // int(conf["spark.task.cpus"])
+    assert (parsed.launcher, parsed.workers) == ("torch", slots)
+
+
+def test_the_image_has_the_spark_and_python_of_the_lock_files():
+    image = (CLUSTER / "Dockerfile").read_text()
+    version = re.search(r"^ARG SPARK_VERSION=(\S+)", image, re.MULTILINE)[1]
+    assert f"\npyspark=={version} " in (ROOT / "requirements.lock").read_text()
+    assert "FROM python:3.11-" in image and "--python-version 3.11" in (ROOT / "Makefile").read_text()
