@@ -30,7 +30,7 @@ def bad_inputs(tmp):
         "no labels file": ("ingest", ["--images", images, "--table", table, "--labels", "l.csv"], "expected a CSV or Parquet file"),
         "unknown flag": ("ingest", ["--images", images, "--tabel", table], "--tabel"),
         "no table": ("train", ["--table", empty, "--run", run], "found no manifest.json"),
-        "unknown launcher": ("train", ["--table", empty, "--run", run, "--launcher", "mpi"], "expected one of local, horovod, torch"),
+        "unknown launcher": ("train", ["--table", empty, "--run", run, "--launcher", "mpi"], "expected one of local, horovod, horovodrunner, torch"),
         "unknown model": ("train", ["--table", empty, "--run", run, "--model", "vgg"], "expected one of residual, plain"),
         "no run": ("evaluate", ["--run", empty, "--table", table], "expected a run directory with config.json"),
         "unknown split": ("evaluate", ["--run", run, "--table", table, "--split", "dev"], "expected one of train, val, test, all"),

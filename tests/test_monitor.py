@@ -16,8 +16,9 @@ def worker(rank, phase="train", *, epoch=2, step=7, idle=1.0, silent=0.5, **seen
     ([worker(0), worker(1)], []),
     ([worker(0), worker(1, gone=True)], [1]),
     ([worker(0), worker(1, end={}, gone=True, silent=500)], []),  # it has finished
+    ([worker(0), worker(1, end={}, silent=19)], [1]),  # it has, but its process has not ended
     ([worker(0), worker(1, end={"why": "no"}, gone=True)], []),  # it said why itself
-    ([worker(0), worker(1, silent=16)], [1]),
+    ([worker(0), worker(1, silent=19)], [1]),
     ([worker(0, idle=40), worker(1, "feed", idle=40)], [1]),  # 0 waits for 1, which reads
     ([worker(0, idle=40, step=8), worker(1, idle=39)], [1]),  # one step behind
     ([worker(0, "checkpoint", idle=40), worker(1, idle=40)], [0]),

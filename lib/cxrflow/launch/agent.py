@@ -28,17 +28,16 @@ from cxrflow.launch.connection import LOST, Address, open_connection
 from cxrflow.processes import executor_id, python_path
 
 TICK_SECONDS = 1.0
-DRIVER_SILENT_SECONDS = 60.0
-"""Without a word from the driver, after which a worker is ended. Longer than the driver waits for an agent."""
+DRIVER_SILENT_SECONDS = 12.0
+"""Without a word from the driver, after which a worker is ended. Shorter than the driver waits for an agent before it starts
+others (``monitor.SILENT_SECONDS``), so that two never write to one run directory."""
 LAST_LINES = 20
 LINE_BYTES = 10_000
-DUMP_SECONDS = 0.5
-"""For a hanging worker to write where it hangs."""
 DRAIN_SECONDS = 1.0
 """For a dead worker's last words, whose pipe a child of it may hold open."""
 
 
-EXCHANGE = re.compile(r"horovod|gloo|nccl|process ?group|rendezvous|connection (reset|closed|refused)", re.IGNORECASE)
+EXCHANGE = re.compile(r"horovod|gloo|nccl|process ?group|rendezvous|torch.distributed|connection (reset|closed|refused)|broken pipe", re.IGNORECASE)
 """In the words of an error that shows in one worker because another one is gone."""
 
 
@@ -63,10 +62,11 @@ class Agent:
         self._send({"rank": rank, "pid": os.getpid(), "host": socket.gethostname(), "executor": executor_id(),
                     "driver": [address.host, address.port, address.key.hex()]})
         ready = self._socket.recv(LINE_BYTES)
-        if ready != b"ready\n":
+        if not ready.startswith(b"ready\n"):
             os.close(into)
             raise ConnectionError(f"worker {rank} on {socket.gethostname()} cannot reach the driver at "
                                   f"{address.host}:{address.port} ({ready.decode().strip() or 'its agent ended'})")
+        self._unread = ready.removeprefix(b"ready\n")
         os.dup2(into, 2)
         os.close(into)
         faulthandler.enable()
@@ -106,8 +106,9 @@ class Agent:
 def _describe(error: BaseException) -> dict:
     """``why``, whose fault it is (``exchange``: another worker's; ``user``: bad input)."""
     expected = isinstance(error, (UserError, JobError))
-    return {"why": str(error) if expected else f"{type(error).__name__}: {error}"[:LINE_BYTES],
-            "exchange": not expected and bool(EXCHANGE.search(str(error))), "user": isinstance(error, UserError)}
+    words = f"{type(error).__name__}: {error}"
+    return {"why": str(error) if expected else words[:LINE_BYTES], "expected": expected, "user": isinstance(error, UserError),
+            "exchange": not expected and bool(EXCHANGE.search(f"{type(error).__module__}.{words}"))}
 
 
 class _Watch:

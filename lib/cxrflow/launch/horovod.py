@@ -24,50 +24,61 @@ class Launch:
 
     def __init__(self, spark, config: TrainConfig, driver: Address):
         self._spark, self._config, self._driver = spark, config, driver
-        self._abort = threading.Event()
+        self._abort, self._job = threading.Event(), 0
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""
         import horovod.spark
 
-        leave_signals(self._abort)
+        from horovod.spark.driver import job_id
+
         meet_at(self._driver.host)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
-        with self._cancelled_quietly():
+        self._job = job_id.JOB_ID + 1
+        with as_guest(self._abort):
             return horovod.spark.run(
                 portable(self._spark, work, function, self._config, threads, self._driver), num_proc=self._config.workers,
                 start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
                 executable=self._spark.sparkContext.pythonExec,  # the executors', which may not be the driver's
                 env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
 
-    @contextmanager
-    def _cancelled_quietly(self) -> Iterator[None]:
-        """Horovod's thread for the Spark job would show the job's cancellation as a stack trace of Python and Java."""
-        before = threading.excepthook
-
-        def hook(failed) -> None:
-            if not (failed.thread and "run_spark" in failed.thread.name):
-                before(failed)
-
-        threading.excepthook = hook
-        try:
-            yield
-        finally:
-            threading.excepthook = before
-
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""
-        from horovod.spark.driver import job_id
-
         self._abort.set()
-        self._spark.sparkContext.cancelJobGroup(f"horovod.spark.run.{job_id.JOB_ID}")
+        self._spark.sparkContext.cancelJobGroup(f"horovod.spark.run.{self._job}")
 
 
-def leave_signals(abort: threading.Event) -> None:
-    """Keep Horovod from taking Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event."""
+@contextmanager
+def as_guest(abort: threading.Event) -> Iterator[None]:
+    """Have Horovod behave as a part of a program, not as the whole of it, for the length of a block."""
     import horovod.runner.gloo_run as gloo_run
+    import horovod.runner.util.threads as threads
+    import horovod.spark.runner as runner
 
-    gloo_run.register_shutdown_event = lambda: abort
+    in_thread, excepthook = threads.in_thread, threading.excepthook
+
+    def in_daemon(target, args=(), name=None, daemon=True, silent=False):
+        return in_thread(target, args, name, True, silent)
+
+    def hook(failed) -> None:
+        if not (failed.thread and "run_spark" in failed.thread.name):
+            excepthook(failed)
+
+    changes = [
+        # It takes Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event.
+        (gloo_run, "register_shutdown_event", lambda: abort),
+        # Its threads may wait for ever for a machine that is gone, and the process for them.
+        (threads, "in_thread", in_daemon), (runner, "in_thread", in_daemon),
+        # The one for the Spark job shows the job's cancellation as a stack trace of Python and Java.
+        (threading, "excepthook", hook)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    try:
+        for owner, name, value in changes:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def meet_at(host: str) -> None:

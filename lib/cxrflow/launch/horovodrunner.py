@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from cxrflow.config import TrainConfig
 from cxrflow.launch.connection import Address
-from cxrflow.launch.horovod import leave_signals, work
+from cxrflow.launch.horovod import as_guest, work
 from cxrflow.launch.worker import Worker
 
 
@@ -31,11 +31,11 @@ class Launch:
 
         context = self._spark.sparkContext
         context.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
-        leave_signals(self._abort)
         workers = self._config.workers
         runner = HorovodRunner(np=-workers if context.master.startswith("local") else workers)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
-        return runner.run(work, function=function, config=self._config, threads=threads, driver=self._driver)
+        with as_guest(self._abort):
+            return runner.run(work, function=function, config=self._config, threads=threads, driver=self._driver)
 
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""

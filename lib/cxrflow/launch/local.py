@@ -16,7 +16,7 @@ def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig,
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     worker = Worker()
     worker.tell = record
-    with signals.held(None):
+    with signals.held():
         result = function(config, worker)
         if result.get("stopped"):
             raise signals.stopped(result)

@@ -12,12 +12,13 @@ from multiprocessing.connection import Connection
 
 from cxrflow.launch.connection import LOST, Listener
 
-SILENT_SECONDS = 15.0
-"""An agent speaks every second: after so many without a word its machine is gone, or the network to it."""
+SILENT_SECONDS = 18.0
+"""An agent speaks every second: after so many without a word its machine is gone, or the network to it. By then it has ended
+its worker (``agent.DRIVER_SILENT_SECONDS``)."""
 START_SECONDS = 120.0
 """For every worker to report, which Spark starts a task for, and that a process; and for what takes long only once: loading
 a framework, compiling the first step."""
-WORD_SECONDS = 5.0
+WORD_SECONDS = 2.0
 """Between two signs of life of the driver."""
 MESSAGE_BYTES = 500_000
 
@@ -43,7 +44,8 @@ class Seen:
     state: str = ""
     """Of its process, the kernel's letter."""
     end: dict | None = None
-    """Empty where it finished, or why it failed: ``why``, ``exchange``, ``user``."""
+    """Empty where it finished, or why it failed: ``why``, ``expected`` (a sentence for people), ``user`` (bad input),
+    ``exchange`` (because of another worker)."""
     gone: bool = False
     """Its process has ended, or its agent cannot be reached any more."""
     lines: list[str] = field(default_factory=list)
@@ -83,10 +85,9 @@ def find_losses(workers: list[Seen], now: float, hang_seconds: float) -> list[Lo
     """
     losses = []
     for seen in workers:
-        if seen.end is not None:
-            continue
         if seen.gone:
-            losses.append(Loss(seen, "its process ended without a word; was it killed, or short of memory?"))
+            if seen.end is None:
+                losses.append(Loss(seen, "its process ended without a word; was it killed, or short of memory?"))
         elif now - seen.heard > SILENT_SECONDS:
             losses.append(Loss(seen, f"nothing was heard of it for {now - seen.heard:.0f} s; is its machine, or the "
                                      "network to it, down?", silent=True))
@@ -123,6 +124,7 @@ class Monitor:
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._over = threading.Event()
+        self._stopping = False
         self._started = self._looked = time.monotonic()
 
     def __enter__(self) -> Monitor:
@@ -168,7 +170,8 @@ class Monitor:
             self._quiet.wait_for(lambda: all(seen.gone for seen in self._seen.values()), seconds)
 
     def stop(self) -> None:
-        """Ask for a last checkpoint and the end."""
+        """Ask for a last checkpoint and the end, also those who have yet to report."""
+        self._stopping = True
         self._order(b"stop")
 
     def dump(self, ranks: list[int]) -> None:
@@ -205,6 +208,8 @@ class Monitor:
                 connection.send_bytes(b"kill")
                 return
             self._seen[seen.rank], self._connections[seen.rank] = seen, connection
+            if self._stopping:
+                connection.send_bytes(b"stop")
         try:
             while True:
                 self._take(seen, json.loads(connection.recv_bytes(MESSAGE_BYTES)))

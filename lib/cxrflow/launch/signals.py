@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +15,8 @@ log = logging.getLogger(__name__)
 
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM}
 
-ECHO_SECONDS = 0.5
-
-_received: list[int] = []
-_last = -ECHO_SECONDS
+_received: list[tuple[int, str]] = []
+"""Number and who caught it: one Ctrl-C in a terminal reaches both Python and Java."""
 
 
 def wanted() -> bool:
@@ -28,66 +25,69 @@ def wanted() -> bool:
 
 
 def insisted() -> bool:
-    """Whether more than one came."""
-    return len(_received) > 1
+    """Whether the same one of Python and Java was signalled more than once."""
+    catchers = [catcher for _, catcher in _received]
+    return len(catchers) > len(set(catchers))
 
 
 def stopped(result: dict) -> Stopped:
     """What to raise after a training that was stopped in good order; ``result`` is what it returned."""
-    return Stopped(_received[0], f"stopped, with a checkpoint after {result['epochs']} epochs and {result['samples']} samples "
+    return Stopped(_received[0][0], f"stopped, with a checkpoint after {result['epochs']} epochs and {result['samples']} samples "
                                  "of the next. The same command goes on from there")
 
 
 def stopped_without(why: str) -> Stopped:
     """What to raise where there was no time for a checkpoint."""
-    return Stopped(_received[0], f"stopped without a last checkpoint: {why}. The same command goes on from the one before, "
+    return Stopped(_received[0][0], f"stopped without a last checkpoint: {why}. The same command goes on from the one before, "
                                  "if there is one")
 
 
 @contextmanager
-def held(spark) -> Iterator[None]:
-    """Note the signals, instead of ending the process, for the length of a block; the second one raises Stopped.
+def held() -> Iterator[None]:
+    """Note the signals, instead of ending the process, for the length of a block; the second one ends it.
 
     Under spark-submit the process that a person or a scheduler signals is Java's, and it would take Python and, in local
     mode, the workers along; so Java hands its signals to Python. Nothing is done outside Python's main thread, where
     signals cannot be caught.
     """
-    _received.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _note) for number in SIGNALS.values()}
+    _received.clear()
+    before = {number: signal.signal(number, _catch) for number in SIGNALS.values()}
     try:
-        with _java_hands_over(spark):
+        with _java_hands_over():
             yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _received.clear()
 
 
-def _note(number: int, _=None) -> None:
-    global _last
-    # One Ctrl-C in a terminal reaches both Python and Java.
-    echo = time.monotonic() - _last < ECHO_SECONDS
-    _last = time.monotonic()
-    if not echo:
-        _received.append(number)
-        if insisted() and threading.current_thread() is threading.main_thread():
-            raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
+def _catch(number: int, _) -> None:
+    _note(number, "python")
+    if insisted():
+        raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
+
+
+def _note(number: int, catcher: str) -> None:
+    if not _received:
         log.warning("stopping: a last checkpoint is written first; once more ends it at once")
+    _received.append((number, catcher))
 
 
 @contextmanager
-def _java_hands_over(spark) -> Iterator[None]:
+def _java_hands_over() -> Iterator[None]:
     # Where Python started Java, Java ends with Python; PySpark keeps Ctrl-C from it.
-    if spark is None or "PYSPARK_GATEWAY_PORT" not in os.environ:
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
         yield
         return
+    from pyspark import SparkContext
     from pyspark.java_gateway import ensure_callback_server_started
 
-    jvm = spark.sparkContext._jvm
-    ensure_callback_server_started(spark.sparkContext._gateway)
-    java = jvm.sun.misc.Signal
+    SparkContext._ensure_initialized()  # a training by one worker opens no session
+    ensure_callback_server_started(SparkContext._gateway)
+    java = SparkContext._jvm.sun.misc.Signal
     before = {name: java.handle(java(name), _Handler()) for name in SIGNALS}
     try:
         yield
@@ -100,7 +100,7 @@ class _Handler:
     """``sun.misc.SignalHandler``, in Python."""
 
     def handle(self, caught) -> None:
-        _note(caught.getNumber())
+        _note(caught.getNumber(), "java")
 
     class Java:
         implements = ["sun.misc.SignalHandler"]

@@ -50,7 +50,8 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
     """
     lost: list[str] = []
     attempt = config
-    with signals.held(spark):
+    excluded: frozenset[str] = frozenset()
+    with signals.held():
         while True:
             try:
                 result = _attempt(spark, attempt, function, record)
@@ -62,13 +63,15 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
                 if len(lost) > config.max_restarts:
                     raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
                                    "The same command goes on from the last checkpoint") from None
-                attempt = _next(spark, again(config), error)
+                excluded = excluded.union(*(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent))
+                attempt = _next(spark, again(config), error, excluded)
+                if signals.wanted():
+                    raise signals.stopped_without("a worker was lost just before") from None
                 record({"event": "restart", "why": str(error), "workers": attempt.workers})
 
 
-def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost) -> TrainConfig:
-    """The configuration of the next attempt, with the workers that there is room for."""
-    excluded = frozenset().union(*(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent))
+def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost, excluded: frozenset[str]) -> TrainConfig:
+    """The configuration of the next attempt, with the workers that there is room for outside the ``excluded`` executors."""
     free = wait_for_slots(spark, config.workers, SLOTS_SECONDS, excluded)
     if free < config.min_workers:
         raise JobError(f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. The same command "
@@ -98,12 +101,13 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
             failures = monitor.failures()
         finally:
             launch.end(monitor)
-        if signals.wanted() and not losses:
-            raise signals.stopped_without("it took too long, or was asked for twice")
         for failed in failures:
-            if not failed.end["exchange"]:
+            # What another worker's end did to one may look like its own fault.
+            if failed.end["expected"] or not (failed.end["exchange"] or losses):
                 why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
                 raise UserError(why) if failed.end["user"] else JobError(why)
+        if signals.wanted() and not losses:
+            raise signals.stopped_without("it took too long, or was asked for twice")
         raise _lost(losses, failures, monitor, launch.error)
 
 
@@ -151,7 +155,13 @@ def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
         if losses or monitor.failures():
             # The others fail because of it, within moments: whose fault it was shows when all have been heard.
             monitor.settle(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
-            return monitor.losses()
+            after = monitor.losses()
+            first = {loss.seen.rank for loss in losses}
+            # Those that were lost later were mostly ended by their launcher.
+            if kept := [loss for loss in after if loss.seen.rank in first] or after:
+                return kept
+            if monitor.failures():
+                return []
         if signals.wanted() and deadline is None:
             monitor.stop()
             deadline = time.monotonic() + STOP_SECONDS

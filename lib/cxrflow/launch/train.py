@@ -101,24 +101,26 @@ def train(spark, config: TrainConfig) -> dict:
     with lease.hold(config.run, "--run") as held:
         _check(config)  # another run may have ended meanwhile
         with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
-            return _launch(spark, config, held.token, recorder.record)
+            return _launch(spark, config, held, recorder.record)
 
 
-def _launch(spark, config: TrainConfig, job: str, record: Callable[[dict], None]) -> dict:
-    function = functools.partial(_fit, job=job)
+def _launch(spark, config: TrainConfig, held: lease.Lease, record: Callable[[dict], None]) -> dict:
+    function = functools.partial(_fit, job=held.token)
     if config.launcher == "local":
         from cxrflow.launch.local import launch
 
         return launch(function, config, record)
     from cxrflow.launch.supervise import supervise
 
-    return supervise(spark, config, function, functools.partial(_again, job=job), record)
+    return supervise(spark, config, function, functools.partial(_again, held=held), record)
 
 
-def _again(config: TrainConfig, job: str) -> TrainConfig:
-    """What to train with after the loss of a worker: on with what this job has written, if it came so far."""
+def _again(config: TrainConfig, held: lease.Lease) -> TrainConfig:
+    """What to train with after the loss of a worker: on with what this job has written, if it came so far. Raises JobError
+    where another job has taken the run directory over, as it may after this one was stopped for minutes."""
+    held.check()
     run = RunDirectory(config.run)
-    if storage.exists(run.config) and run.read(run.config, "train").get("job") == job:
+    if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
         return dataclasses.replace(config, overwrite=False, resume="auto")
     return config
 

@@ -130,8 +130,15 @@ class Clock:
         """What to do after this step: GO_ON, SAVE a checkpoint, or save one and STOP; collective."""
         if (step + 1) % self._every:
             return GO_ON
-        word = STOP if self._worker.stop_wanted() else SAVE if time.monotonic() - self._last >= self._seconds else GO_ON
-        word = int(self._worker.broadcast([np.array([word])])[0][0])
+        word = self._agreed(SAVE if time.monotonic() - self._last >= self._seconds else GO_ON)
         if word == SAVE:
             self._last = time.monotonic()
         return word
+
+    def stops(self) -> bool:
+        """Whether it is time for the end, at a moment that has its checkpoint already; collective."""
+        return self._agreed(GO_ON) == STOP
+
+    def _agreed(self, word: int) -> int:
+        word = STOP if self._worker.stop_wanted() else word
+        return int(self._worker.broadcast([np.array([word])])[0][0])

@@ -140,6 +140,8 @@ class _Trainer:
         arrays = capture(self._model, self._worker)
         if fed is not None:
             arrays["fed"] = fed.combined(self._worker).entries
+        for name, array in arrays.items():
+            self._require_finite(array, name, epoch)
         if self._worker.rank != 0:
             return
         with self._writing():
@@ -199,6 +201,7 @@ class _Trainer:
         seconds = time.monotonic() - started
         self._average_statistics()
         truth, scores = self._score_val()
+        self._require_finite(scores, "a score of a validation image", epoch + 1)
         record = {
             "epoch": epoch + 1, "loss": loss, **validation_metrics(truth, scores),
             "learning_rate": self._learning_rate(),
@@ -212,6 +215,9 @@ class _Trainer:
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
         self._progress.end_epoch(record)
+        if epoch + 1 < self._config.epochs and self._clock.stops():
+            self._stopped_at = {"epochs": epoch + 1, "samples": 0}
+            return False
         return True
 
     def _train_epoch(self, epoch: int, first: int) -> tuple[float, dict] | None:
@@ -232,7 +238,8 @@ class _Trainer:
                 logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
                 self._progress.mark("step")
                 fed.add(batch.shards, batch.sample_ids)
-                loss = self._checked(float(logs["loss"]), epoch, step)
+                loss = float(logs["loss"])
+                self._require_finite(loss, f"the loss of step {step + 1} of the next", epoch)
                 total += loss * plan.step_samples(step)
                 self._progress.step(step, loss, self._learning_rate)
                 word = self._clock.due(step)
@@ -261,12 +268,10 @@ class _Trainer:
         """The workers' mean of ``total``; collective."""
         return float(self._worker.average([np.float64([total])])[0][0])
 
-    def _checked(self, loss: float, epoch: int, step: int) -> float:
-        """The loss; raises JobError where it is not a number."""
-        if not np.isfinite(loss):
-            raise JobError(f"the loss of epoch {epoch + 1}, step {step + 1} is {loss}, not a number: lower --learning-rate (it "
-                           f"is {self._config.learning_rate:g}). What {self._run.url} holds is kept")
-        return loss
+    def _require_finite(self, value: float | np.ndarray, name: str, epoch: int) -> None:
+        if not np.isfinite(value).all():
+            raise JobError(f"after {epoch} epochs, {name} is not a number: lower --learning-rate (it is "
+                           f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
 
     def _average_statistics(self) -> None:
         """Give every worker the mean of the moving statistics that batch normalisation gathered on each."""
