@@ -49,10 +49,10 @@ build/peers-torch/.installed: tests/benchmarks/requirements-torch.lock | setup
 		--target build/peers-torch -r $<
 	@touch $@
 
-# What a former version left in build/lib would go into the wheel too.
-wheel: setup ## Build the wheel that --py-files or a Databricks job installs, in build/wheels.
-	@rm -rf build/lib build/wheels && .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheels . \
-		&& ls build/wheels/cxrflow-*.whl
+# What a former version left in build/lib would go into the wheel too. Of --py-files, Spark imports from no .whl.
+wheel: setup ## Build the wheel that a Databricks job installs, and as .zip for --py-files, in build/wheels.
+	@rm -rf build/lib build/wheels && .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		--wheel-dir build/wheels . && cp build/wheels/cxrflow-*.whl build/wheels/cxrflow.zip && ls build/wheels/*
 
 env-archive: wheel ## Pack the environment that --archives sends to executors: LAUNCHER=horovod|torch, ARCHIVE=file.
 	@cluster/pack.sh build/wheels/cxrflow-*.whl $(LAUNCHER) $(ARCHIVE)

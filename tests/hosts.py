@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,9 @@ class Namespaces:
 
     def __init__(self):
         # The shell ends with its standard input, so also with this process, and all others inside with it.
-        self._keeper = subprocess.Popen(["unshare", *PARTS, "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; cat"],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._keeper = subprocess.Popen(
+            ["unshare", *PARTS, "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; cat"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self._keeper.stdout.readline() != "\n":
             why = self._keeper.communicate()[1].strip()
             raise PermissionError(f"no namespaces can be made here: {why}")
@@ -78,6 +79,12 @@ class Host(Namespaces):
         finally:
             self.do("umount", "--recursive", place)
 
+    def calls_itself_loopback(self, folder: Path) -> AbstractContextManager:
+        """As Debian's installer writes ``/etc/hosts``: this host's own name leads nowhere but to itself."""
+        (file := folder / f"hosts-{self.name}").write_text(
+            Path("/proc", str(self.pid), "root/etc/hosts").read_text().replace(f"{self.address} ", "127.0.1.1 "))
+        return self.sees(file, Path("/etc/hosts"))
+
     def plug(self) -> None:
         self._switch.do("ip", "link", "set", self.name, "master", "switch")
 
@@ -98,7 +105,7 @@ class Host(Namespaces):
 @contextmanager
 def make_hosts(folder: Path, cards: dict[str, str]) -> Iterator[dict[str, Host]]:
     """Hosts by name, for each the name of its network card; the first has the address 10.77.0.1. All know each other's
-    names. ``folder`` is for their files ``/etc/hosts``. Skips the test where this is not permitted."""
+    names. ``folder`` is for their ``/etc/hosts``. Skips the test where this is not permitted."""
     if os.geteuid() != 0:
         pytest.skip("hosts are namespaces, which only root can make")
     with ExitStack() as stack:
@@ -109,10 +116,8 @@ def make_hosts(folder: Path, cards: dict[str, str]) -> Iterator[dict[str, Host]]
         switch.do("ip", "link", "add", "switch", "up", "type", "bridge")
         hosts = {name: stack.enter_context(Host(name, f"{NETWORK}.{number}", switch, card))
                  for number, (name, card) in enumerate(cards.items(), start=1)}
+        (names := folder / "hosts").write_text(
+            "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in hosts.values()))
         for host in hosts.values():
-            # As Debian's installer writes it: a host's own name leads nowhere but to itself.
-            names = {"localhost": "127.0.0.1", **{other.name: other.address for other in hosts.values()}, host.name: "127.0.1.1"}
-            file = folder / f"hosts-{host.name}"
-            file.write_text("".join(f"{address} {name}\n" for name, address in names.items()))
-            host.do("mount", "--bind", file, "/etc/hosts")
+            host.do("mount", "--bind", names, "/etc/hosts")
         yield hosts

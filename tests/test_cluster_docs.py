@@ -14,7 +14,8 @@ from cxrflow.config import TrainConfig
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 # Their objects register their settings when they are loaded.
-REGISTERS = {"kubernetes.md": "org.apache.spark.deploy.k8s.Config$", "yarn.md": "org.apache.spark.deploy.yarn.config.package$"}
+REGISTERS = {"kubernetes.md": "org.apache.spark.deploy.k8s.Config$",
+             "yarn.md": "org.apache.spark.deploy.yarn.config.package$"}
 # Whose names a user makes.
 FAMILIES = (r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
             r"spark\.(executorEnv|yarn\.appMasterEnv)\.\w+",
@@ -30,8 +31,8 @@ def test_spark_knows_every_setting_and_takes_its_value(spark, page):
     spark._jvm.java.lang.Class.forName(REGISTERS[page])
     text = (CLUSTER / page).read_text()
     named = set(re.findall(r"spark\.[A-Za-z][\w.]*\w", re.sub(r"local:///\S+", "", text)))
-    unknown = {name for name in named if entry_of(spark, name) is None and not any(re.fullmatch(form, name) for form in FAMILIES)}
-    assert unknown == set()
+    named = {name for name in named if not any(re.fullmatch(form, name) for form in FAMILIES)}
+    assert {name for name in named if entry_of(spark, name) is None} == set()
     conf = spark._jvm.org.apache.spark.SparkConf(False)
     for name, value in re.findall(r"--conf (spark\.[\w.]+)=(\S+)", text):
         if (entry := entry_of(spark, name)) is not None:

@@ -42,7 +42,8 @@ def states(checks: list[dict]) -> dict[str, str]:
 def good_tasks() -> list[dict]:
     versions = {"python": "3.11.7", "java": "17.0.9", "keras": "3.15.1", "torch": "2.13.0"}
     return [{"rank": rank, "host": host, "machine": host, "versions": {**versions, "seconds": 0.1},
-             "network": {"unreached": [], "driver": None, "loopback_name": False, "seconds": 0.1},
+             "network": {"unreached": [], "driver": None, "loopback_name": False, "card": "eth0",
+                         "seconds": 0.1},
              "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
              "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
              "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
@@ -107,11 +108,23 @@ def test_a_driver_without_the_workers_packages_is_no_mismatch(table):
     assert judge.judge_versions({"python": "3.11.7", "keras": "missing", "torch": "missing"}, tasks).state == "ok"
 
 
-def test_shards_and_names_that_deserve_a_note(table):
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"loopback_name": True}, "the own name of bob means 127.x there"),
+    ({"card": "ens5"}, "the network card is eth0 on ada, ens5 on bob"),
+])
+def test_what_horovod_alone_minds(table, facts, words):
+    tasks = changed(1, "network", **facts)
+    assert judged(table, tasks)["network"].state == "ok"
+    row = judge.judge_network(config_of(table, "/run", launcher="horovod"), tasks)
+    assert row.state == "FAILED" and words in row.found and "--launcher torch" in row.advice
+    for task in tasks:
+        task["machine"] = "ada"
+    assert judge.judge_network(config_of(table, "/run", launcher="horovod"), tasks).state == "ok"
+
+
+def test_shards_that_deserve_a_note(table):
     assert "several read each shard" in judged(table, good_tasks(), workers=9, batch_size=1)["shards"].found
     assert "less than one global batch of 2 x 64" in judged(table, good_tasks(), batch_size=64)["shards"].found
-    row = judged(table, changed(1, "network", loopback_name=True))["network"]
-    assert row.state == "note" and "the own name of bob means 127.x" in row.found
 
 
 @pytest.mark.parametrize(("facts", "words"), [

@@ -77,11 +77,19 @@ def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
         return failed("network", "; ".join(pairs[:MOST_NAMED] + cut[:MOST_NAMED]), "open all ports between these "
                       "machines, since workers listen on any free one; where a machine has several "
                       "networks, name the right one with SPARK_LOCAL_IP", seconds)
+    if config.launcher in ("horovod", "horovodrunner") and len({task["machine"] for task in tasks}) > 1:
+        if lost := [task["host"] for task in tasks if task["network"]["loopback_name"]]:
+            return failed("network", f"the own name of {_some(lost)} means 127.x there", "Horovod tells the other "
+                          "machines that address: give it the machine's own in /etc/hosts, or use --launcher torch",
+                          seconds)
+        cards: dict[str, list[str]] = {}
+        for task in tasks:
+            cards.setdefault(task["network"]["card"], []).append(task["host"])
+        if len(cards) > 1:
+            return failed("network", "the network card is " + ", ".join(
+                f"{card} on {_some(hosts)}" for card, hosts in cards.items()),
+                "Horovod wants the same name on all of them: rename it, or use --launcher torch", seconds)
     found = f"{len(tasks)} tasks reach each other and the driver" if len(tasks) > 1 else "one worker, none to reach"
-    lost = [task["host"] for task in tasks if task["network"]["loopback_name"]]
-    if lost and config.launcher == "torch" and len({task["machine"] for task in tasks}) > 1:
-        return note("network", f"{found}; the own name of {_some(lost)} means 127.x there", "torch may tell the others "
-                    "that address: mend /etc/hosts, or set spark.executorEnv.GLOO_SOCKET_IFNAME", seconds)
     return ok("network", found, seconds)
 
 

@@ -65,7 +65,7 @@ def knock_at_all(addresses: dict[int, tuple[str, int]], word: str, seconds: floa
 
 
 def own_name_is_loopback() -> bool:
-    """Whether this machine takes its own name for 127.x, which torch's gloo would then tell the other machines."""
+    """Whether this machine takes its own name for 127.x, which Horovod's gloo then tells the other machines."""
     try:
         return socket.gethostbyname(socket.gethostname()).startswith("127.")
     except OSError:

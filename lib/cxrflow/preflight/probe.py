@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 
 from cxrflow.config import TrainConfig
+from cxrflow.interfaces import interface_towards
 from cxrflow.launch.connection import Address, check_reachable
 from cxrflow.preflight import machine, network, places
 from cxrflow.preflight.trial import Trial
@@ -89,7 +90,8 @@ def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) ->
     facts["network"] = door if address is None else _attempt(
         lambda: {"unreached": list(network.knock_at_all(
                      {rank: at for rank, at in addresses.items() if rank != place.rank}, question.word).items()),
-                 "driver": _reach_driver(question.driver), "loopback_name": network.own_name_is_loopback()})
+                 "driver": _reach_driver(question.driver), "loopback_name": network.own_name_is_loopback(),
+                 "card": interface_towards(facts["machine"])})
     writers = [*(["driver"] if question.driver else []), *place.leaders()]
     seen = _attempt(lambda: {"unseen": [writer for writer in writers if not places.sees_mark(
         config.run, f"{question.word}-{writer}")]}) if place.leads else {}
