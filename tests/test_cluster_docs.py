@@ -16,8 +16,9 @@ CLUSTER = ROOT / "cluster"
 # Their objects register their settings when they are loaded.
 REGISTERS = {"kubernetes.md": "org.apache.spark.deploy.k8s.Config$",
              "yarn.md": "org.apache.spark.deploy.yarn.config.package$"}
-# Whose names a user makes.
-FAMILIES = (r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
+# Whose names a user makes; and one that Spark reads by its name, without an entry for it.
+FAMILIES = (r"spark\.local\.dir",
+            r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
             r"spark\.(executorEnv|yarn\.appMasterEnv)\.\w+",
             r"spark\.(executor|task)\.resource\.gpu\.(amount|vendor|discoveryScript)")
 
