@@ -12,7 +12,7 @@ from cxrflow.config import TrainConfig
 from cxrflow.errors import UserError
 from cxrflow.manifest import RunDirectory
 from cxrflow.watch.channel import Channel, Sink, plain_words
-from cxrflow.watch.terminal import show
+from cxrflow.watch.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def check_watch(config: TrainConfig) -> None:
 
 
 class Recorder:
-    """Shows events on the terminal and hands them to the other sinks; a context manager around a training, whose end it
-    tells as well.
+    """Hands events to the sinks; a context manager around a training, whose end it tells as well.
 
     Of a run that replaces another one, the files in the run directory are written from its first checkpoint on, as all
     its other files are: until then the other run is whole.
@@ -48,6 +47,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         """Raises UserError where a new run cannot reach MLflow: better now than after a night."""
+        self._channels.append(Channel("terminal", Terminal))
         if not self._goes_on and not self._replaces:
             self._remove_old()  # of a run that died before its first checkpoint
         if self._config.mlflow is not None:
@@ -69,11 +69,10 @@ class Recorder:
 
     def record(self, event: dict) -> None:
         """Record an event of ``events.FIELDS``, or of another kind: plain data with ``event``, its name. Never raises,
-        and does not wait for any sink."""
+        and does not wait for any sink: a terminal that is held with Ctrl-S would be one, too."""
         try:
             event = {"event": event["event"], "time": time.time(), **event}
             with self._lock:
-                show(event)
                 self._pass_on(event)
         except Exception as error:
             log.warning("an event is not recorded, training goes on (%s)", plain_words(error))
@@ -82,8 +81,8 @@ class Recorder:
         if self._replaces:
             self._held.append(event)
             if event["event"] == "checkpoint":
-                self._replaces = False
                 self._remove_old()  # before MLflow's sink hears of the checkpoint, for it writes there too
+                self._replaces = False
                 for channel in self._open_files():
                     for held in self._held[:-1]:
                         channel.record(held)

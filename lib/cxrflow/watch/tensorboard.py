@@ -21,10 +21,10 @@ from cxrflow.watch.growing import GrowingFile
 
 
 class TensorBoard:
-    """A file of its own for each driver, as TensorBoard wants it; their names are in order of time."""
+    """A file of its own for each driver, as TensorBoard wants it, which reads them in order of their names."""
 
     def __init__(self, folder: str):
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
         self._file = GrowingFile(storage.join(folder, name))
         self._header = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 import sys
 
 
+class Terminal:
+    """The sink of these lines."""
+
+    seconds = 0.0
+
+    def write(self, events: list[dict]) -> None:
+        for event in events:
+            show(event)
+
+
 def show(event: dict) -> None:
     """Write the event's line to standard error; most have none."""
     line = line_of(event)
