@@ -95,6 +95,8 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
             if not losses:
                 monitor.settle(SETTLE_SECONDS)
                 losses = monitor.losses()
+            for loss in losses:  # at once: to end a launch on a machine that is gone takes a while
+                log.warning("%s", _sentence(loss))
             if hanging := [loss.seen.rank for loss in losses if loss.hangs]:
                 monitor.dump(hanging)
                 time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
@@ -170,17 +172,22 @@ def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
     return []
 
 
+def _sentence(loss: Loss) -> str:
+    return f"{loss.seen.name()} was lost {loss.seen.place()}: {loss.why}"
+
+
 def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:
     """Names the workers with their last words."""
     if losses:
-        why = "; ".join(f"{loss.seen.name()} was lost {loss.seen.place()}: {loss.why}" for loss in losses)
+        why = "; ".join(map(_sentence, losses))
         ranks = [loss.seen.rank for loss in losses]
     elif failures:
         why = "; ".join(f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in failures)
         ranks = [seen.rank for seen in failures]
     else:
         why, ranks = f"the launcher failed: {type(error).__name__}: {error}", []
-    log.warning("%s", why)
+    if not losses:
+        log.warning("%s", why)
     for rank in ranks:
         if lines := monitor.lines(rank):
             log.warning("last lines of worker %d:", rank)
