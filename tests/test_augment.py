@@ -11,7 +11,9 @@ from cxrflow.config import TrainConfig
 from cxrflow.errors import UserError
 from cxrflow.phantom import draw_phantom
 from cxrflow.training.augment import POLICIES, Policy, augment, find_policy, uniforms
-from cxrflow.training.augment.policy import exposure_tables, inverse_maps, look_up, warp
+from cxrflow.training.augment.detail import blurred, compressed, resampled, sharpened
+from cxrflow.training.augment.exposure import exposure_tables, look_up
+from cxrflow.training.augment.pose import inverse_maps, margins, warp
 from cxrflow.training.augment.uniforms import splitmix64
 
 IDS = np.random.default_rng(0).integers(-2**63, 2**63, 12)  # as the table's: the first bytes of a hash
@@ -34,9 +36,9 @@ def white_square(size: int = 8, side: int = 2) -> np.ndarray:
     return pixels
 
 
-def placed(pixels, degrees=0.0, right=0.0, down=0.0, zoom=1.0, flip=False):
+def placed(pixels, degrees=0.0, right=0.0, down=0.0, zoom=1.0, flip=False, aspect=1.0, shear=0.0):
     """One image (1, H, W, 1) by the exact values given."""
-    values = (np.array([value]) for value in (np.radians(degrees), right, down, zoom, flip))
+    values = (np.array([value]) for value in (np.radians(degrees), right, down, zoom, flip, aspect, shear))
     return warp(pixels, inverse_maps(pixels.shape[1:3], *values))
 
 
@@ -86,7 +88,7 @@ def test_rows_that_only_fill_up_stay(batch, name):
     assert augment(POLICIES[name], batch, IDS[:0], seed=1, epoch=2) is batch
 
 
-@pytest.mark.parametrize("field", ["rotation", "contrast", "erase"])
+@pytest.mark.parametrize("field", ["rotation", "contrast", "erase", "aspect", "blur"])
 def test_switching_one_parameter_on_leaves_the_others_draws(batch, field):
     """Shifting before and after: what only the shift decides, where the black margin is, stays."""
     shift = Policy(shift=0.3)
@@ -147,6 +149,78 @@ def test_zoom_by_two_doubles_a_square():
     np.testing.assert_allclose(placed(white_square(8, 4), zoom=0.5)[0, 2:6, 2:6, 0].sum() / 255, 4, atol=0.05)
 
 
+def test_aspect_widens_and_flattens_at_the_same_area():
+    """A square of 16 pixels becomes 32 wide and 8 high by an aspect of 4."""
+    made = placed(white_square(64, 16), aspect=4.0)[0, :, :, 0]
+    assert made.sum() / 255 == pytest.approx(256, rel=0.02)
+    assert [(made.max(axis=axis) > 127).sum() for axis in (0, 1)] == [32, 8]
+
+
+def test_shear_moves_rows_by_their_distance_from_the_centre():
+    """The centre of each row of a square moves by 0.25 pixel for each pixel below the image's centre."""
+    made = placed(white_square(64, 20), shear=0.25)[0, 23:41, :, 0].astype(float)
+    centres = (made * np.arange(64)).sum(axis=1) / made.sum(axis=1)
+    np.testing.assert_allclose(centres, 31.5 + 0.25 * (np.arange(23, 41) - 31.5), atol=0.03)
+
+
+def test_margins_are_black_gray_or_the_edge_a_third_each():
+    gray = np.full((3000, 12, 12, 1), 90, np.uint8)
+    made = augment(Policy(shift=1.0, mixed_margins=True), gray, np.arange(3000), seed=0, epoch=0)[..., 0]
+    outside = np.array([np.setdiff1d(image, [90]) for image in made if (image == 90).mean() < 0.5 or len(np.unique(image)) > 1],
+                       dtype=object)
+    flat = np.array([values[0] if len(values) else 90 for values in outside])
+    assert len(made) - len(outside) > 800  # the edge, drawn out, is all that there is
+    assert (flat == 0).sum() > 800 and ((flat > 0) & (flat <= 200)).sum() > 800
+    kinds, grays = np.array([0.1, 0.5, 0.9]), np.array([0.5, 0.5, 0.5])
+    assert [value for _, value in margins(kinds, grays)] == [0, 100, 0]
+
+
+# Fine detail
+
+def spectrum(image):
+    """Share of the power above a quarter of the sampling rate."""
+    power = np.abs(np.fft.fft2(image - image.mean())) ** 2
+    far = np.maximum(*np.meshgrid(*(np.abs(np.fft.fftfreq(side)) for side in image.shape), indexing="ij"))
+    return power[far > 0.25].sum() / power.sum()
+
+
+@pytest.mark.parametrize(("change", "more"), [
+    (lambda image: blurred(image, 1.0), False), (lambda image: sharpened(image, 1.0), True),
+    (lambda image: resampled(image, 0.5, 0.0), False), (lambda image: resampled(image, 0.5, 0.99), False)])
+def test_detail_is_taken_or_added_and_the_tone_stays(change, more):
+    noise = np.random.default_rng(0).normal(128, 20, (61, 54)).clip(0, 255).astype(np.uint8)
+    made = change(noise)
+    assert made.shape == noise.shape and made.dtype == np.uint8 and abs(made.mean() - noise.mean()) < 1.5
+    assert (spectrum(made) > spectrum(noise)) == more
+
+
+def test_a_point_is_blurred_as_a_gaussian():
+    point = np.zeros((33, 33), np.uint8)
+    point[16, 16] = 255
+    distance = np.arange(-2, 3)
+    weights = np.exp(-distance**2 / 2)
+    wanted = 255 * np.outer(weights, weights) / np.sqrt(2 * np.pi) ** 2
+    np.testing.assert_allclose(blurred(point, 1.0)[14:19, 14:19], wanted, atol=1)
+
+
+def test_jpeg_is_pillows(batch):
+    import io
+
+    from PIL import Image
+
+    image, buffer = batch[0, ..., 0], io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=40)
+    theirs = np.asarray(Image.open(buffer)).astype(int)
+    assert np.abs(compressed(image, 40) - theirs).mean() < 1 < np.abs(image - theirs).mean()
+
+
+@pytest.mark.parametrize(("field", "share"), [("blur", 0.5), ("sharpen", 0.2), ("resample", 0.3), ("compress", 0.4)])
+def test_detail_is_changed_as_often_as_said(batch, field, share):
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 24, 24, 1), np.uint8)
+    made = augment(Policy(**{field: share}), noise, np.arange(1000), seed=0, epoch=0)
+    assert (made != noise).any(axis=(1, 2, 3)).mean() == pytest.approx(share, abs=0.05)
+
+
 def test_a_mirror_image_and_that_it_comes_first():
     pixels = np.random.default_rng(2).integers(0, 256, (1, 6, 8, 1), np.uint8)
     np.testing.assert_array_equal(placed(pixels, flip=True), pixels[:, :, ::-1])
@@ -167,7 +241,8 @@ def test_a_warp_is_that_of_scipy(batch):
 @pytest.mark.parametrize("name", CHANGING)
 def test_named_policies_reach_what_they_say_and_no_further(name):
     """The centre, area and angle of a white bar, by its moments, after 2,000 changes."""
-    policy = dataclasses.replace(POLICIES[name], contrast=0, brightness=0, erase=0)
+    still = dict.fromkeys(("aspect", "shear", "contrast", "brightness", "gamma", "blur", "sharpen", "resample", "compress", "erase"), 0)
+    policy = dataclasses.replace(POLICIES[name], mixed_margins=False, **still)
     bar = np.zeros((2000, 64, 64, 1), np.uint8)
     bar[:, 28:36, 20:44] = 255
     made = augment(policy, bar, np.arange(2000), seed=0, epoch=0)[..., 0] / 255
@@ -210,6 +285,12 @@ def test_no_named_policy_flips_and_one_that_does_mirrors_half(batch):
 def test_gray_values_by_hand(gain, offset, values):
     table = exposure_tables(np.array([gain]), np.array([offset]))[0]
     assert {value: table[value] for value in values} == values
+
+
+def test_gamma_by_hand():
+    """255 * (51 / 255) ** 2 = 10.2; the ends stay."""
+    table = exposure_tables(np.ones(1), np.zeros(1), np.array([2.0]))[0]
+    assert (table[0], table[51], table[255]) == (0, 10, 255)
 
 
 def test_each_image_goes_through_its_own_table(batch):
@@ -268,7 +349,8 @@ def test_without_opencv_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [{"rotation": -1}, {"shift": 1.5}, {"flip": 2}, {"zoom": float("nan")},
-                                   {"erase_area": (0.2, 0.1)}, {"erase_area": (0.0, 0.1)}])
+                                   {"erase_area": (0.2, 0.1)}, {"erase_area": (0.0, 0.1)},
+                                   {"blur": 0.6, "sharpen": 0.6}, {"quality": (0, 50)}, {"resample_share": (0.5, 1.5)}])
 def test_parameters_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong)) + ".*expected"):
         Policy(**wrong)
@@ -287,8 +369,8 @@ MINE = dataclasses.replace(POLICIES["standard"], flip=0.5)
 
 def test_a_users_own(batch):
     np.testing.assert_array_equal(augment(find_policy("test_augment:invert"), batch, IDS, seed=0, epoch=0), 255 - batch)
-    assert find_policy("test_augment:MINE") == Policy(rotation=10, shift=0.06, zoom=0.1, contrast=0.25, brightness=0.1,
-                                                      flip=0.5)
+    mine = find_policy("test_augment:MINE")
+    assert mine.flip == 0.5 and dataclasses.replace(mine, flip=0) == POLICIES["standard"]
     with pytest.raises(UserError, match=r"return uint8 \(12, 61, 54, 1\), got float64 \(12, 61, 54, 1\)"):
         augment(find_policy("test_augment:widen"), batch, IDS, seed=0, epoch=0)
 

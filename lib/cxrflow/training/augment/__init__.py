@@ -1,6 +1,6 @@
 """Augmentation: a policy that changes the images of a training batch, chosen by name. Validation is never augmented.
 
-A policy is a function, or a ``Policy`` with other parameters than those below::
+A policy is a function, or a ``Policy`` with parameters of your own::
 
     def policy(pixels: np.ndarray, sample_ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray: ...
 
@@ -23,21 +23,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cxrflow.errors import UserError
-from cxrflow.training.augment.policy import Policy
+from cxrflow.training.augment.policy import POLICIES, Policy
 from cxrflow.training.augment.uniforms import uniforms
 
 __all__ = ["POLICIES", "Policy", "augment", "find_policy", "uniforms"]
-
-POLICIES = {
-    "none": Policy(),
-    "light": Policy(rotation=5, shift=0.04, zoom=0.05),
-    "standard": Policy(rotation=10, shift=0.06, zoom=0.1, contrast=0.25, brightness=0.1),
-    "strong": Policy(rotation=15, shift=0.1, zoom=0.15, contrast=0.4, brightness=0.15, erase=0.25),
-}
-"""none; light: the pose alone, as between two exposures of one patient; standard: the exposure too; strong: more of
-both, and patches erased. standard is the default for a reason, not by a measurement: images of another hospital differ
-in pose and exposure, which a validation split from the same source cannot show; its ranges are those between usual
-films; and what it never does, mirroring and erasing, could change what the label says."""
 
 
 def find_policy(name: str) -> Callable:

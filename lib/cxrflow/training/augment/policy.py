@@ -1,29 +1,30 @@
-"""The built-in augmentation: pose by one affine warp, exposure by one table look-up, and patches erased.
-
-The warp is OpenCV's. Measured on one thread, bilinear, 224x224 pixels: cv2.warpAffine 6,000 images/s, Pillow's
-Image.transform 2,000, scipy.ndimage.affine_transform 570.
-"""
+"""The built-in augmentation: exposure, pose, fine detail, and patches erased, in this order."""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cxrflow.errors import UserError
+from cxrflow.training.augment.detail import blurred, compressed, resampled, sharpened
+from cxrflow.training.augment.exposure import exposure_tables, look_up
+from cxrflow.training.augment.pose import inverse_maps, margins, warp
 from cxrflow.training.augment.uniforms import uniforms
 
 # The column of uniforms that each parameter takes, so that switching one on leaves the others' values as they were.
 _DRAWS = ("rotation", "shift_x", "shift_y", "zoom", "contrast", "brightness", "flip", "erase", "area", "shape", "left",
-          "top", "gray")
+          "top", "gray", "aspect", "shear", "gamma", "margin", "margin_gray", "focus", "sigma", "resample", "share", "kernel",
+          "compress", "quality")
+_LARGEST = {"rotation": 180, "zoom": 9, "aspect": 9, "contrast": 9, "gamma": 9}
+_SHARES = ("shift", "shear", "brightness", "flip", "blur", "sharpen", "resample", "compress", "erase")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """How far images are changed; each parameter is uniform over its range, and 0 switches it off.
 
-    A policy is called as ``cxrflow.training.augment`` says. Where the warp reaches beyond the image there is black.
+    A policy is called as ``cxrflow.training.augment`` says.
     """
 
     rotation: float = 0.0
@@ -32,10 +33,35 @@ class Policy:
     """Largest shift, as a share of the height and of the width, in either direction."""
     zoom: float = 0.0
     """Largest enlargement: 0.1 is from 1/1.1 to 1.1 times, in even proportions (uniform in the logarithm)."""
+    aspect: float = 0.0
+    """Largest stretch of the width against the height: 0.35 is from 1/1.35 to 1.35 times, at the same area (uniform in the
+    logarithm). Tables that were ingested with --resize stretch show the shape of the film as a squeezed chest."""
+    shear: float = 0.0
+    """Largest shear: how far the bottom moves sideways against the centre, as a share of the distance between them."""
+    mixed_margins: bool = False
+    """Where the warp reaches beyond the image there is black; with this, black, a gray or the edge drawn out, in turn."""
     contrast: float = 0.0
     """Largest gain of contrast about middle gray: 0.25 is from 1/1.25 to 1.25 times, uniform in the logarithm."""
     brightness: float = 0.0
     """Largest change of all gray values, as a share of 255, either way."""
+    gamma: float = 0.0
+    """Largest exponent on gray values: 0.4 is from 1/1.4 to 1.4, uniform in the logarithm."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.3, 1.2)
+    """Smallest and largest sigma of it, in pixels."""
+    sharpen: float = 0.0
+    """Probability of unsharp masking, of images that are not blurred; blur and sharpen add up to 1 at most."""
+    sharpen_amount: tuple[float, float] = (0.3, 1.5)
+    """Smallest and largest share of the difference to a blurred image that it adds."""
+    resample: float = 0.0
+    """Probability that an image is reduced and enlarged again, by one of several kernels."""
+    resample_share: tuple[float, float] = (0.5, 0.93)
+    """Smallest and largest share of height and width that it is reduced to."""
+    compress: float = 0.0
+    """Probability of passing through JPEG."""
+    quality: tuple[int, int] = (40, 95)
+    """Lowest and highest quality of it."""
     flip: float = 0.0
     """Probability of a mirror image. Off in every named policy: a chest is not symmetric. The heart lies on the left,
     and a mirror image shows dextrocardia or situs inversus, which are findings; side markers come out mirrored; and the
@@ -46,38 +72,57 @@ class Policy:
     """Smallest and largest area of that patch, as a share of the image. It is at most twice as long as broad."""
 
     def __post_init__(self):
-        for name in ("rotation", "shift", "zoom", "contrast", "brightness", "flip", "erase"):
-            value, most = getattr(self, name), {"rotation": 180, "zoom": 9, "contrast": 9}.get(name, 1)
+        for name in (*_LARGEST, *_SHARES):
+            value, most = getattr(self, name), _LARGEST.get(name, 1)
             if not 0 <= value <= most:
                 raise UserError(f"Policy({name}=...): expected a number from 0 to {most}, got {value}")
-        if not 0 < self.erase_area[0] <= self.erase_area[1] <= 0.5:
-            raise UserError(f"Policy(erase_area=...): expected two rising shares from 0 to 0.5, got {self.erase_area}")
+        if self.blur + self.sharpen > 1:
+            raise UserError(f"Policy(blur=..., sharpen=...): expected 1 at most together, got {self.blur} and {self.sharpen}")
+        for name, least, most in (("blur_sigma", 0.01, 100), ("sharpen_amount", 0.01, 10), ("resample_share", 0.01, 1),
+                                  ("quality", 1, 100), ("erase_area", 0.0001, 0.5)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise UserError(f"Policy({name}=...): expected two rising numbers from {least} to {most}, got {low, high}")
 
     def __call__(self, pixels: np.ndarray, sample_ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-        if self == Policy():
-            return pixels
         draws = dict(zip(_DRAWS, uniforms(seed, epoch, sample_ids, len(_DRAWS)).T, strict=True))
-        shown = self._expose(pixels, draws) if self.contrast or self.brightness else pixels
-        made = self._warp(shown, draws) if self.rotation or self.shift or self.zoom or self.flip else shown
-        return self._erase(made, pixels, draws) if self.erase else made
+        made = self._expose(pixels, draws) if self.contrast or self.brightness or self.gamma else pixels
+        if self.rotation or self.shift or self.zoom or self.aspect or self.shear or self.flip:
+            made = self._warp(made, draws)
+        # From here on images are changed in place, which must not be the caller's.
+        if made is pixels and (self.blur or self.sharpen or self.resample or self.compress or self.erase):
+            made = pixels.copy()
+        self._degrade(made, draws)
+        self._erase(made, draws)
+        return made
 
     def _expose(self, pixels: np.ndarray, draws: dict) -> np.ndarray:
         return look_up(pixels, exposure_tables((1 + self.contrast) ** _signed(draws["contrast"]),
-                                               self.brightness * _signed(draws["brightness"])))
+                                               self.brightness * _signed(draws["brightness"]),
+                                               (1 + self.gamma) ** _signed(draws["gamma"])))
 
     def _warp(self, pixels: np.ndarray, draws: dict) -> np.ndarray:
         height, width = pixels.shape[1:3]
-        return warp(pixels, inverse_maps(
+        maps = inverse_maps(
             (height, width), np.radians(self.rotation * _signed(draws["rotation"])),
             self.shift * width * _signed(draws["shift_x"]), self.shift * height * _signed(draws["shift_y"]),
-            (1 + self.zoom) ** _signed(draws["zoom"]), draws["flip"] < self.flip))
+            (1 + self.zoom) ** _signed(draws["zoom"]), draws["flip"] < self.flip,
+            (1 + self.aspect) ** _signed(draws["aspect"]), self.shear * _signed(draws["shear"]))
+        return warp(pixels, maps, margins(draws["margin"], draws["margin_gray"]) if self.mixed_margins else None)
 
-    def _erase(self, made: np.ndarray, pixels: np.ndarray, draws: dict) -> np.ndarray:
-        if made is pixels:
-            made = pixels.copy()
-        height, width = pixels.shape[1:3]
-        low, high = self.erase_area
-        area = low + (high - low) * draws["area"]
+    def _degrade(self, made: np.ndarray, draws: dict) -> None:
+        for i in np.flatnonzero(draws["resample"] < self.resample):
+            made[i, ..., 0] = resampled(made[i, ..., 0], _between(self.resample_share, draws["share"][i]), draws["kernel"][i])
+        for i in np.flatnonzero(draws["focus"] < self.blur):
+            made[i, ..., 0] = blurred(made[i, ..., 0], _between(self.blur_sigma, draws["sigma"][i]))
+        for i in np.flatnonzero(draws["focus"] >= 1 - self.sharpen):
+            made[i, ..., 0] = sharpened(made[i, ..., 0], _between(self.sharpen_amount, draws["sigma"][i]))
+        for i in np.flatnonzero(draws["compress"] < self.compress):
+            made[i, ..., 0] = compressed(made[i, ..., 0], round(_between(self.quality, draws["quality"][i])))
+
+    def _erase(self, made: np.ndarray, draws: dict) -> None:
+        height, width = made.shape[1:3]
+        area = _between(self.erase_area, draws["area"])
         shape = 2 ** _signed(draws["shape"])  # height over width, relative to the image's own
         rows = np.rint(np.sqrt(area * shape) * height).astype(int)
         columns = np.rint(np.sqrt(area / shape) * width).astype(int)
@@ -85,44 +130,25 @@ class Policy:
             top = int(draws["top"][i] * (height - rows[i] + 1))
             left = int(draws["left"][i] * (width - columns[i] + 1))
             made[i, top:top + rows[i], left:left + columns[i]] = int(draws["gray"][i] * 256)
-        return made
 
 
-def exposure_tables(gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """What becomes of each gray value, by sample: uint8 (B, 256), of (v - 127.5) * gain + 127.5 + 255 * offset."""
-    values = (np.arange(256) - 127.5) * gain[:, None] + 127.5 + 255 * offset[:, None]
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+_LIGHT = Policy(rotation=5, shift=0.04, zoom=0.05)
+_STANDARD = Policy(
+    rotation=12, shift=0.08, zoom=0.2, aspect=0.35, shear=0.08, mixed_margins=True, contrast=0.5, brightness=0.15, gamma=0.4,
+    blur=0.5, sharpen=0.2, resample=0.3, compress=0.4)
 
+POLICIES = {
+    "none": Policy(),
+    "light": _LIGHT,
+    "standard": _STANDARD,
+    "strong": replace(_STANDARD, rotation=15, shift=0.1, zoom=0.3, aspect=0.5, erase=0.25),
+}
+"""none; light: the pose alone, as between two exposures of one patient; standard: pose, the film's shape, exposure and
+fine detail too; strong: more of the pose, and patches erased.
 
-def look_up(pixels: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Each image (H, W, 1) of ``pixels`` through its own row of ``tables``: uint8 (B, H, W, 1)."""
-    made = np.empty(pixels.shape, np.uint8)
-    for image, table, place in zip(pixels, tables, made, strict=True):
-        _cv2().LUT(image, table, dst=place)
-    return made
-
-
-def inverse_maps(size: tuple[int, int], radians, right, down, zoom, flip) -> np.ndarray:
-    """From places in the new image to places in the old one: float64 (B, 2, 3), on (x, y, 1) in pixels.
-
-    The old image (H, W) is mirrored where ``flip``, turned anticlockwise and enlarged about its centre, then moved.
-    All arguments but ``size`` are arrays (B,).
-    """
-    centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
-    cos, sin, side = np.cos(radians) / zoom, np.sin(radians) / zoom, np.where(flip, -1.0, 1.0)
-    turn = np.array([[side * cos, -side * sin], [sin, cos]]).transpose(2, 0, 1)
-    moved = centre + np.stack([right, down], axis=1)
-    return np.concatenate([turn, (centre - np.einsum("bij,bj->bi", turn, moved))[..., None]], axis=2)
-
-
-def warp(pixels: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Each image (H, W, 1) of ``pixels`` resampled once, bilinearly, by its inverse map; black outside."""
-    cv2 = _cv2()
-    made = np.empty(pixels.shape, np.uint8)
-    for image, inverse, place in zip(pixels, maps, made, strict=True):
-        cv2.warpAffine(image, inverse, image.shape[1::-1], dst=place, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                       borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return made
+standard is the default since it takes away what a network can learn instead of lungs, as .docs/trials.md measured it: the
+shape of the film, its sharpness and its tone differ between the wards that make the films, and with them between labels.
+What no named policy does is mirroring, which could change what the label says."""
 
 
 def _signed(uniform: np.ndarray) -> np.ndarray:
@@ -130,10 +156,5 @@ def _signed(uniform: np.ndarray) -> np.ndarray:
     return 2 * uniform - 1
 
 
-@functools.lru_cache(maxsize=None)
-def _cv2():
-    """OpenCV, loaded when it is needed, on the caller's thread alone: a worker's cores are the network's."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    return cv2
+def _between(bounds: tuple[float, float], uniform):
+    return bounds[0] + (bounds[1] - bounds[0]) * uniform
