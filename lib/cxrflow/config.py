@@ -150,6 +150,8 @@ class TrainConfig:
     """Passes over the training split."""
     batch_size: int = 32
     """Images a worker takes at each step; the global batch is workers times this."""
+    device: str = "auto"
+    """What workers compute on: auto (a GPU each where their framework finds any, otherwise the CPU), cpu or gpu."""
     model: str = "residual"
     """Network architecture; an unknown name lists the known ones."""
     height: int | None = None
@@ -170,6 +172,9 @@ class TrainConfig:
     precision: str = "float32"
     """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies; on a GPU with tensor
     cores about twice as fast). Weights, checkpoints, output and the saved model are float32."""
+    gradient_dtype: str = "float32"
+    """What gradients are sent to the other workers as: float32, float16 or bfloat16, half the bytes for fewer digits (3 or 2
+    decimal ones). float16 has none for a gradient below 6e-8 or above 65504; bfloat16 has float32's range."""
     batch_norm: str = "local"
     """What batch normalisation takes mean and variance of in training: local (a worker's batch) or global (that of all
     workers, for two more exchanges a layer at each step)."""
@@ -232,8 +237,10 @@ class TrainConfig:
         _require(self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
+        _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
+        _one_of(self, "gradient_dtype", "float32", "float16", "bfloat16")
         _one_of(self, "batch_norm", "local", "global")
 
 

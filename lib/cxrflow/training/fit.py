@@ -188,13 +188,13 @@ class _Trainer:
 
     def run_epoch(self, epoch: int) -> bool:
         """Whether the epoch came to its end; False where training was told to stop."""
-        started = time.monotonic()
+        started, exchanged = time.monotonic(), self._worker.exchange_seconds()
         first = self._start["samples"] if epoch == self.first_epoch else 0
         trained = self._train_epoch(epoch, first)
         if trained is None:
             return False
         loss, fed = trained
-        seconds = time.monotonic() - started
+        seconds, exchanged = time.monotonic() - started, self._worker.exchange_seconds() - exchanged
         combine(self._model, self._worker)
         truth, scores = self._score_val()
         self._require_finite(scores, "a score of a validation image", epoch + 1)
@@ -204,6 +204,8 @@ class _Trainer:
             "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
             "fed": fed,
         }
+        if self._worker.size > 1:
+            record["exchange_share"] = exchanged / seconds
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = {**record, "threshold": self._threshold(truth, scores)}
