@@ -74,6 +74,113 @@ def test_what_the_local_worker_tells_is_recorded_at_once():
     assert launch(tell, TrainConfig(table="t", run="r"), told.append) == {"told": [{"event": "start"}]}
 
 
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+def test_what_is_exchanged_in_a_step(spark, launcher):
+    """Gradients in each dtype, steps that overflow on one worker alone, and batch normalisation over all workers."""
+    def exchange(config, worker):
+        import keras
+        import numpy as np
+        from keras import ops
+
+        from cxrflow.training.normalisation import combine, synchronise
+        from cxrflow.training.optimizer import build_optimizer
+
+        if keras.backend.backend() == "torch":
+            import torch
+
+            from cxrflow.launch.torch import TorchWorker
+
+            def compiled(function):
+                return function
+
+            def sending(dtype):
+                return TorchWorker(worker.agent, dtype)
+
+            def gradient(function, start):
+                start.requires_grad_(True)
+                function(start).backward()
+                return start.grad
+        else:
+            import horovod.tensorflow as hvd
+            import tensorflow as tf
+
+            from cxrflow.launch.horovod import HorovodWorker
+
+            compiled = tf.function
+
+            def sending(dtype):
+                return HorovodWorker(hvd, tf, worker.agent, dtype)
+
+            @tf.function
+            def gradient(function, start):
+                with tf.GradientTape() as tape:
+                    tape.watch(start)
+                    loss = function(start)
+                return tape.gradient(loss, start)
+
+        def array(tensor):
+            return ops.convert_to_numpy(tensor)
+
+        found = {}
+        # 21 numbers, which two workers cannot share out evenly; a sum of the first would be too much for float16.
+        numbers = [np.random.default_rng(rank).normal(0, 1e-2, 21).astype("float32") for rank in range(2)]
+        for drawn in numbers:
+            drawn[0] = 60000
+        expected = (numbers[0] + numbers[1]) / 2
+        for dtype in ("float32", "float16", "bfloat16"):
+            sender = sending(dtype)
+            averaged = compiled(sender.average_gradients)([
+                ops.convert_to_tensor(part) for part in (numbers[worker.rank][:6].reshape(2, 3), numbers[worker.rank][6:])])
+            assert [tuple(part.shape) for part in averaged] == [(2, 3), (15,)]
+            flat = np.concatenate([array(part).ravel() for part in averaged])
+            found[dtype] = float(np.max(np.abs(flat - expected) / np.maximum(np.abs(numbers[0]), np.abs(numbers[1]))))
+            found["timed"] = 0 < sender.exchange_seconds() < 30 and found.get("timed", True)
+
+        # The gradient of one worker alone is infinite: both leave the step out.
+        variable = keras.Variable(np.ones(2, "float32"))
+        import dataclasses
+        optimizer = build_optimizer(dataclasses.replace(config, precision="mixed_float16"), worker, 10)
+        optimizer.build([variable])
+        step = compiled(lambda gradient: optimizer.apply([gradient], [variable]))
+        step(ops.convert_to_tensor(np.float32([np.inf if worker.rank else 1.0, 1.0])))
+        found["skipped"] = [array(variable).tolist(), float(array(optimizer.dynamic_scale)), int(array(optimizer.iterations))]
+        step(ops.convert_to_tensor(np.float32([1.0, 1.0])))
+        found["stepped"] = [bool((array(variable) != 1).all()), int(array(optimizer.iterations))]
+
+        found["through"] = array(gradient(
+            lambda start: ops.sum(worker.average_tensor(start)) * (worker.rank + 1.0), ops.ones(3))).tolist()
+
+        images = np.random.default_rng(5).normal(3, 2, (8, 2, 2, 4)).astype("float32") * [[[[1, 2, 3, 4]]]]
+        images[4:] += 1  # the second worker's
+        mine = images[4 * worker.rank:4 * worker.rank + 4]
+        inputs = keras.Input((2, 2, 4))
+        inner = keras.Sequential([keras.Input((2, 2, 4)), keras.layers.BatchNormalization(momentum=0.0)])
+        model = keras.Model(inputs, inner(inputs))
+        layer = inner.layers[0]
+        model(mine, training=True)
+        combine(model, worker)
+        combine(model, worker)  # which changes nothing any more
+        mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
+        found["combined"] = [float(np.max(np.abs(array(layer.moving_mean) - mean))),
+                             float(np.max(np.abs(array(layer.moving_variance) / variance - 1)))]
+        synchronise(model, worker)
+        normalised = array(compiled(lambda pixels: model(pixels, training=True))(ops.convert_to_tensor(mine, "float32")))
+        whole = (images - mean) / np.sqrt(variance + layer.epsilon)
+        found["global"] = float(np.max(np.abs(normalised - whole[4 * worker.rank:4 * worker.rank + 4])))
+        # Of either worker, not of rank 0 alone.
+        worst = worker.gather(np.float64([[found[name] for name in ("float32", "float16", "bfloat16", "global")]])).max(axis=0)
+        return {**found, **dict(zip(("float32", "float16", "bfloat16", "global"), worst.tolist(), strict=True))}
+
+    found = run(spark, TrainConfig(table="t", run="r", launcher=launcher, workers=2), exchange)
+    assert found["timed"]
+    assert found["float32"] < 1e-6
+    # Numbers are rounded when they are sent, and their means again: to 11 bits, and to 8.
+    assert 1e-6 < found["float16"] < 2 * 2**-11 and 2**-11 < found["bfloat16"] < 2 * 2**-8
+    assert found["skipped"] == [[1.0, 1.0], 2.0**14, 0] and found["stepped"] == [True, 1]
+    assert found["through"] == [1.5, 1.5, 1.5]
+    assert found["combined"] == pytest.approx([0, 0], abs=1e-5) and found["global"] < 1e-4
+
+
 @pytest.mark.parametrize(("launcher", "raised", "expected"), [
     ("horovod", OSError, JobError), ("torch", OSError, JobError), ("torch", UserError, UserError)])
 def test_a_worker_that_fails_ends_the_launch_with_its_words(spark, launcher, raised, expected):

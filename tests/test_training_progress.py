@@ -10,7 +10,7 @@ from cxrflow.training.progress import Progress
 from cxrflow.watch.events import FIELDS
 
 TRAIN, VAL = [100] * 10, [100] * 3  # 100 and 30 steps of two workers
-FEED, STEP, SCORE, COMPILE = 0.5, 1.0, 0.4, 20.0
+FEED, STEP, EXCHANGE, SCORE, COMPILE = 0.5, 1.0, 0.25, 0.4, 20.0
 
 
 class Watch:
@@ -27,12 +27,14 @@ def plan(rows, epoch=0, first=0):
     return EpochPlan(shard_rows=rows, workers=2, batch_size=5, seed=0, epoch=epoch, first_sample=first)
 
 
-def simulate(monkeypatch, epochs, first=0, rank=0):
+def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
     """The events of a training whose parts take a known time, each with ``at``; and when it ended."""
     watch, events = Watch(), []
     monkeypatch.setattr(progress, "time", watch)
     worker = Worker()
-    worker.rank, worker.size = rank, 2
+    worker.rank, worker.size = rank, workers
+    exchanged = [0.0]
+    worker.exchange_seconds = lambda: exchanged[0]
     worker.tell = lambda event: events.append({**event, "at": watch.now})
     told = Progress(TrainConfig(table="t", run="r", epochs=epochs, batch_size=5), worker, plan(TRAIN), plan(VAL))
     told.start(0, first, "torch")
@@ -43,12 +45,13 @@ def simulate(monkeypatch, epochs, first=0, rank=0):
             watch.now += FEED
             told.mark("feed")
             watch.now += STEP + (COMPILE if epoch == step == 0 else 0.0)
+            exchanged[0] += EXCHANGE
             told.mark("step")
             told.step(step, float(step), lambda: 0.125)
         watch.now += SCORE * 30
         told.checkpoint(epoch + 1, 0)
         told.end_epoch({"epoch": epoch + 1, "loss": 0.5, "val_loss": 0.5, "val_auc": 0.5, "val_accuracy": 0.5,
-                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "fed": {"samples": 1000}})
+                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "exchange_share": 0.1, "fed": {"samples": 1000}})
     return events, watch.now
 
 
@@ -79,6 +82,9 @@ def test_steps_are_told_every_five_seconds_and_at_the_end_of_an_epoch(monkeypatc
     for event in steps:
         assert event["images_per_second"] == pytest.approx(10 / 1.5)
         assert event["feed_share"] == pytest.approx(1 / 3) and event["step_share"] == pytest.approx(2 / 3)
+        assert event["exchange_share"] == pytest.approx(EXCHANGE / 1.5)
+    alone, _ = simulate(monkeypatch, epochs=1, workers=1)
+    assert not any("exchange_share" in event for event in of(alone, "step"))
 
 
 def test_images_go_on_where_a_run_goes_on(monkeypatch):
@@ -95,7 +101,7 @@ def test_fields_are_the_documented_ones(monkeypatch):
     for kind in ("start", "epoch", "checkpoint"):
         assert of(events, kind)[0].keys() == {"event", "at", *FIELDS[kind]}
     assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {
-        "augment_share", "other_share", "exchange_share"}  # which this training has not
+        "augment_share", "other_share"}  # which this training has not
 
 
 def test_other_workers_tell_nothing(monkeypatch):

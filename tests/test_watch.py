@@ -267,7 +267,7 @@ def test_a_sink_that_hangs_holds_nobody_up(tmp_path, monkeypatch, caplog):
 def test_lines_for_a_person():
     assert line_of(start()) == "2 workers train with torch: 3 epochs of 1000 images, 100 steps each"
     assert line_of(start(1500)).endswith("100 steps each; going on in epoch 2")
-    assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s, 2 h 13 min left"
+    assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s (12% exchange), 2 h 13 min left"
     assert line_of({**step(1990), "step": 100}) is None  # the epoch's own line follows
     assert line_of(epoch(1)) == ("epoch 1/3: loss 0.5000, val loss 0.2500, val AUC 0.7500, val accuracy 0.625, "
                                  "20 images/s, 50 s, 2 min left")

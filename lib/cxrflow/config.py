@@ -27,6 +27,11 @@ def _positive(config, *names: str) -> None:
         _require(value is None or value > 0, f"{flag}: expected a number above 0, got {value}")
 
 
+def _one_of(config, name: str, *choices: str) -> None:
+    value = getattr(config, name)
+    _require(value in choices, f"--{name.replace('_', '-')}: expected one of {', '.join(choices)}; got {value!r}")
+
+
 def _places(config, *names: str) -> None:
     """Raise UserError, which does not repeat it, for a URL with a password: configurations are saved and shown."""
     for name in names:
@@ -145,6 +150,8 @@ class TrainConfig:
     """Passes over the training split."""
     batch_size: int = 32
     """Images a worker takes at each step; the global batch is workers times this."""
+    device: str = "auto"
+    """What workers compute on: auto (a GPU each where their framework finds any, otherwise the CPU), cpu or gpu."""
     model: str = "residual"
     """Network architecture; an unknown name lists the known ones."""
     height: int | None = None
@@ -162,6 +169,15 @@ class TrainConfig:
     """Epochs over which the learning rate rises to its peak; it falls along a cosine afterwards."""
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
+    precision: str = "float32"
+    """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies; on a GPU with tensor
+    cores about twice as fast). Weights, checkpoints, output and the saved model are float32."""
+    gradient_dtype: str = "float32"
+    """What gradients are sent to the other workers as: float32, float16 or bfloat16, half the bytes for fewer digits (3 or 2
+    decimal ones). float16 has none for a gradient below 6e-8 or above 65504; bfloat16 has float32's range."""
+    batch_norm: str = "local"
+    """What batch normalisation takes mean and variance of in training: local (a worker's batch) or global (that of all
+    workers, for two more exchanges a layer at each step)."""
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
     feed_memory: str = "1g"
@@ -217,12 +233,15 @@ class TrainConfig:
         _require(1 <= self.min_workers <= self.workers,
                  f"--min-workers: expected a number from 1 to --workers ({self.workers}), got {self.min_workers}")
         _require(self.hang_seconds >= 10, f"--hang-seconds: expected 10 or more, got {self.hang_seconds:g}")
-        _require(self.resume in ("auto", "never"), f"--resume: expected one of auto, never; got {self.resume!r}")
+        _one_of(self, "resume", "auto", "never")
         _require(self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
-        _require(self.lr_scaling in ("sqrt", "linear", "none"),
-                 f"--lr-scaling: expected one of sqrt, linear, none; got {self.lr_scaling!r}")
+        _one_of(self, "device", "auto", "cpu", "gpu")
+        _one_of(self, "lr_scaling", "sqrt", "linear", "none")
+        _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
+        _one_of(self, "gradient_dtype", "float32", "float16", "bfloat16")
+        _one_of(self, "batch_norm", "local", "global")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 from cxrflow.config import TrainConfig
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
+from cxrflow.launch.device import pin
 from cxrflow.launch.portable import portable
 from cxrflow.launch.worker import WatchedWorker, Worker
 
@@ -107,10 +108,21 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         hvd.init()
+        pin("tensorflow", config.device, hvd.local_rank(), owned=_owns_gpu())
         try:
-            return function(config, HorovodWorker(hvd, agent))
+            return function(config, HorovodWorker(hvd, tf, agent, config.gradient_dtype))
         finally:
             hvd.shutdown()
+
+
+def _owns_gpu() -> bool:
+    """Whether Spark gave this worker's task a GPU, and has it see that alone."""
+    from horovod.spark.task import get_available_devices
+
+    devices = get_available_devices()
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    return bool(devices)
 
 
 def _rank() -> int:
@@ -119,14 +131,52 @@ def _rank() -> int:
 
 
 class HorovodWorker(WatchedWorker):
-    """Talks through Horovod; gradients go in one grouped all-reduce inside TensorFlow's graph."""
+    """Talks through Horovod, which takes NCCL for what lies on GPUs where it was built with it; gradients go in one grouped
+    all-reduce inside TensorFlow's graph."""
 
-    def __init__(self, hvd, agent: Agent):
-        self._hvd, self.agent = hvd, agent
+    def __init__(self, hvd, tf, agent: Agent, gradient_dtype: str = "float32"):
+        self._hvd, self._tf, self.agent, self._dtype = hvd, tf, agent, gradient_dtype
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        with tf.device("/cpu:0"):
+            self._seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
 
     def average_gradients(self, gradients: list) -> list:
-        return self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)
+        if self.size == 1:
+            return gradients
+        tf = self._tf
+        # By its dependencies the graph looks at the clock when the last gradient is there, and when the last mean is.
+        with tf.control_dependencies(gradients):
+            began = tf.timestamp()
+        with tf.control_dependencies([began]):
+            gradients = [tf.identity(gradient) for gradient in gradients]
+        means = (self._hvd.grouped_allreduce(gradients, op=self._hvd.Average) if self._dtype == "float32"
+                 else self._average_in_16_bits(gradients))
+        with tf.control_dependencies(means):
+            self._seconds.assign_add(tf.timestamp() - began)
+        return means
+
+    def _average_in_16_bits(self, gradients: list) -> list:
+        tf, dtype = self._tf, self._tf.as_dtype(self._dtype)
+
+        def packed(numbers):  # Horovod moves any 16 bits as float16, and computes nothing with them here
+            return tf.bitcast(tf.cast(numbers, dtype), tf.float16)
+
+        def unpacked(bits):
+            return tf.cast(tf.bitcast(bits, dtype), tf.float32)
+
+        flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
+        length = flat.shape[0]
+        flat = tf.pad(flat, [[0, -length % self.size]])
+        parts = tf.reshape(unpacked(self._hvd.alltoall(packed(flat))), [self.size, -1])
+        means = unpacked(self._hvd.allgather(packed(tf.reduce_mean(parts, 0))))[:length]
+        return [tf.reshape(part, gradient.shape) for part, gradient in zip(
+            tf.split(means, [gradient.shape.num_elements() for gradient in gradients]), gradients, strict=True)]
+
+    def exchange_seconds(self) -> float:
+        return float(self._seconds.numpy())
+
+    def average_tensor(self, tensor):
+        return self._hvd.allreduce(tensor, op=self._hvd.Average)
 
     def average(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         reduced = self._hvd.grouped_allreduce([np.asarray(array) for array in arrays], op=self._hvd.Average)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from cxrflow.config import TrainConfig
 from cxrflow.launch import signals
+from cxrflow.launch.device import pin
 from cxrflow.launch.worker import Worker
 
 
 def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, record: Callable[[dict], None]) -> dict:
     """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells. Raises
     Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    pin(os.environ.setdefault("KERAS_BACKEND", "tensorflow"), config.device, 0)
     worker = Worker()
     worker.tell = record
     with signals.held():

@@ -6,6 +6,7 @@ import atexit
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -53,7 +54,7 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
             os.environ["GLOO_SOCKET_IFNAME"] = name
         dist.init_process_group("gloo")
         try:
-            result = function(config, TorchWorker(agent))
+            result = function(config, TorchWorker(agent, config.gradient_dtype))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it
             # after its work is done. So it leaves before that, once TorchDistributor's script has saved the result.
             atexit.register(_leave)
@@ -68,33 +69,90 @@ def _leave() -> None:
     os._exit(0)
 
 
+def _now(tensor) -> float:
+    """The time, once the tensor is computed: what goes to a GPU is only begun otherwise."""
+    if tensor.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def _split(flat, like: list) -> list:
+    """A flat tensor as tensors of the same shapes as others."""
+    parts = flat.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
+def _flowing(average: Callable) -> type:
+    """An average over the workers through which gradients flow; torch's own is deprecated."""
+    import torch
+
+    class Flowing(torch.autograd.Function):
+        @staticmethod
+        def forward(context, tensor):
+            return average(tensor.clone())
+
+        @staticmethod
+        def backward(context, gradient):  # each worker's number is in every worker's mean
+            return average(gradient.clone())
+
+    return Flowing
+
+
 class TorchWorker(WatchedWorker):
     """Talks through torch.distributed; gradients go as one flat tensor."""
 
-    def __init__(self, agent: Agent):
+    def __init__(self, agent: Agent, gradient_dtype: str = "float32"):
+        import torch
         import torch.distributed as dist
 
-        self.agent = agent
+        self.agent, self._dtype, self._seconds = agent, getattr(torch, gradient_dtype), 0.0
+        self._flowing = _flowing(self._average)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ["LOCAL_RANK"])
 
     def average_gradients(self, gradients: list) -> list:
         import torch
+
+        if self.size == 1:
+            return gradients
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        began = _now(flat)
+        flat = self._average(flat) if self._dtype == torch.float32 else self._average_in_16_bits(flat)
+        self._seconds += _now(flat) - began
+        return _split(flat, gradients)
+
+    def _average(self, flat):
         import torch.distributed as dist
 
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
-        flat /= self.size
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        return flat.div_(self.size)
+
+    def _average_in_16_bits(self, flat):
+        import torch
+        import torch.distributed as dist
+
+        sent = torch.nn.functional.pad(flat, (0, -len(flat) % self.size)).to(self._dtype)
+        parts, means = torch.empty_like(sent), torch.empty_like(sent)
+        dist.all_to_all_single(parts, sent)
+        dist.all_gather_into_tensor(means, parts.view(self.size, -1).float().mean(0).to(self._dtype))
+        return means[:len(flat)].float()
+
+    def exchange_seconds(self) -> float:
+        return self._seconds
+
+    def average_tensor(self, tensor):
+        return self._flowing.apply(tensor)
 
     def average(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         import torch
 
         if not arrays:
             return []
-        averaged = self.average_gradients([torch.tensor(array) for array in arrays])
-        return [tensor.numpy() for tensor in averaged]
+        tensors = [torch.tensor(array) for array in arrays]
+        flat = self._average(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        return [tensor.numpy() for tensor in _split(flat, tensors)]
 
     def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         import torch

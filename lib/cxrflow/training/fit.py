@@ -36,7 +36,8 @@ from cxrflow.training.checkpoint import (
 )
 from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.ledger import Ledger
-from cxrflow.training.models import build_model
+from cxrflow.training.network import saved_network, trained_network
+from cxrflow.training.normalisation import combine, put
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
@@ -57,7 +58,7 @@ def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
     Raises JobError where the loss is not a number, a shard cannot be read, the samples fed in an epoch are not those of the
     manifest, or the run directory cannot be written.
     """
-    # Weights are rank 0's on every worker; what stays apart is which units dropout leaves out.
+    # Weights begin the same on every worker and backend; what stays apart is which units dropout leaves out.
     _set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker, job)
     for epoch in range(trainer.first_epoch, config.epochs):
@@ -91,7 +92,7 @@ class _Trainer:
         self._fetch = find_fetch(config, self._manifest)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
-        self._model = self._build()
+        self._model = trained_network(config, self._manifest, worker)
         self._model.compile(
             optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss="categorical_crossentropy",
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
@@ -127,7 +128,7 @@ class _Trainer:
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Rank 0's weights and, of a run that goes on, all else that training needs, on every worker."""
         self._fed_before = arrays.get("fed")
-        if self._start["steps"]:
+        if "version" in self._start:
             restore(self._model, arrays, self._worker)
         else:
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
@@ -135,9 +136,9 @@ class _Trainer:
     def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
         """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
         ``loss`` over all workers. Collective."""
-        # The statistics of batch normalisation are moving means: averaged now or at the epoch's end, it is the same.
-        self._average_statistics()
+        own = combine(self._model, self._worker)
         arrays = capture(self._model, self._worker)
+        put(self._model, own)  # when checkpoints are due, a clock decides, and that is not to show in what comes after
         if fed is not None:
             arrays["fed"] = fed.combined(self._worker).entries
         for name, array in arrays.items():
@@ -170,11 +171,6 @@ class _Trainer:
                     batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
                     size=self._size, fetch=self._fetch, on_wait=lambda shard: self._worker.at("feed", **self._place, shard=shard))
 
-    def _build(self):
-        stored = (self._manifest.height, self._manifest.width)
-        seen = (self._config.height or stored[0], self._config.width or stored[1])
-        return build_model(self._config.model, len(self._manifest.labels), stored, seen)
-
     def _write_config(self) -> None:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
         write_json(self._run.config, {
@@ -192,14 +188,14 @@ class _Trainer:
 
     def run_epoch(self, epoch: int) -> bool:
         """Whether the epoch came to its end; False where training was told to stop."""
-        started = time.monotonic()
+        started, exchanged = time.monotonic(), self._worker.exchange_seconds()
         first = self._start["samples"] if epoch == self.first_epoch else 0
         trained = self._train_epoch(epoch, first)
         if trained is None:
             return False
         loss, fed = trained
-        seconds = time.monotonic() - started
-        self._average_statistics()
+        seconds, exchanged = time.monotonic() - started, self._worker.exchange_seconds() - exchanged
+        combine(self._model, self._worker)
         truth, scores = self._score_val()
         self._require_finite(scores, "a score of a validation image", epoch + 1)
         record = {
@@ -208,6 +204,8 @@ class _Trainer:
             "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
             "fed": fed,
         }
+        if self._worker.size > 1:
+            record["exchange_share"] = exchanged / seconds
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = {**record, "threshold": self._threshold(truth, scores)}
@@ -273,16 +271,6 @@ class _Trainer:
             raise JobError(f"after {epoch} epochs, {name} is not a number: lower --learning-rate (it is "
                            f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
 
-    def _average_statistics(self) -> None:
-        """Give every worker the mean of the moving statistics that batch normalisation gathered on each."""
-        variables = [v for layer in self._model.layers if isinstance(layer, keras.layers.BatchNormalization)
-                     for v in layer.non_trainable_variables]
-        if not variables:
-            return
-        means = self._worker.average([keras.ops.convert_to_numpy(variable) for variable in variables])
-        for variable, mean in zip(variables, means, strict=True):
-            variable.assign(mean)
-
     def _score_val(self) -> tuple[np.ndarray, np.ndarray]:
         """(truth int (n,), scores float32 (n, K)) of all workers' samples of the val split."""
         truth, scores = [], []
@@ -305,7 +293,7 @@ class _Trainer:
         it had."""
         with self._writing():
             if best and self._best["epoch"] == len(self._epochs):
-                save_model(self._build(), self._model.get_weights(), self._run.model)
+                save_model(saved_network(self._config, self._manifest), self._model.get_weights(), self._run.model)
             write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
 
     @contextmanager

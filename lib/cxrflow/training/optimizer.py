@@ -1,4 +1,4 @@
-"""AdamW whose gradients are averaged over the workers, and its learning rate."""
+"""AdamW whose gradients are averaged over the workers, and its learning rate. Imports Keras."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
 
     ``ahead``: how many steps of this number of workers the run is further than its optimizer has counted. It is not 0
     where a run goes on with another number of workers: the rate follows the samples, and the moments their own count.
+
+    With mixed_float16 the loss is scaled, as Keras does it (Micikevicius et al. 2018): a step whose gradients overflow is left
+    out, and the scale halved.
     """
     growth = {"sqrt": worker.size**0.5, "linear": worker.size, "none": 1}[config.lr_scaling]
     peak = config.learning_rate * growth
@@ -25,7 +28,12 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
     schedule = keras.optimizers.schedules.CosineDecay(
         peak / 100 if warmup else peak, max(1, total - warmup), warmup_target=peak if warmup else None,
         warmup_steps=warmup)
-    return _averaging(worker)(learning_rate=_Ahead(schedule, ahead), weight_decay=config.weight_decay)
+    rate = _Ahead(schedule, ahead)
+    if config.precision != "mixed_float16":
+        return _averaging(keras.optimizers.AdamW, worker)(learning_rate=rate, weight_decay=config.weight_decay)
+    # Averaged before it is seen whether they are finite: so all workers leave out the same steps, and none an exchange.
+    return _averaging(keras.optimizers.LossScaleOptimizer, worker)(
+        keras.optimizers.AdamW(learning_rate=rate, weight_decay=config.weight_decay))
 
 
 class _Ahead(keras.optimizers.schedules.LearningRateSchedule):
@@ -38,10 +46,10 @@ class _Ahead(keras.optimizers.schedules.LearningRateSchedule):
         return self._schedule(keras.ops.cast(step, "float32") + self._steps)
 
 
-def _averaging(worker: Worker) -> type[keras.optimizers.AdamW]:
+def _averaging(kind: type[keras.optimizers.Optimizer], worker: Worker) -> type[keras.optimizers.Optimizer]:
     # Horovod's own wrapper is for Keras 2. In Keras 3 every way to train ends in the optimizer's apply.
-    class AveragingAdamW(keras.optimizers.AdamW):
+    class Averaging(kind):
         def apply(self, grads, trainable_variables=None):
             return super().apply(worker.average_gradients(list(grads)), trainable_variables)
 
-    return AveragingAdamW
+    return Averaging

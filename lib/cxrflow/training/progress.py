@@ -68,6 +68,8 @@ class Progress:
         if seconds < TELL_SECONDS and step + 1 < self._plan.steps:
             return
         self._pace.append((seconds, step + 1 - self._window_first))
+        if self._worker.size > 1:
+            self.add("exchange", self._worker.exchange_seconds() - self._exchanged)
         fed = self._plan.fed_before(step + 1)
         images = fed - self._plan.fed_before(self._window_first)
         self._tell("step", epoch=self._epoch + 1, epochs=self._config.epochs, step=step + 1, steps=self._plan.steps,
@@ -92,6 +94,7 @@ class Progress:
         """What follows, from this step on, is for the next step event."""
         self._window_began = self._marked = time.monotonic()
         self._window_first, self._loss, self._parts = step, 0.0, dict[str, float]()
+        self._exchanged = self._worker.exchange_seconds()
 
     def _seconds_left(self, steps: int | None) -> float:
         """Until the end of the last epoch: ``steps`` more of this one, and what follows them, or None if it is over."""

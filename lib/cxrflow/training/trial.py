@@ -36,13 +36,11 @@ def run_step(config) -> dict:
     from cxrflow.manifest import read_manifest
     from cxrflow.training.augment import augment, find_policy
     from cxrflow.training.feed import Feed
-    from cxrflow.training.models import build_model
+    from cxrflow.training.network import trained_network
     from cxrflow.training.optimizer import build_optimizer
 
     manifest = read_manifest(config.table)
-    stored = (manifest.height, manifest.width)
-    seen = (config.height or stored[0], config.width or stored[1])
-    model = build_model(config.model, len(manifest.labels), stored, seen)
+    model = trained_network(config, manifest, Worker())
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
@@ -56,7 +54,8 @@ def run_step(config) -> dict:
                          f"--learning-rate {config.learning_rate:g} too high?")
     return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "image_bytes": KEPT * sum(4 * math.prod(layer.output.shape[1:]) for layer in model.layers)}
+            "image_bytes": KEPT * sum((2 if "16" in layer.compute_dtype else 4) * math.prod(layer.output.shape[1:])
+                                      for layer in model.layers)}
 
 
 def load_framework(launcher: str, threads: int) -> None:

@@ -38,8 +38,9 @@ def _start(event: dict) -> str:
 def _step(event: dict) -> str | None:
     if event["step"] == event["steps"]:
         return None  # the epoch's own line follows
+    exchange = f" ({event['exchange_share']:.0%} exchange)" if "exchange_share" in event else ""
     return (f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
-            f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s, "
+            f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{exchange}, "
             f"{duration(event['seconds_left'])} left")
 
 

@@ -27,15 +27,16 @@ def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple
 
     Input: uint8 or float (B, H, W, 1) of the table's height and width, 0 to 255, 0 is black. Output: float32
     (B, ``labels``), a softmax. Scaling and resizing to ``size`` are part of the model, so whoever has the file
-    needs no other preparation.
+    needs no other preparation. Both, and the output, are float32 whatever Keras' dtype policy: 16 bits would lose shades
+    of gray, and scores near 0 and 1.
     """
     import keras
 
     check_model(name)
     inputs = keras.Input((*table_size, 1), name="pixels")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
     if size != table_size:
-        x = keras.layers.Resizing(*size, interpolation="bilinear", antialias=True)(x)
+        x = keras.layers.Resizing(*size, interpolation="bilinear", antialias=True, dtype="float32")(x)
     x = importlib.import_module(MODELS[name]).body(x)
-    scores = keras.layers.Dense(labels, activation="softmax", name="scores")(x)
+    scores = keras.layers.Dense(labels, activation="softmax", name="scores", dtype="float32")(x)
     return keras.Model(inputs, scores, name=name)

@@ -1,0 +1,40 @@
+"""The network of a training: as it is trained, and as it is saved. Imports Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+from cxrflow.config import TrainConfig
+from cxrflow.launch.worker import Worker
+from cxrflow.manifest import Manifest
+from cxrflow.training.initial import drawn_by_numpy
+from cxrflow.training.models import build_model
+from cxrflow.training.normalisation import synchronise
+
+
+def saved_network(config: TrainConfig, manifest: Manifest) -> keras.Model:
+    """The network that computes in float32, whatever it was trained in: every backend and machine can."""
+    stored = (manifest.height, manifest.width)
+    return build_model(config.model, len(manifest.labels), stored, (config.height or stored[0], config.width or stored[1]))
+
+
+def trained_network(config: TrainConfig, manifest: Manifest, worker: Worker) -> keras.Model:
+    """The same network with the same weights, which are float32 too; its layers compute in ``config.precision``."""
+    with _policy(config.precision), drawn_by_numpy(config.seed):
+        model = saved_network(config, manifest)
+    if config.batch_norm == "global" and worker.size > 1:
+        synchronise(model, worker)
+    return model
+
+
+@contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
