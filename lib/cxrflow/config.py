@@ -164,6 +164,11 @@ class TrainConfig:
     """Decoupled weight decay of AdamW."""
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
+    threshold: str = "balanced"
+    """How the threshold of a call is fitted to the validation data: balanced (where a logistic regression of the truth on
+    the score's logit, both classes of the same weight, says 0.5) or youden (greatest sensitivity + specificity)."""
+    sensitivity: float | None = None
+    """A wanted sensitivity, such as 0.95: the threshold is then the highest that reaches it on the validation data."""
     feed_memory: str = "1g"
     """Memory that a worker's feed may take, such as 512m or 2g: for the rows that are being mixed, those read ahead,
     and batches."""
@@ -223,6 +228,10 @@ class TrainConfig:
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),
                  f"--lr-scaling: expected one of sqrt, linear, none; got {self.lr_scaling!r}")
+        _require(self.threshold in ("balanced", "youden"),
+                 f"--threshold: expected one of balanced, youden; got {self.threshold!r}")
+        _require(self.sensitivity is None or 0 < self.sensitivity <= 1,
+                 f"--sensitivity: expected a share above 0, at most 1, got {self.sensitivity}")
 
 
 @dataclass(frozen=True, kw_only=True)
