@@ -11,7 +11,7 @@ FLAGS = {
                           "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "device", "model", "height", "width",
                          "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "precision", "gradient_dtype", "batch_norm",
-                         "positive_label",
+                         "positive_label", "threshold", "sensitivity",
                          "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
                          "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard", "mlflow",
                          "overwrite", "preflight_only"},
@@ -57,7 +57,8 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
 @pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
                                     {"lr_scaling": "cubic"}, {"device": "tpu"}, {"precision": "float8"}, {"gradient_dtype": "int8"}, {"batch_norm": "none"},
                                     {"warmup_epochs": -1.0},
-                                    {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "}])
+                                    {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "},
+                                    {"threshold": "best"}, {"sensitivity": 0.0}, {"sensitivity": 95.0}])
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrflow import metrics
+from cxrflow.metrics.intervals import Resamples, basic, percentiles
+from cxrflow.metrics.question import LEVELS, Question
+from cxrflow.metrics.ranking import Ranking
 
 LABELS = ["NORMAL", "PNEUMONIA"]
 
@@ -15,12 +20,41 @@ def test_figures_worked_out_by_hand():
     scores = binary([0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.9, 0.95, 0.99])
     figures = metrics.judge(truth, scores, np.arange(10), LABELS, 1, threshold=0.5, bootstrap=50)
     assert figures["confusion"] == [[3, 1], [1, 5]]
-    assert figures["accuracy"] == 0.8
+    assert figures["accuracy"] == 0.8 and (figures["n"], figures["positives"]) == (10, 6)
     assert figures["sensitivity"] == pytest.approx(5 / 6) and figures["specificity"] == 0.75
+    assert figures["ppv"] == pytest.approx(5 / 6) and figures["npv"] == 0.75
     # Of the 24 pairs, the 0.8 among the normal ones is above 0.4, 0.6 and 0.7.
     assert figures["auc"] == pytest.approx(21 / 24)
+    # Precision at each positive one, from the highest score: 1, 1, 1, 4/5, 5/6, 6/7.
+    assert figures["average_precision"] == pytest.approx((3 + 4 / 5 + 5 / 6 + 6 / 7) / 6)
+    # A specificity of 0.9 of four allows no false alarm: 0.9, 0.95 and 0.99 are above the 0.8. A sensitivity of 0.9 of six
+    # means all: from 0.4 on, with one false alarm.
+    assert figures["operating_points"][0]["sensitivity"] == 0.5 and figures["operating_points"][2]["specificity"] == 0.75
+    assert figures["calibration"]["brier"] == pytest.approx((.01 + .04 + .09 + .64 + .36 + .16 + .09 + .01 + .0025 + .0001) / 10)
     # Wilson (1927) for 8 of 10 at 95 %: 0.4902 to 0.9433
     assert figures["accuracy_interval"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert "accuracy_interval_by_patient" not in figures  # one image a patient
+
+
+def test_resampled_figures_are_scikit_learns_of_weighted_samples():
+    random = np.random.default_rng(0)
+    positive, scores = random.random(300) < 0.3, np.round(random.random(300), 1)  # many ties
+    weights = random.integers(0, 3, (20, 300)).astype(float)
+    found = Question(positive, scores, scores >= 0.5)(weights)
+    for place, weight in enumerate(weights):
+        assert found["auc"][place] == pytest.approx(roc_auc_score(positive, scores, sample_weight=weight))
+        assert found["average_precision"][place] == pytest.approx(average_precision_score(positive, scores, sample_weight=weight))
+        repeated = np.repeat(np.arange(300), weight.astype(int))
+        assert found["ece"][place] == pytest.approx(metrics.ece(positive[repeated], scores[repeated]))
+        assert found["sensitivity"][place] == pytest.approx((scores >= 0.5)[repeated][positive[repeated]].mean())
+        at = [(scores[repeated] >= t)[positive[repeated]].mean() for t in np.append(scores, 2)
+              if (scores[repeated] < t)[~positive[repeated]].mean() >= 0.9]
+        assert found["specificity", 0.9, "sensitivity"][place] == pytest.approx(max(at))
+
+
+def test_a_threshold_above_all_scores_reaches_any_specificity():
+    ranking = Ranking(np.array([True, False]), np.array([0.2, 0.9]))
+    assert ranking.figures(np.ones((1, 2)), LEVELS).tolist() == [[0, 0.5, 0, 0, 0, 0]]
 
 
 def test_the_positive_label_may_be_the_first():
@@ -35,21 +69,6 @@ def test_positive_label_is_the_one_not_called_normal(labels, positive):
     assert metrics.positive_index(labels) == positive
 
 
-def test_youden_lies_in_the_gap():
-    positive = np.array([False, False, True, True])
-    assert metrics.youden_threshold(positive, np.array([0.1, 0.3, 0.7, 0.9])) == pytest.approx(0.5)
-
-
-def test_the_threshold_of_a_model_worse_than_chance_is_finite():
-    assert 0 <= metrics.youden_threshold(np.array([True, True, False]), np.array([0.1, 0.2, 0.9])) <= 1
-
-
-@pytest.mark.parametrize("value", [True, False])
-def test_there_is_no_threshold_for_one_class(value):
-    with pytest.raises(ValueError, match="expected both values"):
-        metrics.youden_threshold(np.full(3, value), np.array([0.1, 0.2, 0.9]))
-
-
 def test_more_than_two_labels():
     truth = np.array([0, 1, 2, 2])
     scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.2, 0.3]])
@@ -57,18 +76,57 @@ def test_more_than_two_labels():
     assert figures["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
     assert figures["accuracy"] == 0.75 and figures["per_label"]["c"]["sensitivity"] == 0.5
     assert figures["auc"] == 1.0 and "threshold" not in figures
+    assert figures["macro"]["sensitivity"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert figures["macro"]["specificity"] == pytest.approx((2 / 3 + 1 + 1) / 3)
+
+
+def test_each_of_several_findings_is_judged_where_it_is_known():
+    unknown = np.nan
+    truth = np.array([[1, unknown, 0], [0, 1, 0], [1, 0, 0], [0, unknown, 0]])
+    scores = np.array([[0.9, 0.5, 0.1], [0.2, 0.6, 0.2], [0.3, 0.7, 0.1], [0.4, 0.1, 0.1]])
+    figures = metrics.judge(truth, scores, np.arange(4), ["a", "b", "c"], 0, threshold=[0.35, 0.65, None], bootstrap=10)
+    a, b, c = figures["per_label"].values()
+    assert (a["n"], a["positives"], a["auc"], a["sensitivity"], a["specificity"]) == (4, 2, 0.75, 0.5, 0.5)
+    assert (b["n"], b["positives"], b["auc"], b["sensitivity"]) == (2, 1, 0.0, 0.0)
+    assert (c["n"], c["auc"], c["sensitivity"], c["specificity"]) == (4, None, None, 1.0)
+    assert figures["auc"] == figures["macro"]["auc"] == 0.375 == metrics.auc(truth, scores)
+    assert figures["thresholds"] == {"a": 0.35, "b": 0.65, "c": None}
 
 
 def test_one_class_alone_has_no_auc():
     figures = metrics.judge(np.ones(3, int), binary([0.2, 0.6, 0.7]), np.arange(3), LABELS, 1, 0.5)
     assert figures["auc"] is None and figures["auc_interval"] is None and figures["specificity"] is None
+    assert figures["accuracy"] == figures["sensitivity"] == pytest.approx(2 / 3)
 
 
-def test_images_of_few_patients_widen_the_interval():
+def test_images_of_few_patients_widen_the_intervals():
     random = np.random.default_rng(0)
     shift = np.repeat(random.normal(size=40), 10)  # ten images a patient that are much alike
     truth = np.repeat(np.arange(40) % 2, 10)
     scores = binary(1 / (1 + np.exp(-(truth + shift))))
-    by_patient = metrics.auc_interval(truth, scores, np.repeat(np.arange(40), 10), 200)
-    by_image = metrics.auc_interval(truth, scores, np.arange(400), 200)
-    assert by_patient[1] - by_patient[0] > 2 * (by_image[1] - by_image[0])
+
+    def widths(patients, *names):
+        figures = metrics.judge(truth, scores, patients, LABELS, 1, 0.6, bootstrap=200)
+        return np.array([high - low for low, high in (figures[name] for name in names)])
+
+    by_patient = widths(np.repeat(np.arange(40), 10), "auc_interval", "sensitivity_interval_by_patient")
+    by_image = widths(np.arange(400), "auc_interval", "sensitivity_interval")
+    assert (by_patient > 2 * by_image).all()
+
+
+def test_the_bootstraps_interval_is_that_of_theory():
+    """Hanley and McNeil (1982): the standard error of an AUC, here of normal scores one standard deviation apart."""
+    random = np.random.default_rng(1)
+    truth = np.arange(2000) % 2
+    scores = expit(random.normal(size=2000) + truth)
+    area = metrics.auc(truth, np.stack([-scores, scores], axis=1))
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    error = np.sqrt((area * (1 - area) + 999 * (q1 - area**2) + 999 * (q2 - area**2)) / 1000**2)
+    low, high = percentiles(Resamples(np.arange(2000), 1000).of(Question(truth == 1, scores, scores > 0.5))["auc"])
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
+    assert area - low == pytest.approx(1.96 * error, rel=0.2)
+
+
+def test_an_interval_of_a_figure_that_chance_drives_up_is_mirrored():
+    assert basic(0.05, np.linspace(0.06, 0.10, 1001)) == pytest.approx([0.001, 0.039])
+    assert basic(0.05, np.linspace(0.06, 0.12, 1001))[0] == 0 and percentiles(np.array([0.5, np.nan])) is None

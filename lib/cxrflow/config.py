@@ -180,6 +180,11 @@ class TrainConfig:
     workers, for two more exchanges a layer at each step)."""
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
+    threshold: str = "balanced"
+    """How the threshold of a call is fitted to the validation data: balanced (where a logistic regression of the truth on
+    the score's logit, both classes of the same weight, says 0.5) or youden (greatest sensitivity + specificity)."""
+    sensitivity: float | None = None
+    """A wanted sensitivity, such as 0.95: the threshold is then the highest that reaches it on the validation data."""
     feed_memory: str = "1g"
     """Memory that a worker's feed may take, such as 512m or 2g: for the rows that are being mixed, those read ahead,
     and batches."""
@@ -242,6 +247,9 @@ class TrainConfig:
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
         _one_of(self, "gradient_dtype", "float32", "float16", "bfloat16")
         _one_of(self, "batch_norm", "local", "global")
+        _one_of(self, "threshold", "balanced", "youden")
+        _require(self.sensitivity is None or 0 < self.sensitivity <= 1,
+                 f"--sensitivity: expected a share above 0, at most 1, got {self.sensitivity}")
 
 
 @dataclass(frozen=True, kw_only=True)

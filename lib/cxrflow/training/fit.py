@@ -280,10 +280,8 @@ class _Trainer:
             scores.append(np.asarray(self._model.predict_on_batch(batch.pixels))[:true])
         return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(scores))
 
-    def _threshold(self, truth: np.ndarray, scores: np.ndarray) -> float | None:
-        if scores.shape[1] != 2:
-            return None
-        return metrics.youden_threshold(truth == self._positive, scores[:, self._positive])
+    def _threshold(self, truth: np.ndarray, scores: np.ndarray) -> metrics.Threshold:
+        return metrics.fit_threshold(truth, scores, self._positive, self._config.threshold, self._config.sensitivity)
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))

@@ -1,0 +1,74 @@
+"""Everything that is said of scores whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from cxrflow.metrics.decision import Threshold, predicted
+from cxrflow.metrics.intervals import Resamples, percentiles, wilson
+from cxrflow.metrics.question import Question
+
+MEANS = ("auc", "average_precision", "sensitivity", "specificity")
+
+
+def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: list[str], positive: int,
+          threshold: Threshold, bootstrap: int = 1000, seed: int = 0) -> dict:
+    """Everything that evaluate.py reports of a set of samples, as plain data for JSON; what has no value is None.
+
+    ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K); ``patients``: any (n,). Always there: ``n``,
+    ``patients``, ``labels``, ``auc`` and its interval. With two labels the figures of ``Question.figures`` about the positive
+    one; otherwise those of each label in ``per_label``, and their means in ``macro``.
+    """
+    called = predicted(scores, positive, threshold)
+    asked = questions(truth, scores, called, labels, positive)
+    resampled = Resamples(patients, bootstrap, seed).of(
+        lambda weights: {(label, name): value for label, question in asked.items() for name, value in question(weights).items()})
+    each = {label: question.figures({name: resampled[label, name] for other, name in resampled if other == label}, patients)
+            for label, question in asked.items()}
+    figures: dict = {"n": len(truth), "patients": len(np.unique(patients)), "labels": labels}
+    if truth.ndim == 2:
+        macro = _means(asked, resampled)
+        return {**figures, "auc": macro["auc"], "auc_interval": macro["auc_interval"], "macro": macro,
+                "thresholds": dict(zip(labels, threshold, strict=True)), "per_label": each}
+    figures["confusion"] = confusion_matrix(truth, called, labels=range(len(labels))).tolist()
+    if len(labels) == 2:
+        return {**figures, "positive_label": labels[positive], "threshold": threshold, **each[labels[positive]]}
+    macro = _means(asked, resampled)
+    return {**figures, **_of_the_highest(truth, scores, called, patients, bootstrap, seed),
+            "auc": macro["auc"], "auc_interval": macro["auc_interval"], "macro": macro, "per_label": each}
+
+
+def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, labels: list[str], positive: int) -> dict[str, Question]:
+    """What is asked: of two labels about the positive one, of more about each against the rest, of several findings about
+    each where it is known."""
+    if truth.ndim == 2:
+        return {label: Question(truth[:, place] == 1, scores[:, place], called[:, place], ~np.isnan(truth[:, place]))
+                for place, label in enumerate(labels)}
+    places = [positive] if len(labels) == 2 else range(len(labels))
+    return {labels[place]: Question(truth == place, scores[:, place], called == place) for place in places}
+
+
+def _means(asked: dict[str, Question], resampled: dict[tuple[str, str], np.ndarray]) -> dict:
+    """The means over labels, each label counting the same, with bootstrap intervals. Labels whose figure has no value, such as
+    a finding that is nowhere present, are left out."""
+    means: dict = {}
+    for name in MEANS:
+        of = [label for label, question in asked.items() if question.values()[name] is not None]
+        values = [asked[label].values()[name] for label in of]
+        means[name] = float(np.mean(values)) if of else None
+        means[f"{name}_interval"] = percentiles(np.mean([resampled[label, name] for label in of], axis=0)) if of else None
+    return means
+
+
+def _of_the_highest(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, bootstrap: int,
+                    seed: int) -> dict:
+    """Of more than two labels: how often the label of the highest score is right, and whether that score says so."""
+    right = called == truth
+    question = Question(right, scores.max(axis=1), np.ones(len(truth), bool))
+    resampled = Resamples(patients, bootstrap, seed).of(question)
+    figures = {"accuracy": float(right.mean()), "accuracy_interval": wilson(right.sum(), len(truth)),
+               "calibration": question.calibration(resampled)}
+    if len(np.unique(patients)) < len(truth):
+        figures["accuracy_interval_by_patient"] = percentiles(resampled["accuracy"])
+    return figures

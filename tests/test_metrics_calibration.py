@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from cxrflow import metrics
+from cxrflow.metrics.calibration import ece_of_calibrated
+from cxrflow.metrics.intervals import Resamples, basic
+from cxrflow.metrics.question import Question
+
+
+def drawn(temperature: float, count: int = 20_000, labels: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(logits, truth): the truth is drawn from the softmax of logits / temperature."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, labels)) * 3
+    return logits, (softmax(logits / temperature, axis=1).cumsum(axis=1) < random.random((count, 1))).sum(axis=1)
+
+
+def test_ece_worked_out_by_hand():
+    positive, scores = np.array([False, True, True, True]), np.array([0.1, 0.1, 0.9, 0.9])
+    # Half of the samples at 0.1 where half is true, half of them at 0.9 where all are.
+    assert metrics.ece(positive, scores) == pytest.approx(0.5 * 0.4 + 0.5 * 0.1)
+    low, high = metrics.reliability(positive, scores)
+    assert (low["n"], low["share"], low["score"]) == (2, 0.5, 0.1) and (high["low"], high["high"]) == (13 / 15, 14 / 15)
+    assert low["interval"] == metrics.wilson(1, 2)
+
+
+def test_a_score_of_1_is_in_the_last_bin():
+    assert metrics.reliability(np.array([True]), np.array([1.0]))[0]["high"] == 1.0
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_the_truth_is_found(temperature):
+    logits, truth = drawn(temperature)
+    found = metrics.fit_temperature(logits, truth)
+    assert found == pytest.approx(temperature, rel=0.03)
+    scores = metrics.with_temperature(logits, found)
+    for place in range(3):
+        assert metrics.ece(truth == place, scores[:, place]) < 0.01
+    if temperature != 1:
+        assert metrics.ece(truth == 0, metrics.with_temperature(logits, 1.0)[:, 0]) > 0.03
+    np.testing.assert_allclose(metrics.tempered(scores, 1 / found), metrics.with_temperature(logits, 1.0), atol=1e-5)
+
+
+def test_sigmoids_share_a_temperature_that_the_unknown_does_not_touch():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20_000, 2)) * 4
+    truth = (random.random(logits.shape) < expit(logits / 2)).astype(float)
+    assert metrics.fit_temperature(logits, truth) == pytest.approx(2, rel=0.05)
+    hidden = np.where(np.arange(20_000)[:, None] % 2, truth, np.nan)
+    assert metrics.fit_temperature(logits, hidden) == pytest.approx(
+        metrics.fit_temperature(logits[1::2], truth[1::2]), rel=1e-4)
+    scores = metrics.with_temperature(logits, 2.0, multi=True)
+    np.testing.assert_allclose(metrics.tempered(scores, 0.5, multi=True), expit(logits), atol=1e-5)
+
+
+def test_logits_that_part_the_labels_wholly_do_not_make_certainties():
+    logits = np.repeat([[4.0, -4.0], [-4.0, 4.0]], 50, axis=0)
+    truth = np.repeat([0, 1], 50)
+    scores = metrics.with_temperature(logits, metrics.fit_temperature(logits, truth))
+    assert scores.max() == pytest.approx(101 / 102, abs=1e-4)  # Laplace: (n + 1) / (n + K)
+
+
+def test_no_rows_is_an_error():
+    with pytest.raises(ValueError, match="expected a known truth"):
+        metrics.fit_temperature(np.zeros((2, 2)), np.full((2, 2), np.nan))
+
+
+def test_a_calibrated_model_has_the_ece_that_chance_gives_it():
+    logits, truth = drawn(1.0, count=400, labels=2, seed=3)
+    scores = softmax(logits, axis=1)[:, 1]
+    by_chance = ece_of_calibrated(scores)
+    assert 0.02 < by_chance < 0.05
+    assert by_chance / 2 < metrics.ece(truth == 1, scores) < 2 * by_chance
+    resampled = Resamples(np.arange(400), 200).of(Question(truth == 1, scores, scores > 0.5))["ece"]
+    assert resampled.mean() > metrics.ece(truth == 1, scores) > basic(metrics.ece(truth == 1, scores), resampled)[0]
