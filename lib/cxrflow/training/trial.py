@@ -38,12 +38,14 @@ def run_step(config) -> dict:
     from cxrflow.training.feed import Feed
     from cxrflow.training.models import build_model
     from cxrflow.training.optimizer import build_optimizer
+    from cxrflow.training.task import TASKS
 
     manifest = read_manifest(config.table)
     stored = (manifest.height, manifest.width)
     seen = (config.height or stored[0], config.width or stored[1])
-    model = build_model(config.model, len(manifest.labels), stored, seen)
-    model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
+    task = TASKS[manifest.task]
+    model = build_model(config.model, len(manifest.labels), stored, seen, task.activation)
+    model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
     feed = Feed(config.table, small, "train", rank=0, workers=1, batch_size=BATCH, shuffle=False)

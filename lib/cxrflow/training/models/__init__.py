@@ -22,12 +22,12 @@ def check_model(name: str) -> None:
         raise UserError(f"--model: expected one of {', '.join(MODELS)}; got {name!r}")
 
 
-def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int]):
+def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int], activation: str = "softmax"):
     """A Keras model from stored pixels to label scores.
 
     Input: uint8 or float (B, H, W, 1) of the table's height and width, 0 to 255, 0 is black. Output: float32
-    (B, ``labels``), a softmax. Scaling and resizing to ``size`` are part of the model, so whoever has the file
-    needs no other preparation.
+    (B, ``labels``), what ``activation`` makes of it: a softmax, or for several findings a sigmoid each. Scaling and resizing
+    to ``size`` are part of the model, so whoever has the file needs no other preparation.
     """
     import keras
 
@@ -37,5 +37,5 @@ def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple
     if size != table_size:
         x = keras.layers.Resizing(*size, interpolation="bilinear", antialias=True)(x)
     x = importlib.import_module(MODELS[name]).body(x)
-    scores = keras.layers.Dense(labels, activation="softmax", name="scores")(x)
+    scores = keras.layers.Dense(labels, activation=activation, name="scores")(x)
     return keras.Model(inputs, scores, name=name)
