@@ -8,7 +8,7 @@ from cxrflow.errors import UserError
 
 FLAGS = {
     config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
-                          "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
+                          "label_rule", "findings", "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "device", "model", "height", "width",
                          "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "precision", "gradient_dtype", "batch_norm",
                          "positive_label", "threshold", "sensitivity",

@@ -65,6 +65,25 @@ def parse_bytes(flag: str, size: str) -> int:
     return int(match[1]) * {"k": 2**10, "m": 2**20, "g": 2**30}[match[2]]
 
 
+def parse_findings(findings: str) -> list[str] | None:
+    """The names in --findings; None for all. Raises UserError for names that cannot be told apart."""
+    if findings == "all":
+        return None
+    names = [name.strip() for name in findings.split(",")]
+    good = all(name and "|" not in name and not name.startswith("?") for name in names) and len(set(names)) == len(names)
+    _require(good, f"--findings: expected all, or different names without | and without ? in front, such as "
+             f"Effusion,Edema; got {findings!r}")
+    return names
+
+
+def _rule(flag: str, expected: str, rule: str) -> None:
+    try:
+        groups = re.compile(rule).groups
+    except re.error as error:
+        raise UserError(f"{flag}: expected {expected}, got {rule!r} ({error})") from None
+    _require(groups > 0, f"{flag}: expected a regular expression with a (group), got {rule!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
     """Decode a folder of X-ray files on the Spark executors and write them as a training table."""
@@ -90,6 +109,13 @@ class IngestConfig:
     """CSV or Parquet file with the columns path and label, and optionally patient_id and split.
     A path in it is a full URL, or relative to the images folder. Without it the label is the name of the
     folder that holds the file."""
+    label_rule: str | None = None
+    """A regular expression instead, which is searched in the path below the images folder and whose groups make up the
+    label, such as (bacteria|virus|NORMAL)."""
+    findings: str | None = None
+    """Several findings an image instead of one label: all, or their names with commas between. The labels file has either
+    a column a finding, with 1 (present), 0 (absent), and -1 or nothing (not known, and nothing is learnt from it); or in
+    its column label the names of those that are present with | between, or one such as No Finding."""
     patients: str = "auto"
     """How a path tells its patient: kermany (names such as person1_virus_2 and IM-0001-0001), file (every file is a
     patient of its own), a regular expression that is searched in the path below the images folder and whose groups
@@ -109,6 +135,11 @@ class IngestConfig:
     overwrite: bool = False
     """Make the table anew if there is one, instead of adding what is new."""
 
+    @property
+    def task(self) -> str:
+        """The manifest's: single, one label an image, or multi, several findings."""
+        return "single" if self.findings is None else "multi"
+
     def __post_init__(self):
         _places(self, "images", "table", "labels")
         _positive(self, "height", "width", "shard_rows", "max_pixels")
@@ -124,13 +155,13 @@ class IngestConfig:
                      "fewer rows or more memory")
         split_fractions(self.split)
         if self.patients not in ("auto", "kermany", "file"):
-            try:
-                groups = re.compile(self.patients).groups
-            except re.error as error:
-                raise UserError(
-                    f"--patients: expected auto, kermany, file or a regular expression, got {self.patients!r} ({error})"
-                ) from None
-            _require(groups > 0, f"--patients: expected a regular expression with a (group), got {self.patients!r}")
+            _rule("--patients", "auto, kermany, file or a regular expression", self.patients)
+        if self.label_rule is not None:
+            _require(self.labels is None, "--label-rule: expected no --labels, which tell the labels already; leave one out")
+            _rule("--label-rule", "a regular expression", self.label_rule)
+        if self.findings is not None:
+            _require(self.labels is not None, "--findings: expected --labels, a file that tells them of each image, got none")
+            parse_findings(self.findings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a file's path tells: its patient and its identifier. Standard library only."""
+"""What a file's path tells: its label, its patient and its identifier. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,8 +24,19 @@ def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
         match = _KERMANY.search(basename(path))
     else:
         match = re.search(rule, path.removeprefix(root + "/"))
-    key = "-".join(group for group in match.groups() if group) if match else ""
-    return key or path
+    return _joined(match) or path
+
+
+def label_of(path: str, rule: str | None, root: str) -> str | None:
+    """The name of the folder that holds the file, or what a regular expression finds in the path below ``root``; None
+    where it finds nothing."""
+    if rule is None:
+        return path.rsplit("/", 2)[-2]
+    return _joined(re.search(rule, path.removeprefix(root + "/"))) or None
+
+
+def _joined(match: re.Match | None) -> str:
+    return "-".join(group for group in match.groups() if group) if match else ""
 
 
 def sample_id(path: str) -> int:

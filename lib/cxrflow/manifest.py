@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cxrflow import storage
@@ -22,9 +23,11 @@ class Shard:
     split: str
     rows: int
     labels: dict[str, int]
-    """Rows of each label."""
+    """Rows of each label; of several findings, those where it is present."""
     checksum: str
     """Of the rows' sample_id, see ``shards.checksum``: tells a shard by what is in it."""
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Of several findings, the rows where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Manifest:
     height: int
     width: int
     labels: list[str]
-    """In the order of the model's outputs."""
+    """In the order of the model's outputs; of the task multi, the findings."""
     shard_rows: int
     """Rows of every shard but the last of each split."""
     shards: list[Shard]
@@ -51,12 +54,15 @@ class Manifest:
     columns: dict[str, str]
     """Name and type of each column of the samples."""
     split_thresholds: dict[str, list[float]] = field(default_factory=dict)
-    """Per label, where train ends and where val ends on the patients' hash from 0 to 1."""
+    """Per label, or of several findings for all patients together, where train ends and where val ends on the patients'
+    hash from 0 to 1."""
     audit: dict = field(default_factory=dict)
     """What ``catalog.audit`` found."""
     table_id: str = ""
     """Random, and another one when the table is made anew: where a table was removed and another ingested to its place,
     caches tell them apart by it."""
+    task: str = "single"
+    """single: an image has one label. multi: several findings, each present, absent or not known (``cxrflow.findings``)."""
 
     def recipe(self) -> dict:
         """The fields of ``images.Recipe``: how files became the table's pixels."""
@@ -71,11 +77,25 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Rows by split and label."""
+        """Rows by split and label; of several findings, those where it is present."""
+        return self._counts(lambda shard: shard.labels)
+
+    def unknown(self) -> dict[str, dict[str, int]]:
+        """Rows by split and finding, where it is not known; 0 for each label where an image has one."""
+        return self._counts(lambda shard: shard.unknown)
+
+    def absent(self) -> dict[str, dict[str, int]]:
+        """Rows by split and label, where it is not."""
+        present, unknown = self.counts(), self.unknown()
+        rows = {split: sum(shard.rows for shard in self.of_split(split)) for split in present}
+        return {split: {label: rows[split] - present[split][label] - unknown[split][label] for label in self.labels}
+                for split in present}
+
+    def _counts(self, of: Callable[[Shard], dict[str, int]]) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = {}
         for shard in self.shards:
             of_split = counts.setdefault(shard.split, dict.fromkeys(self.labels, 0))
-            for label, rows in shard.labels.items():
+            for label, rows in of(shard).items():
                 of_split[label] += rows
         return counts
 

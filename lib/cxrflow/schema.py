@@ -17,7 +17,7 @@ SOURCE = [
 SAMPLES = pa.schema([
     pa.field("sample_id", pa.int64(), nullable=False),  # first eight bytes of the SHA-256 of path
     *SOURCE,
-    pa.field("label", pa.string(), nullable=False),
+    pa.field("label", pa.string(), nullable=False),  # of several findings all in one text, see cxrflow.findings
     pa.field("patient_id", pa.string(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
     pa.field("width", pa.int32(), nullable=False),
@@ -38,7 +38,8 @@ QUARANTINE = pa.schema([
 
 
 def predictions(labels: list[str]) -> pa.Schema:
-    """The predictions table: one score a label, or a reason where the file could not be read."""
+    """The predictions table: one score a label, or a reason where the file could not be read. Of several findings
+    predicted_label names those that are called, with | between (``cxrflow.findings``)."""
     return pa.schema([
         *SOURCE,
         *(pa.field(score_column(label), pa.float32()) for label in labels),
@@ -51,6 +52,11 @@ def predictions(labels: list[str]) -> pa.Schema:
 def score_column(label: str) -> str:
     """Name of the column that holds a label's score, between 0 and 1."""
     return f"score_{label}"
+
+
+def truth_column(finding: str) -> str:
+    """Name of the column that holds, of several findings, whether one is there: 1, 0 or NaN where that is not known."""
+    return f"truth_{finding}"
 
 
 def spark_ddl(schema: pa.Schema) -> str:

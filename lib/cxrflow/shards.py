@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrflow import storage
+from cxrflow.findings import tally
 from cxrflow.schema import SAMPLES
 
 
@@ -41,3 +42,11 @@ def checksum(sample_ids: np.ndarray | int) -> str:
     """The exclusive or of sample ids (int64, any number of them, or what Spark's bit_xor made of them), as 16
     hexadecimal digits. The order of the rows does not matter; a row more, less or other changes it."""
     return format(int(np.bitwise_xor.reduce(np.asarray(sample_ids, np.int64), axis=None)) & (2**64 - 1), "016x")
+
+
+def count_labels(rows: dict[str, int], task: str) -> dict[str, dict[str, int]]:
+    """The fields of ``manifest.Shard`` that count its rows by label, from ``rows`` by what is in the column label."""
+    if task == "single":
+        return {"labels": dict(rows)}
+    present, unknown = tally(rows)
+    return {"labels": present, "unknown": unknown}

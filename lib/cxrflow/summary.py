@@ -20,12 +20,14 @@ def describe(manifest: Manifest, shares: dict[str, float]) -> None:
 
 def _counts(manifest: Manifest) -> list[str]:
     counts, audit = manifest.counts(), manifest.audit
-    width = max(len(label) for label in [*manifest.labels, "patients"]) + 2
-    lines = [f"{'split':<6}{'patients':>10}{'images':>10}" + "".join(f"{label:>{max(width, 10)}}" for label in manifest.labels)]
+    shown = manifest.labels if manifest.task == "single" else []  # findings are many, and get lines of their own
+    width = max(len(label) for label in [*shown, "patients"]) + 2
+    lines = [f"{'split':<6}{'patients':>10}{'images':>10}" + "".join(f"{label:>{max(width, 10)}}" for label in shown)]
     for split in SPLITS:
-        rows = counts.get(split, {})
-        lines.append(f"{split:<6}{audit['patients'].get(split, 0):>10,}{sum(rows.values()):>10,}" + "".join(
-            f"{rows.get(label, 0):>{max(width, 10)},}" for label in manifest.labels))
+        rows, images = counts.get(split, {}), sum(shard.rows for shard in manifest.of_split(split))
+        lines.append(f"{split:<6}{audit['patients'].get(split, 0):>10,}{images:>10,}" + "".join(
+            f"{rows.get(label, 0):>{max(width, 10)},}" for label in shown))
+    lines += [] if manifest.task == "single" else _finding_counts(manifest)
     height, width = (f"{low:,} to {high:,} px (median {median:,})" for low, median, high in (
         audit["sizes"]["height"], audit["sizes"]["width"]))
     formats = ", ".join(f"{name} {files:,}" for name, files in audit["formats"].items())
@@ -36,12 +38,24 @@ def _counts(manifest: Manifest) -> list[str]:
     return lines
 
 
+def _finding_counts(manifest: Manifest) -> list[str]:
+    width = max(map(len, [*manifest.labels, "finding"])) + 2
+    kinds = {"present": manifest.counts(), "absent": manifest.absent(), "unknown": manifest.unknown()}
+    lines = ["finding".ljust(width) + "".join(f"{f'{split} {kind}':>15}" for split in SPLITS for kind in kinds)]
+    return lines + [label.ljust(width) + "".join(f"{counts.get(split, {}).get(label, 0):>15,}" for split in SPLITS
+                                                 for counts in kinds.values()) for label in manifest.labels]
+
+
 def _findings(manifest: Manifest, shares: dict[str, float]) -> list[str]:
     audit, found = manifest.audit, []
     counts = manifest.counts()
     found += [f"The split {split} is empty: too few patients for a label. Are the labels right? A label is the name of the "
-              "folder that directly holds the file, or comes from --labels."
+              "folder that directly holds the file, or comes from --labels or --label-rule."
               for split in SPLITS if split not in counts and shares[split] > 0]
+    joined = [label for label in manifest.labels if "|" in label]
+    if joined and manifest.task == "single":
+        found.append(f"{len(joined):,} labels name several things, such as {joined[0]}: to learn and judge each of them by itself, "
+                     "ingest with --findings all.")
     if manifest.quarantined:
         reasons = ", ".join(f"{reason} {files:,}" for reason, files in manifest.quarantined.items())
         found.append(f"{sum(manifest.quarantined.values()):,} files could not be used ({reasons}): see quarantine in the table.")

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from cxrflow import storage
 from cxrflow.catalog.database import insert, values
+from cxrflow.catalog.told import Told
 from cxrflow.config import SPLITS, IngestConfig, split_fractions
 from cxrflow.errors import UserError
-from cxrflow.labels import patient_of
+from cxrflow.labels import label_of, patient_of
 from cxrflow.manifest import Manifest
 from cxrflow.schema import QUARANTINE, SAMPLES, SOURCE
 from cxrflow.shards import read_shard
@@ -28,6 +29,9 @@ FILE_COST = 2**14
 
 # With fewer patients of a label, where their quantiles lie says little of those to come.
 FEWEST_PATIENTS = 100
+
+# What stands for the label in the thresholds of a table of several findings.
+EVERYONE = "*"
 
 # So far, in parts of an even share, a task's beginning may be moved where that saves cutting a shard in two.
 UNEVEN = 0.15
@@ -63,18 +67,20 @@ def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches:
         rows = pa.Table.from_batches([batch]).append_column(
             "patient_id", pa.array([patient_of(path, config.patients, root) for path in paths], pa.string()))
         if config.labels is None:
-            rows = rows.append_column("label", pa.array([path.rsplit("/", 2)[-2] for path in paths], pa.string()))
+            labels = [label_of(path, config.label_rule, root) for path in paths]
+            rows = rows.append_column("label", pa.array(labels, pa.string()))
         insert(catalog, "files", rows)
 
 
-def add_labels(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, labels: Iterator[pa.Table]) -> None:
-    """Take in the labels file: text columns path and label, and optionally patient_id and split.
+def add_labels(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, labels: Iterator[pa.Table], told: Told | None) -> None:
+    """Take in the labels file: text columns path and label, and optionally patient_id and split; or with ``told`` what that
+    makes of its columns.
 
     Raises UserError where it names an unknown split, contradicts itself or has no line for any file.
     """
     catalog.execute("CREATE TABLE given (path VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
     for rows in labels:
-        insert(catalog, "given", rows)
+        insert(catalog, "given", rows if told is None else told.as_labels(rows))
     root = storage.absolute(config.images)
     # The same forms that storage.absolute gives the files' own paths; an empty cell is no value.
     catalog.execute(r"""
@@ -166,11 +172,13 @@ def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, kept:
     other is dealt by where the first 12 hexadecimal digits of the SHA-256 of "seed:patient_id" lie between 0 and 1,
     apart for each label: that does not depend on any other patient. For a label without thresholds they are set so
     that the shares are exact for the patients at hand. The table keeps them, and so the deal of every patient to come;
-    of a label with few patients so far it keeps the plain shares, which suit those to come better.
+    of a label with few patients so far it keeps the plain shares, which suit those to come better. Of several findings
+    there are too many combinations for that, so all patients are dealt together, as if of one label, EVERYONE.
     """
-    catalog.execute("""
+    label = "files.label" if config.findings is None else f"'{EVERYONE}'"
+    catalog.execute(f"""
         CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(? || ':' || patient_id), 1, 12))::BIGINT / 2.0**48 AS place
-        FROM (SELECT patient_id, min(files.label) AS label, list(DISTINCT given_split) FILTER (given_split IS NOT NULL) AS given
+        FROM (SELECT patient_id, min({label}) AS label, list(DISTINCT given_split) FILTER (given_split IS NOT NULL) AS given
               FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM work) GROUP BY patient_id)
         LEFT JOIN (SELECT patient_id, min(split) AS placed FROM samples GROUP BY patient_id) USING (patient_id)
         """, [str(config.seed)])

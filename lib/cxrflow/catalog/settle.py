@@ -13,7 +13,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import REASONS
 from cxrflow.manifest import Shard
 from cxrflow.schema import QUARANTINE
-from cxrflow.shards import checksum
+from cxrflow.shards import checksum, count_labels
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def add_unread(catalog: duckdb.DuckDBPyConnection) -> None:
         FROM work WHERE path NOT IN (SELECT path FROM samples UNION ALL SELECT path FROM quarantine)""")
 
 
-def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) -> Settled:
+def settle(catalog: duckdb.DuckDBPyConnection, max_bad: float | None, task: str = "single") -> Settled:
     """Bring every content into one split, and check that no file was lost.
 
-    Raises UserError where more files are bad than ``max_bad``, or none is good; RuntimeError where the rows do not
+    ``task``: the manifest's. Raises UserError where more files are bad than ``max_bad``, or none is good; RuntimeError where the rows do not
     reconcile with the listing.
     """
-    staged = _staged_shards(catalog)
+    staged = _staged_shards(catalog, task)
     outdated = {row["shard"]: row["rows"] for row in values(
         catalog, "SELECT shard, list(row) AS rows FROM replaced GROUP BY shard")}
     changes = _settle_splits(catalog)
@@ -86,13 +86,13 @@ def write_quarantine(catalog: duckdb.DuckDBPyConnection, staging: str) -> None:
         pq.write_table(rows.cast(QUARANTINE), file, compression="zstd")
 
 
-def _staged_shards(catalog: duckdb.DuckDBPyConnection) -> list[Shard]:
+def _staged_shards(catalog: duckdb.DuckDBPyConnection, task: str) -> list[Shard]:
     rows = values(catalog, """
         SELECT shard, split, map_from_entries(list({k: label, v: rows})) AS labels, sum(rows)::BIGINT AS rows, bit_xor(ids) AS ids
         FROM (SELECT shard, split, label, count(*) AS rows, bit_xor(sample_id) AS ids FROM samples WHERE fresh
               GROUP BY shard, split, label ORDER BY label) GROUP BY shard, split""")
-    return [Shard(path=row["shard"], split=row["split"], rows=row["rows"], labels=dict(row["labels"]),
-                  checksum=checksum(row["ids"])) for row in rows]
+    return [Shard(path=row["shard"], split=row["split"], rows=row["rows"],
+                  checksum=checksum(row["ids"]), **count_labels(row["labels"], task)) for row in rows]
 
 
 def _settle_splits(catalog: duckdb.DuckDBPyConnection) -> list[tuple[str, int, str | None]]:

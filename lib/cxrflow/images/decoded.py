@@ -15,7 +15,7 @@ REASONS = {
     "unsupported": "an image of a kind that has no agreed way to 8 bits, or whose decoder is not installed",
     "no_pixel_data": "a DICOM object without an image",
     "crashed": "the decoder's process ended on it, twice",
-    "unlabelled": "the labels file has no line for it",
+    "unlabelled": "the labels file tells nothing of it, or the label rule finds nothing in its path",
     "unreadable": "the file could not be opened or read",
     "in_another_split": "the same content is in another split",
 }

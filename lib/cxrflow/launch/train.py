@@ -60,14 +60,19 @@ def _check(config: TrainConfig) -> None:
 
 
 def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
+    for split in ("train", "val"):
+        if not manifest.of_split(split):
+            raise UserError(f"--table: expected images in the splits train and val, but {split} of {config.table!r} is "
+                            "empty; ingest again with another --split")
+    {"single": _check_labels, "multi": _check_findings}[manifest.task](manifest, config)
+
+
+def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
     counts = manifest.counts()
     if len(manifest.labels) < 2:
         raise UserError(f"--table: expected at least two labels to tell apart, but {config.table!r} has only "
                         f"{', '.join(manifest.labels)}; ingest images of another label as well")
     for split in ("train", "val"):
-        if not manifest.of_split(split):
-            raise UserError(f"--table: expected images in the splits train and val, but {split} of {config.table!r} is "
-                            "empty; ingest again with another --split")
         missing = [label for label in manifest.labels if not counts[split].get(label)]
         if missing:
             raise UserError(f"--table: expected images of every label in train and in val, but {split} of "
@@ -75,6 +80,21 @@ def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
                             "or with another --split or --seed")
     if config.positive_label is not None and config.positive_label not in manifest.labels:
         raise UserError(f"--positive-label: expected one of {', '.join(manifest.labels)}; got {config.positive_label!r}")
+
+
+def _check_findings(manifest: Manifest, config: TrainConfig) -> None:
+    """What is not known of a finding in val costs its threshold; in train, nothing could be learnt of it."""
+    if config.positive_label is not None:
+        raise UserError(f"--positive-label: expected none for a table of several findings, each of which is judged by itself; "
+                        f"got {config.positive_label!r}")
+    present, absent = manifest.counts(), manifest.absent()
+    told = {split: [name for name in manifest.labels if present[split][name] and absent[split][name]] for split in ("train", "val")}
+    if missing := [name for name in manifest.labels if name not in told["train"]]:
+        raise UserError(f"--table: expected every finding both present and absent in train, but train of {config.table!r} has not "
+                        f"both of {', '.join(missing)}; ingest more patients, or again with --findings {','.join(told['train']) or 'NAMES'}")
+    if not told["val"]:
+        raise UserError(f"--table: expected a finding that is both present and absent in val, but val of {config.table!r} has none; "
+                        "ingest more patients, or again with another --split or --seed")
 
 
 def train(spark, config: TrainConfig) -> dict:

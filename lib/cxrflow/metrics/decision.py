@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-NORMAL_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "nofinding", "0"}
+from cxrflow.findings import is_normal
 
 Threshold = float | list[float | None] | None
 """Of the positive label's score with two labels, of each finding's with several an image, None with more than two labels."""
@@ -12,7 +12,7 @@ Threshold = float | list[float | None] | None
 
 def positive_index(labels: list[str]) -> int:
     """The label that sensitivity is about: the last one that is not called normal or the like."""
-    findings = [place for place, label in enumerate(labels) if label.strip().lower() not in NORMAL_NAMES]
+    findings = [place for place, label in enumerate(labels) if not is_normal(label)]
     return findings[-1] if findings else len(labels) - 1
 
 

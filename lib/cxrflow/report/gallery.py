@@ -12,18 +12,24 @@ import pyarrow.parquet as pq
 from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable, decode_image
-from cxrflow.schema import score_column
+from cxrflow.schema import score_column, truth_column
 from cxrflow.shards import read_shard
 
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How a run calls a label: by the positive label's threshold, or with more than two labels by the highest score."""
+    """How a run calls a label: by the positive label's threshold, with more than two labels by the highest score, or each of
+    several findings by its own threshold."""
 
     labels: list[str]
-    positive: str
-    threshold: float | None
+    positive: str | None
+    threshold: float | list[float | None] | None
+
+    def margins(self, scored: pd.DataFrame) -> np.ndarray:
+        """float (n, K): how far the score of each of several findings is above its threshold."""
+        return scored[[score_column(label) for label in self.labels]].to_numpy() - [
+            0.5 if value is None else value for value in self.threshold]
 
 
 Row = tuple[str, list[tuple[np.ndarray, str]]]
@@ -40,10 +46,9 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, recipe: Re
 
     Raises UserError where the table is no longer the one that was scored.
     """
-    truth = scored["label"].to_numpy()
-    own = np.array([scored[score_column(label)].iloc[place] for place, label in enumerate(truth)])
-    rows = [("Surest and right", _first(scored[truth == scored["predicted_label"]], own, count, highest=True)),
-            ("Surest and wrong", _first(scored[truth != scored["predicted_label"]], own, count, highest=False)),
+    right, own = _judged(scored, decision)
+    rows = [("Surest and right", _first(scored[right], own, count, highest=True)),
+            ("Surest and wrong", _first(scored[~right], own, count, highest=False)),
             ("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index])]
 
     def caption(row) -> str:
@@ -63,7 +68,9 @@ def from_scores(scored: pd.DataFrame, decision: Decision, table: str, recipe: Re
 def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Recipe, count: int) -> list[Row]:
     """Rows of files that were scored without a known truth; pixels come from the files."""
     scored, labels = predictions[predictions["reason"].isna()], decision.labels
-    rows = [(f"Surest {label}", scored[scored["predicted_label"] == label].nlargest(count, score_column(label)))
+    several = isinstance(decision.threshold, list)
+    called = scored["predicted_label"].map(lambda text: text.split("|") if several else [text])
+    rows = [(f"Surest {label}", scored[[label in names for names in called]].nlargest(count, score_column(label)))
             for label in labels]
     rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
     found = []
@@ -71,6 +78,19 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
         images = [_from_file(row, recipe) for _, row in part.iterrows()]
         found.append((title, images))
     return [row for row in found if row[1]]
+
+
+def _judged(scored: pd.DataFrame, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
+    """(whether the call is right, the score of what is true), bool and float (n,); of several findings over those that are
+    known: whether all are called right, and the mean."""
+    if not isinstance(decision.threshold, list):
+        truth = scored["label"].to_numpy()
+        own = np.array([scored[score_column(label)].iloc[place] for place, label in enumerate(truth)])
+        return truth == scored["predicted_label"].to_numpy(), own
+    truth = scored[[truth_column(label) for label in decision.labels]].to_numpy()
+    scores = scored[[score_column(label) for label in decision.labels]].to_numpy()
+    right = ((decision.margins(scored) >= 0) == truth) | np.isnan(truth)
+    return right.all(axis=1), np.nanmean(np.where(truth == 1, scores, np.where(truth == 0, 1 - scores, np.nan)), axis=1)
 
 
 def _first(part: pd.DataFrame, own: np.ndarray, count: int, highest: bool) -> pd.DataFrame:
@@ -82,6 +102,8 @@ def _first(part: pd.DataFrame, own: np.ndarray, count: int, highest: bool) -> pd
 def _certainty(scored: pd.DataFrame, decision: Decision) -> pd.Series:
     """How far a score is from the other decision: from the threshold, or with more than two labels the distance between
     the two highest scores."""
+    if isinstance(decision.threshold, list):
+        return pd.Series(np.abs(decision.margins(scored)).min(axis=1), index=scored.index)
     if decision.threshold is not None:
         return (scored[score_column(decision.positive)] - decision.threshold).abs()
     ordered = np.sort(scored[[score_column(label) for label in decision.labels]].to_numpy(), axis=1)
@@ -89,7 +111,8 @@ def _certainty(scored: pd.DataFrame, decision: Decision) -> pd.Series:
 
 
 def _scores(row: pd.Series) -> str:
-    return f"called {row.predicted_label} ({row[score_column(row.predicted_label)]:.3f})"
+    score = row.get(score_column(row.predicted_label))
+    return f"called {row.predicted_label}" + ("" if score is None else f" ({score:.3f})")
 
 
 def _from_file(row: pd.Series, recipe: Recipe) -> tuple[np.ndarray, str]:

@@ -16,7 +16,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
 from cxrflow.report import gallery, plots
-from cxrflow.schema import score_column
+from cxrflow.schema import score_column, truth_column
 
 
 def write_report(config: ReportConfig) -> dict:
@@ -37,9 +37,11 @@ def write_report(config: ReportConfig) -> dict:
     if metrics:
         scored = pd.read_parquet(io.BytesIO(storage.read_bytes(run.scores)))
         labels = metrics["labels"]
-        truth = scored["label"].map({label: place for place, label in enumerate(labels)}).to_numpy()
+        truth = (scored[[truth_column(label) for label in labels]] if settings.get("task") == "multi" else
+                 scored["label"].map({label: place for place, label in enumerate(labels)})).to_numpy()
         figures["roc"] = plots.roc(truth, scored[[score_column(label) for label in labels]].to_numpy(), metrics)
-        figures["confusion"] = plots.confusion(metrics)
+        if "confusion" in metrics:
+            figures["confusion"] = plots.confusion(metrics)
         rows = gallery.from_scores(scored, decision, metrics["table"],
                                    recipe, config.examples)
     if config.predictions:

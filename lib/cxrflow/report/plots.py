@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -34,17 +36,18 @@ def curves(epochs: list[dict], best_epoch: int) -> Figure:
 
 
 def roc(truth: np.ndarray, scores: np.ndarray, metrics: dict) -> Figure:
-    """ROC curves: of the positive label, or with more than two labels of each against the rest.
+    """ROC curves: of the positive label, or with more than two labels of each against the rest, or of each finding.
 
-    ``truth``: int (n,); ``scores``: float (n, K).
+    ``truth``: int (n,), or of several findings float (n, K); ``scores``: float (n, K).
     """
     labels = metrics["labels"]
     shown = [labels.index(metrics["positive_label"])] if "positive_label" in metrics else range(len(labels))
     figure, axes = plt.subplots(figsize=(4.8, 4.6), layout="constrained")
-    for color, place in zip(PALETTE, shown, strict=False):
-        positive = truth == place
+    for color, place in zip(itertools.cycle(PALETTE), shown, strict=False):
+        known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, place])
+        positive = truth == place if truth.ndim == 1 else truth[known, place] == 1
         if positive.any() and not positive.all():
-            false_rate, true_rate, _ = roc_curve(positive, scores[:, place])
+            false_rate, true_rate, _ = roc_curve(positive, scores[known, place])
             axes.plot(false_rate, true_rate, color=color, label=labels[place])
     axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
     if metrics.get("specificity") is not None and metrics.get("sensitivity") is not None:

@@ -18,13 +18,16 @@ from cxrflow.config import EvaluateConfig
 from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
-from cxrflow.schema import score_column
+from cxrflow.schema import score_column, truth_column
 from cxrflow.shards import read_shard
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.score import Run, Scorer, read_run
 from cxrflow.spark.session import settings, task_slots
 
 log = logging.getLogger(__name__)
+
+
+TOLD = {"single": "with one label an image", "multi": "with several findings an image (--findings)"}
 
 
 def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
@@ -34,6 +37,9 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
     if (run.recipe.height, run.recipe.width) != (manifest.height, manifest.width):
         raise UserError(f"--table: expected images of {run.recipe.height}x{run.recipe.width}, which the model of {config.run!r} takes, "
                         f"got {manifest.height}x{manifest.width}; ingest with --height {run.recipe.height} --width {run.recipe.width}")
+    if manifest.task != run.task:
+        raise UserError(f"--table: expected a table {TOLD[run.task]}, as the run was trained on, but {config.table!r} is one "
+                        f"{TOLD[manifest.task]}; ingest the images again")
     unknown = sorted(set(manifest.labels) - set(run.labels))
     if unknown:
         raise UserError(f"--table: expected the labels that the model knows ({', '.join(run.labels)}), "
@@ -52,12 +58,13 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     share_credentials(spark)
     run, manifest = check_evaluate(config)
     scored = score_table(spark, config.table, manifest, config.split, run)
-    truth = scored["label"].map({label: place for place, label in enumerate(run.labels)}).to_numpy()
+    truth = run.truth(scored["label"], manifest.labels)
     scores = scored[[score_column(label) for label in run.labels]].to_numpy()
     figures = metrics.judge(truth, scores, scored["patient_id"].to_numpy(), run.labels, run.positive, run.threshold,
                             config.bootstrap, config.seed)
-    called = metrics.predicted(scores, run.positive, run.threshold)
-    scored["predicted_label"] = np.array(run.labels)[called]
+    scored["predicted_label"] = run.called(scores)
+    if run.task == "multi":
+        scored = scored.join(pd.DataFrame(truth, columns=[truth_column(label) for label in run.labels]))
     directory = RunDirectory(config.run)
     result = {"split": config.split, "table": storage.absolute(config.table), **figures,
               "seconds": round(time.monotonic() - started, 2)}
@@ -115,7 +122,10 @@ def as_table(figures: dict) -> str:
         within = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else "no interval: too few patients"
         return f"{name:<12} {shown}  ({within})"
 
-    lines = [f"{figures['n']:,} images of {figures['patients']:,} patients", rate("accuracy", "accuracy"), rate("AUC", "auc")]
+    lines = [f"{figures['n']:,} images of {figures['patients']:,} patients"]
+    if "thresholds" in figures:
+        return "\n".join([*lines, rate("mean AUC", "auc"), *_finding_lines(figures)])
+    lines += [rate("accuracy", "accuracy"), rate("AUC", "auc")]
     if "threshold" in figures:
         lines += [rate("sensitivity", "sensitivity"), rate("specificity", "specificity"),
                   f"{'threshold':<12} {figures['threshold']:.3f}  on the score of {figures['positive_label']}"]
@@ -125,3 +135,16 @@ def as_table(figures: dict) -> str:
     lines += [label.ljust(16) + "".join(str(count).rjust(width) for count in row)
               for label, row in zip(labels, figures["confusion"], strict=True)]
     return "\n".join(lines)
+
+
+def _finding_lines(figures: dict) -> list[str]:
+    """A line a finding, of the images where it is known."""
+    names = ("auc", "sensitivity", "specificity", "threshold")
+    width = max(map(len, [*figures["labels"], "finding"])) + 2
+    lines = ["finding".ljust(width) + f"{'images':>9}{'present':>9}" + "".join(name.rjust(len(name) + 2) for name in names)]
+    for label, found in figures["per_label"].items():
+        values = {**found, "threshold": figures["thresholds"][label]}
+        shown = ["none" if values[name] is None else f"{values[name]:.3f}" for name in names]
+        lines.append(label.ljust(width) + f"{found['n']:>9,}{found['positives']:>9,}" + "".join(
+            value.rjust(len(name) + 2) for name, value in zip(names, shown, strict=True)))
+    return lines

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from cxrflow.manifest import Shard
-from cxrflow.shards import checksum, read_shard, write_shard
+from cxrflow.shards import checksum, count_labels, read_shard, write_shard
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ Change = tuple[str, int, str | None]
 """(the shard's place, row, the split that the row goes to, or None where it goes nowhere)."""
 
 
-def even_out(spark: SparkSession, staging: str, shards: dict[str, Shard], changes: list[Change], rows: int) -> list[Shard]:
+def even_out(spark: SparkSession, staging: str, shards: dict[str, Shard], changes: list[Change], rows: int,
+             task: str = "single") -> list[Shard]:
     """Shards of ``rows`` rows, but for the last of each split, that hold every row where it belongs.
 
-    ``shards`` are all of them, by their place. Those that are full and unchanged stay as they are; the rest is read
+    ``shards`` are all of them, by their place; ``task`` is the manifest's. Those that are full and unchanged stay as they are; the rest is read
     and written again below ``staging`` by the executors. Returns the shards that stay, with their path as it was,
     and the new ones, with their path below ``staging``.
     """
@@ -53,7 +54,7 @@ def even_out(spark: SparkSession, staging: str, shards: dict[str, Shard], change
     if not recipes:
         return list(stay.values())
     merged = spark.sparkContext.parallelize(recipes, min(len(recipes), 4 * spark.sparkContext.defaultParallelism))
-    return [*stay.values(), *merged.map(lambda recipe: _merge(staging, *recipe)).collect()]
+    return [*stay.values(), *merged.map(lambda recipe: _merge(staging, task, *recipe)).collect()]
 
 
 def cut_up(url: str, shard: Shard, changed: dict[int, str | None]) -> list[tuple[str, Piece]]:
@@ -84,10 +85,10 @@ def cut_evenly(pieces: list[Piece], rows: int) -> list[list[Piece]]:
     return recipes
 
 
-def _merge(staging: str, split: str, recipe: list[Piece]) -> Shard:
+def _merge(staging: str, task: str, split: str, recipe: list[Piece]) -> Shard:
     # take() copies the rows, so that no more than one whole shard is in memory besides the new one.
     parts = [read_shard(piece.url).take(np.arange(piece.start, piece.stop)) for piece in recipe]
     table = pa.concat_tables(parts)
     counts = {pair["values"]: pair["counts"] for pair in table["label"].combine_chunks().value_counts().to_pylist()}
-    return Shard(path=write_shard(staging, split, table), split=split, rows=table.num_rows, labels=counts,
-                 checksum=checksum(table["sample_id"].to_numpy()))
+    return Shard(path=write_shard(staging, split, table), split=split, rows=table.num_rows,
+                 checksum=checksum(table["sample_id"].to_numpy()), **count_labels(counts, task))

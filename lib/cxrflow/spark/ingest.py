@@ -19,13 +19,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from cxrflow import lease, storage
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import new_catalog, open_catalog
 from cxrflow.catalog.place import WORK, Placed, add_files, add_labels, add_table, place, write_work
 from cxrflow.catalog.settle import QUARANTINE_FILE, Settled, add_outcomes, add_unread, settle, write_quarantine
+from cxrflow.catalog.told import Told
 from cxrflow.commit import commit, sweep
 from cxrflow.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.delta import check_delta, check_unchanged, is_delta, write_version
@@ -36,6 +36,7 @@ from cxrflow.schema import SAMPLES, spark_ddl
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import DONE, DecodeTask
 from cxrflow.spark.even import even_out
+from cxrflow.spark.labels import read_labels
 from cxrflow.spark.listing import LISTING, check_apart, check_images, count_hidden, list_files, walk, with_contents
 from cxrflow.spark.parts import read_parts, write_parts
 from cxrflow.spark.session import registered_slots
@@ -51,7 +52,7 @@ FEWEST_SHARDS = 48
 LARGEST_SHARD_ROWS = 128
 
 # What must stay as it was when files are added to a table, or its rows would not be of one kind.
-LASTING = ("height", "width", "resize", "decoder", "split", "patients", "seed")
+LASTING = ("height", "width", "resize", "decoder", "label_rule", "findings", "split", "patients", "seed")
 
 
 def check_ingest(config: IngestConfig) -> None:
@@ -86,7 +87,8 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
         asked["labels"], made["labels"] = config.labels, manifest.config["labels"]
     if config.shard_rows:
         asked["shard_rows"], made["shard_rows"] = config.shard_rows, manifest.shard_rows
-    other = [f"--{name.replace('_', '-')} {made[name]}" for name in asked if asked[name] != made[name]]
+    other = [f"--{name.replace('_', '-')} {made[name]}" if made[name] is not None else f"no --{name.replace('_', '-')}"
+             for name in asked if asked[name] != made[name]]
     if other:
         raise UserError(f"--table: {config.table!r} was made with {' '.join(other)}; expected the same, to add files to it, "
                         "or --overwrite, to make it anew")
@@ -103,7 +105,8 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     replaced at once at the end; a run that dies before leaves the old table, and the next one does the work.
 
     Returns files (listed), skipped (hidden ones; null where the file system does not count them), added, replaced, gone;
-    samples, quarantined, reasons, counts (by split and label), patients (by split), shards of the whole table; audit (see
+    samples, quarantined, reasons, counts (by split and label; of several findings where each is present, beside absent and
+    unknown), patients (by split), shards of the whole table; audit (see
     ``catalog.audit``), worker_memory (bytes, the most that a Python worker took) and seconds.
     Raises UserError for bad input, RuntimeError where the counts do not reconcile.
     """
@@ -167,7 +170,7 @@ class _Ingest:
         config, staging, before = self._config, self._staging, self._before
         is_local = storage.is_local(config.images)
         listing = None if is_local else self._staged("listing", list_files(self._spark, config.images), LISTING)
-        labels = None if config.labels is None else self._staged_labels(_read_labels(self._spark, config.labels))
+        labels = None if config.labels is None else self._staged_labels(read_labels(self._spark, config))
         slots, memory = registered_slots(self._spark), self._memory // 2
         work = _in_one_task(self._spark, lambda: _place_files(config, staging, before, listing, labels, slots, memory))
         if not is_local:
@@ -204,7 +207,7 @@ class _Ingest:
                 add_outcomes(catalog, outcomes)
                 if not storage.is_local(config.images):
                     add_unread(catalog)
-                settled = settle(catalog, config.max_bad)
+                settled = settle(catalog, config.max_bad, config.task)
                 write_quarantine(catalog, staging)
                 return settled, audit(catalog)
 
@@ -217,14 +220,15 @@ class _Ingest:
         shards |= {storage.join(staging, shard.path): shard for shard in settled.staged}
         changes = [(storage.join(table, shard), row, None) for shard, rows in settled.outdated.items() for row in rows]
         changes += [(storage.join(staging, shard), row, split) for shard, row, split in settled.changes]
-        return even_out(self._spark, staging, shards, changes, shard_rows)
+        return even_out(self._spark, staging, shards, changes, shard_rows, self._config.task)
 
     def _manifest(self, work: _Work, settled: Settled, found: dict, shards: list[Shard]) -> Manifest:
         config = self._config
         generation = read_generation(config.table) if has_manifest(config.table) else 0
         return Manifest(
             generation=generation + 1, height=config.height, width=config.width,
-            labels=sorted({label for shard in shards for label in shard.labels}), shard_rows=work.shard_rows, shards=shards,
+            labels=work.findings or sorted({label for shard in shards for label in shard.labels}), task=config.task,
+            shard_rows=work.shard_rows, shards=shards,
             quarantine=[QUARANTINE_FILE], quarantined=settled.reasons, config=to_dict(config),
             columns={column.name: str(column.type) for column in SAMPLES}, split_thresholds=work.placed.thresholds, audit=found,
             table_id=self._before.table_id if self._before else uuid.uuid4().hex)
@@ -244,6 +248,8 @@ class _Work:
     shard_rows: int
     tasks: list[str]
     """Parquet files that list the files of one decoding task each."""
+    findings: list[str] | None
+    """Those of the table, where an image has several."""
 
 
 def _place_files(config: IngestConfig, staging: str, before: Manifest | None, listing: list[str] | None,
@@ -251,13 +257,15 @@ def _place_files(config: IngestConfig, staging: str, before: Manifest | None, li
     """The first task: list, label and place the files, and share them out to decoding tasks."""
     with new_catalog(staging, memory) as catalog:
         add_files(catalog, config, walk(storage.absolute(config.images)) if listing is None else _batches(listing))
+        told = None if config.findings is None else Told(config.findings, before.labels if before else [])
         if labels is not None:
-            add_labels(catalog, config, (pa.Table.from_batches([batch]) for batch in _batches(labels)))
+            add_labels(catalog, config, (pa.Table.from_batches([batch]) for batch in _batches(labels)), told)
         if before:
             add_table(catalog, config.table, before)
         placed = place(catalog, config, before.split_thresholds if before else {})
         rows = before.shard_rows if before else shard_rows(config, placed.todo)
-        return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, slots), rows))
+        return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, slots), rows),
+                     told and told.findings())
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:
@@ -275,18 +283,6 @@ def decoding_tasks(placed: Placed, slots: int) -> int:
     """As many as the task slots, or so many times as many that none is too long."""
     rounds = math.ceil(placed.todo_bytes / (TASK_BYTES * slots))
     return max(1, min(placed.todo, slots * max(1, rounds)))
-
-
-def _read_labels(spark: SparkSession, labels: str):
-    """The labels file as text columns. Spark reads it, wherever it lies. Raises UserError where a column is missing."""
-    url = storage.for_spark(labels)
-    table = spark.read.parquet(url) if url.endswith(".parquet") else spark.read.csv(url, header=True)
-    missing = {"path", "label"} - set(table.columns)
-    if missing:
-        raise UserError(f"--labels: expected the columns path and label, and optionally patient_id and split; "
-                        f"{labels!r} has {', '.join(table.columns)}")
-    known = [name for name in ("path", "label", "patient_id", "split") if name in table.columns]
-    return table.select(*(F.col(name).cast("string").alias(name) for name in known))
 
 
 def _batches(places: list[str]) -> Iterator[pa.RecordBatch]:
@@ -310,10 +306,15 @@ def _in_one_task(spark: SparkSession, work: Callable[[], Any]) -> Any:
     return result
 
 
+def _doubts(manifest: Manifest) -> dict:
+    """Of several findings, counts says where each is present; here are those where it is absent, and not known."""
+    return {} if manifest.task == "single" else {"absent": manifest.absent(), "unknown": manifest.unknown()}
+
+
 def _result(manifest: Manifest, placed: Placed, **new: int) -> dict:
     return {
         "files": placed.files, "skipped": placed.skipped, "gone": placed.gone, "added": 0, "replaced": 0, "worker_memory": 0, **new,
         "samples": manifest.rows(), "quarantined": sum(manifest.quarantined.values()), "reasons": manifest.quarantined,
-        "counts": manifest.counts(), "patients": manifest.audit["patients"], "shards": len(manifest.shards),
+        "counts": manifest.counts(), **_doubts(manifest), "patients": manifest.audit["patients"], "shards": len(manifest.shards),
         "audit": {name: value for name, value in manifest.audit.items() if name != "patients"},
     }

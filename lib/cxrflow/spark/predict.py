@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from cxrflow import metrics, schema, storage
+from cxrflow import schema, storage
 from cxrflow.config import PredictConfig, parse_bytes
 from cxrflow.errors import UserError
-from cxrflow.images import Recipe, Unreadable
+from cxrflow.images import Unreadable
 from cxrflow.schema import score_column
+from cxrflow.shards import count_labels
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import decode_files
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
@@ -48,9 +49,9 @@ def check_predict(config: PredictConfig) -> Run:
 def predict(spark: SparkSession, config: PredictConfig) -> dict:
     """Score every file below ``config.images`` with the run's model, as training saw its images.
 
-    Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, or the
-    reason where the file could not be read. Returns files, scored, unreadable (by reason), counts by predicted
-    label, and seconds. Raises UserError for bad input.
+    Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, of several findings
+    those that are called with | between; or the reason where the file could not be read. Returns files, scored, unreadable
+    (by reason), counts by predicted label or finding, and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
@@ -66,7 +67,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             raise UserError(f"--images: expected image files, but there is none below {config.images!r}")
         skipped = listing.where("hidden").count() if is_local else count_hidden(spark, config.images, total)
         log.info("%s files below %s", f"{total:,}", config.images)
-        score = _ScoreFiles(run.recipe, memory, run.labels, run.positive, run.threshold, Scorer(spark, run))
+        score = _ScoreFiles(run, memory, Scorer(spark, run))
         if is_local:
             parts = [files.repartition(max(min(total, 2 * registered_slots(spark)), total // FILES_PER_TASK), "path")]
         else:
@@ -88,7 +89,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     return {
         "files": total, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
-        "predicted": dict(sorted(called.items())), "threshold": run.threshold,
+        "predicted": dict(sorted(count_labels(called, run.task)["labels"].items())), "threshold": run.threshold,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -128,16 +129,13 @@ def _replace(predictions: str, staged: set[str]) -> None:
 class _ScoreFiles:
     """Decodes and scores the files of one Spark partition, a small batch at a time."""
 
-    recipe: Recipe
+    run: Run
     memory: int
-    labels: list[str]
-    positive: int
-    threshold: float | None
     scorer: Scorer
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         pending: list[dict] = []
-        for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
+        for row, digest, decoded in decode_files(batches, self.run.recipe, self.memory // 2):
             result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
             if isinstance(decoded, Unreadable):
                 pending.append({**result, "reason": decoded.reason, "detail": decoded.detail})
@@ -153,8 +151,7 @@ class _ScoreFiles:
         readable = [result for result in results if "pixels" in result]
         if readable:
             scores = self.scorer(np.stack([result.pop("pixels") for result in readable]))
-            called = metrics.predicted(scores, self.positive, self.threshold)
-            for result, row, place in zip(readable, scores.tolist(), called, strict=True):
-                result |= dict(zip(map(score_column, self.labels), row, strict=True))
-                result["predicted_label"] = self.labels[place]
-        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.labels))
+            for result, row, called in zip(readable, scores.tolist(), self.run.called(scores), strict=True):
+                result |= dict(zip(map(score_column, self.run.labels), row, strict=True))
+                result["predicted_label"] = called
+        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.run.labels))

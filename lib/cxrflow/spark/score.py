@@ -9,10 +9,12 @@ import tempfile
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from pyspark.sql import SparkSession
 
-from cxrflow import storage
+from cxrflow import metrics, storage
 from cxrflow.errors import UserError
+from cxrflow.findings import from_calls, to_states
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
 
@@ -24,16 +26,32 @@ _loaded: dict[str, object] = {}
 class Run:
     """What a trained run says of its model."""
 
+    task: str
+    """The manifest's: single or multi."""
     labels: list[str]
     """In the order of the model's outputs."""
-    positive: int
-    threshold: float | None
-    """Of the positive label's score, chosen on validation data; None with more than two labels."""
+    positive: int | None
+    threshold: metrics.Threshold
+    """Chosen on validation data."""
     recipe: Recipe
     """How the images that it was trained on were decoded."""
     backend: str
     model: str
     """Place of the model file."""
+
+    def called(self, scores: np.ndarray) -> list[str]:
+        """Of scores float (n, K): the label that each row stands for, or the findings as one text."""
+        called = metrics.predicted(scores, self.positive, self.threshold)
+        return from_calls(called, self.labels) if self.task == "multi" else [self.labels[place] for place in called]
+
+    def truth(self, texts: pd.Series, labels: list[str]) -> np.ndarray:
+        """What ``metrics.judge`` takes, of a table's column label and its labels: of findings that the run knows and the table
+        does not, nothing is known."""
+        if self.task == "multi":
+            truth = np.full((len(texts), len(self.labels)), np.nan, np.float32)
+            truth[:, [self.labels.index(label) for label in labels]] = to_states(texts.tolist(), labels)
+            return truth
+        return texts.map({label: place for place, label in enumerate(self.labels)}).to_numpy()
 
 
 def read_run(url: str) -> Run:
@@ -42,7 +60,8 @@ def read_run(url: str) -> Run:
     config, history = run.read(run.config, "train"), run.read(run.history, "train")
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
-    return Run(labels=config["labels"], positive=config["labels"].index(config["positive_label"]),
+    labels, positive = config["labels"], config["positive_label"]
+    return Run(task=config.get("task", "single"), labels=labels, positive=None if positive is None else labels.index(positive),
                threshold=history["best"]["threshold"], recipe=Recipe(**config["recipe"]),
                backend=config["backend"], model=run.model)
 
@@ -56,7 +75,7 @@ class Scorer:
         self._labels = len(run.labels)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (n, height, width) to float32 (n, labels), each row a softmax."""
+        """uint8 (n, height, width) to float32 (n, labels), each row a softmax or, of several findings, sigmoids."""
         model = _load(self._model.value, self._backend)
         scores = np.empty((len(pixels), self._labels), np.float32)
         for start in range(0, len(pixels), BATCH):

@@ -88,7 +88,8 @@ def goes_on(run: RunDirectory, config: TrainConfig) -> bool:
 def table_digest(manifest: Manifest) -> str:
     """A hash of what training reads of a table: which table it is, how its pixels were made, and its shards of train and
     val with their labels."""
-    shards = [(shard.path, shard.rows, shard.checksum, shard.labels) for split in ("train", "val") for shard in manifest.of_split(split)]
+    shards = [(shard.path, shard.rows, shard.checksum, shard.labels | {f"?{name}": rows for name, rows in shard.unknown.items()})
+              for split in ("train", "val") for shard in manifest.of_split(split)]
     content = [manifest.table_id, manifest.labels, manifest.recipe(), shards]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

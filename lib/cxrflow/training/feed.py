@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cxrflow import storage
 from cxrflow.errors import JobError
@@ -18,6 +17,7 @@ from cxrflow.training.budget import FeedSize
 from cxrflow.training.plan import EpochPlan, Order
 from cxrflow.training.reader import ShardError, ShardReader
 from cxrflow.training.source import Fetch, plain_fetch
+from cxrflow.training.targets import find_targets
 
 COLUMNS = ["sample_id", "label", "pixels"]
 
@@ -29,7 +29,7 @@ class Batch:
     pixels: np.ndarray
     """uint8 (B, H, W, 1), 0 is black."""
     targets: np.ndarray
-    """float32 (B, K), one-hot over the manifest's labels."""
+    """float32 (B, K), over the manifest's labels; see ``training.targets``."""
     weights: np.ndarray
     """float32 (B,): 0 for rows that only fill up. The others are such that the mean over all workers and rows of
     weight times loss is the mean loss of the step's true samples."""
@@ -44,7 +44,7 @@ class Rows:
     """Some rows of the table, R of them."""
 
     sample_ids: np.ndarray  # int64 (R,)
-    labels: np.ndarray  # int32 (R,), places in the manifest's labels
+    targets: np.ndarray  # float32 (R, K)
     pixels: np.ndarray  # uint8 (R, H * W)
 
 
@@ -65,7 +65,7 @@ class Feed:
                           "shuffle_rows": size.shuffle_rows, "streams": size.streams}
         self._kept: dict[int, Rows] = {}
         self._image_bytes = manifest.height * manifest.width
-        self._labels = pa.array(manifest.labels, pa.string())
+        self._targets = find_targets(manifest)
 
     def plan(self, epoch: int = 0, first_sample: int = 0) -> EpochPlan:
         return EpochPlan(epoch=epoch, first_sample=first_sample, **self._settings)
@@ -118,12 +118,13 @@ class Feed:
         reads = order.reads[start:stop]
         count = max(0, stop - start)
         size = self._settings["batch_size"]  # room for the rows that fill up a short batch
-        rows = Rows(np.empty(count, np.int64), np.empty(count, np.int32), np.empty((size, self._image_bytes), np.uint8))
+        targets = np.empty((size, len(self._manifest.labels)), np.float32)
+        rows = Rows(np.empty(count, np.int64), targets, np.empty((size, self._image_bytes), np.uint8))
         lasts = (order.last[reads] == np.arange(start, start + count)).tolist()
         for place, (read, row, last) in enumerate(zip(reads.tolist(), order.rows[start:stop].tolist(), lasts, strict=True)):
             shard = reader.take(read)
             rows.pixels[place] = shard.pixels[row]
-            rows.sample_ids[place], rows.labels[place] = shard.sample_ids[row], shard.labels[row]
+            rows.sample_ids[place], rows.targets[place] = shard.sample_ids[row], shard.targets[row]
             if last:
                 reader.release(read)
         return rows, order.shards[reads]
@@ -132,29 +133,23 @@ class Feed:
         """A batch of ``rows``, fewer than B only at the last step, and its B rows. What is missing is filled from the
         step before, ``fed``, so that batch normalisation sees a batch of real images there too."""
         size, (height, width) = plan.batch_size, (self._manifest.height, self._manifest.width)
-        true, labels = len(rows.labels), rows.labels
-        if true < size:
-            labels = np.concatenate([labels, self._fill(rows.pixels, labels, fed)])
-        targets = np.zeros((size, len(self._manifest.labels)), np.float32)
-        targets[np.arange(size), labels] = 1
+        true = len(rows.sample_ids)
+        self._fill(rows.pixels, true, fed.pixels if fed else None)
+        self._fill(rows.targets, true, fed.targets if fed else None)
         weights = np.zeros(size, np.float32)
         weights[:true] = plan.workers * size / plan.step_samples(step)
-        batch = Batch(rows.pixels.reshape(size, height, width, 1), targets, weights, rows.sample_ids, shards)
-        return batch, Rows(rows.sample_ids, labels, rows.pixels)
+        return Batch(rows.pixels.reshape(size, height, width, 1), rows.targets, weights, rows.sample_ids, shards), rows
 
     @staticmethod
-    def _fill(pixels: np.ndarray, labels: np.ndarray, fed: Rows | None) -> np.ndarray:
-        """Fill ``pixels`` from row ``len(labels)`` on, and return the labels of what is filled in."""
-        true, missing = len(labels), len(pixels) - len(labels)
-        if fed is not None:
-            pixels[true:] = fed.pixels[:missing]
-            return fed.labels[:missing]
-        if true == 0:  # fewer samples than workers, and this one never has any: black images, with weight 0
-            pixels[:] = 0
-            return np.zeros(missing, np.int32)
-        again = np.arange(missing) % true
-        pixels[true:] = pixels[again]
-        return labels[again]
+    def _fill(array: np.ndarray, true: int, before: np.ndarray | None) -> None:
+        """Fill the array from row ``true`` on, with rows of the step before or, where there is none, its own."""
+        missing = len(array) - true
+        if before is not None:
+            array[true:] = before[:missing]
+        elif true == 0:  # fewer samples than workers, and this one never has any: black images, with weight 0
+            array[:] = 0
+        else:
+            array[true:] = array[np.arange(missing) % true]
 
     def _decode(self, shard: Shard, table: pa.Table) -> Rows:
         """The table's columns as arrays, without a copy of the pixels, checked against the manifest."""
@@ -169,11 +164,8 @@ class Feed:
         offsets = np.frombuffer(pixels.buffers()[1], np.int32)[pixels.offset:pixels.offset + len(pixels) + 1]
         if pixels.null_count or (np.diff(offsets) != self._image_bytes).any():
             raise ValueError(f"expected images of {self._image_bytes} bytes, as the manifest says, and found others")
-        places = pc.index_in(labels, self._labels)
-        if places.null_count:
-            raise ValueError(f"expected the labels {', '.join(self._manifest.labels)}, as the manifest says, found others")
         image = np.frombuffer(pixels.buffers()[2], np.uint8)[offsets[0]:offsets[-1]].reshape(-1, self._image_bytes)
-        return Rows(ids, places.to_numpy(), image)
+        return Rows(ids, self._targets(labels), image)
 
     def _failure(self, shard: int, why: BaseException) -> JobError:
         url = storage.join(self._table, self.shards[shard].path)

@@ -43,6 +43,7 @@ from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
 from cxrflow.training.source import find_fetch
 from cxrflow.training.summary import summarise
+from cxrflow.training.task import TASKS
 from cxrflow.training.variables import capture, restore
 
 
@@ -84,6 +85,7 @@ class _Trainer:
         self._config, self._worker, self._job = config, worker, job
         self._manifest = read_manifest(config.table)
         self._run = RunDirectory(config.run)
+        self._task = TASKS[self._manifest.task]
         self._policy = find_policy(config.augment)
         found = self._read_checkpoint()
         self._start = share_state(found.state, worker)
@@ -94,7 +96,7 @@ class _Trainer:
         self._steps = self._train.plan().steps
         self._model = trained_network(config, self._manifest, worker)
         self._model.compile(
-            optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss="categorical_crossentropy",
+            optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss=self._task.loss(self._manifest),
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
         self._restore(found.arrays)
         self._positive = positive_label(config, self._manifest)
@@ -175,8 +177,8 @@ class _Trainer:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
         write_json(self._run.config, {
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
-            "workers": self._worker.size, "labels": self._manifest.labels,
-            "recipe": self._manifest.recipe(), "positive_label": self._manifest.labels[self._positive],
+            "workers": self._worker.size, "task": self._manifest.task, "labels": self._manifest.labels,
+            "recipe": self._manifest.recipe(), "positive_label": None if self._positive is None else self._manifest.labels[self._positive],
             "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
 
     def _feed_facts(self) -> dict:
@@ -199,7 +201,7 @@ class _Trainer:
         truth, scores = self._score_val()
         self._require_finite(scores, "a score of a validation image", epoch + 1)
         record = {
-            "epoch": epoch + 1, "loss": loss, **validation_metrics(truth, scores),
+            "epoch": epoch + 1, "loss": loss, **self._task.validation_metrics(truth, scores),
             "learning_rate": self._learning_rate(),
             "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
             "fed": fed,
@@ -272,11 +274,11 @@ class _Trainer:
                            f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
 
     def _score_val(self) -> tuple[np.ndarray, np.ndarray]:
-        """(truth int (n,), scores float32 (n, K)) of all workers' samples of the val split."""
+        """(truth, scores float32 (n, K)) of all workers' samples of the val split; see ``task``."""
         truth, scores = [], []
         for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
-            truth.append(batch.targets[:true].argmax(axis=1))
+            truth.append(self._task.truth(batch.targets[:true]))
             scores.append(np.asarray(self._model.predict_on_batch(batch.pixels))[:true])
         return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(scores))
 
@@ -311,18 +313,13 @@ class _Trainer:
         return summarise(self._epochs, self._best, self._run.url, workers=self._worker.size, backend=keras.backend.backend())
 
 
-def positive_label(config: TrainConfig, manifest: Manifest) -> int:
-    """The place of the label that sensitivity is about."""
+def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
+    """The place of the label that sensitivity is about; None of several findings, each of which has its own."""
+    if manifest.task == "multi":
+        return None
     if config.positive_label is None:
         return metrics.positive_index(manifest.labels)
     return manifest.labels.index(config.positive_label)
-
-
-def validation_metrics(truth: np.ndarray, scores: np.ndarray) -> dict:
-    """val_loss (cross-entropy, nats), val_auc and val_accuracy (at the highest score) of scores (n, K)."""
-    likelihood = np.clip(scores[np.arange(len(truth)), truth].astype(np.float64), 1e-7, None)
-    return {"val_loss": float(-np.log(likelihood).mean()), "val_auc": metrics.auc(truth, scores),
-            "val_accuracy": float((scores.argmax(axis=1) == truth).mean())}
 
 
 def save_model(model, weights: list[np.ndarray], url: str) -> None:

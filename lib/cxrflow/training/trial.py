@@ -38,10 +38,12 @@ def run_step(config) -> dict:
     from cxrflow.training.feed import Feed
     from cxrflow.training.network import trained_network
     from cxrflow.training.optimizer import build_optimizer
+    from cxrflow.training.task import TASKS
 
     manifest = read_manifest(config.table)
+    task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
-    model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
+    model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
     feed = Feed(config.table, small, "train", rank=0, workers=1, batch_size=BATCH, shuffle=False)

@@ -22,7 +22,7 @@ def check_model(name: str) -> None:
         raise UserError(f"--model: expected one of {', '.join(MODELS)}; got {name!r}")
 
 
-def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int]):
+def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int], activation: str = "softmax"):
     """A Keras model from stored pixels to label scores.
 
     Input: uint8 or float (B, H, W, 1) of the table's height and width, 0 to 255, 0 is black. Output: float32
