@@ -10,7 +10,7 @@ FLAGS = {
     config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
                           "label_rule", "findings", "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "device", "model", "height", "width",
-                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "precision", "gradient_dtype", "batch_norm",
+                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "ema_epochs", "views", "precision", "gradient_dtype", "batch_norm",
                          "positive_label", "threshold", "sensitivity",
                          "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
                          "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard", "mlflow",
@@ -58,7 +58,8 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
                                     {"lr_scaling": "cubic"}, {"device": "tpu"}, {"precision": "float8"}, {"gradient_dtype": "int8"}, {"batch_norm": "none"},
                                     {"warmup_epochs": -1.0},
                                     {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "},
-                                    {"threshold": "best"}, {"sensitivity": 0.0}, {"sensitivity": 95.0}])
+                                    {"threshold": "best"}, {"sensitivity": 0.0}, {"sensitivity": 95.0},
+                                    {"ema_epochs": -1.0}, {"views": 3}])
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)

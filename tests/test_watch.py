@@ -300,7 +300,7 @@ def finished_run(folder):
     """What rank 0 leaves in the run directory."""
     (folder / "model.keras").write_bytes(b"a model")
     (folder / "config.json").write_text("{}")
-    (folder / "history.json").write_text(json.dumps({"best": {**epoch(1), "threshold": 0.5}, "epochs": []}))
+    (folder / "history.json").write_text(json.dumps({"kept": {**epoch(1), "threshold": 0.5}, "epochs": []}))
 
 
 def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_store):
@@ -314,7 +314,7 @@ def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_stor
     assert json.loads((run / "mlflow.json").read_text()) == {"run_id": found.info.run_id}
     assert found.data.params["learning_rate"] == "0.125" and found.data.params["table"] == "/table"
     assert found.data.tags["cxrflow.workers"] == "2" and found.data.tags["cxrflow.backend"] == "torch"
-    assert found.data.metrics["best/val_auc"] == 0.75 and found.data.metrics["val/auc"] == 0.75
+    assert found.data.metrics["kept/val_auc"] == 0.75 and found.data.metrics["val/auc"] == 0.75
     losses = mlflow_store.get_metric_history(found.info.run_id, "train/loss")
     assert [point.step for point in losses] == [500, 900]
     np.testing.assert_equal([point.value for point in losses], [0.75, float("nan")])

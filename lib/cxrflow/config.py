@@ -27,9 +27,9 @@ def _positive(config, *names: str) -> None:
         _require(value is None or value > 0, f"{flag}: expected a number above 0, got {value}")
 
 
-def _one_of(config, name: str, *choices: str) -> None:
+def _one_of(config, name: str, *choices: str | int) -> None:
     value = getattr(config, name)
-    _require(value in choices, f"--{name.replace('_', '-')}: expected one of {', '.join(choices)}; got {value!r}")
+    _require(value in choices, f"--{name.replace('_', '-')}: expected one of {', '.join(map(str, choices))}; got {value!r}")
 
 
 def _places(config, *names: str) -> None:
@@ -177,8 +177,8 @@ class TrainConfig:
     Databricks) or torch (TorchDistributor)."""
     workers: int = 1
     """Number of training workers; each takes one Spark task slot."""
-    epochs: int = 12
-    """Passes over the training split."""
+    epochs: int = 100
+    """Passes over the training split. The default suits some thousand images; 100,000 need a tenth of it."""
     batch_size: int = 32
     """Images a worker takes at each step; the global batch is workers times this."""
     device: str = "auto"
@@ -192,14 +192,20 @@ class TrainConfig:
     augment: str = "standard"
     """How training images are changed: none, light (pose), standard (pose and exposure), strong (more, and patches
     erased), or your own as module:function. Validation images never are."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.4e-3
     """Peak learning rate of one worker; see lr_scaling for more workers."""
     lr_scaling: str = "sqrt"
     """Growth of the learning rate with the number of workers: sqrt (suits Adam), linear (suits SGD) or none."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises to its peak; it falls along a cosine afterwards."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay of AdamW."""
+    weight_decay: float = 0.02
+    """Decoupled weight decay of AdamW; biases and the scales of normalisation have none."""
+    ema_epochs: float = 1.5
+    """Epochs over which weights are averaged (exponentially: a step's share falls to 1/e over so many); the average is
+    validated and kept. 0 keeps the weights of the last step."""
+    views: int = 5
+    """Views of an image over which the saved model averages: 5 (as it is, a little smaller and larger, and of other shapes), or
+    1, which scores five times as fast."""
     precision: str = "float32"
     """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies; on a GPU with tensor
     cores about twice as fast). Weights, checkpoints, output and the saved model are float32."""
@@ -273,6 +279,8 @@ class TrainConfig:
         _require(self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none")
         _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
+        _require(0 <= self.ema_epochs < float("inf"), f"--ema-epochs: expected 0 or more, got {self.ema_epochs}")
+        _one_of(self, "views", 1, 5)
         _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")

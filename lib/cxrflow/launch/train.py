@@ -150,10 +150,10 @@ def _finished(config: TrainConfig) -> dict | None:
     run = RunDirectory(config.run)
     if not goes_on(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
         return None
-    state, made = read_checkpoint(run, arrays=False).state, run.read(run.config, "train")
-    if state["epoch"] < config.epochs or len(run.read(run.history, "train")["epochs"]) < config.epochs:
+    history, made = run.read(run.history, "train"), run.read(run.config, "train")
+    if not history["finished"] or len(history["epochs"]) < config.epochs:
         return None
-    return summarise(state["epochs"], state["best"], run.url, workers=made["workers"], backend=made["backend"])
+    return summarise(history["epochs"], history["best"], history["kept"], run.url, workers=made["workers"], backend=made["backend"])
 
 
 def _fit(config: TrainConfig, worker, job: str) -> dict:

@@ -29,8 +29,8 @@ def write_report(config: ReportConfig) -> dict:
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
     evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
-    figures = {"curves": plots.curves(history["epochs"], history["best"]["epoch"])}
-    decision = gallery.Decision(settings["labels"], settings["positive_label"], history["best"]["threshold"])
+    figures = {"curves": plots.curves(history["epochs"], history["kept"]["epoch"])}
+    decision = gallery.Decision(settings["labels"], settings["positive_label"], history["kept"]["threshold"])
     recipe = Recipe(**settings["recipe"])
     rows: list[gallery.Row] = []
     summary = None

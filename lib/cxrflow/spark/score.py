@@ -62,7 +62,7 @@ def read_run(url: str) -> Run:
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
     labels, positive = config["labels"], config["positive_label"]
     return Run(task=config.get("task", "single"), labels=labels, positive=None if positive is None else labels.index(positive),
-               threshold=history["best"]["threshold"], recipe=Recipe(**config["recipe"]),
+               threshold=history["kept"]["threshold"], recipe=Recipe(**config["recipe"]),
                backend=config["backend"], model=run.model)
 
 

@@ -21,7 +21,7 @@ from cxrflow.errors import UserError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory
 
-VERSION = 1
+VERSION = 2
 LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 

@@ -20,6 +20,7 @@ from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.training.augment import augment, find_policy
+from cxrflow.training.averaging import WeightAverage
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import (
     GO_ON,
@@ -39,6 +40,7 @@ from cxrflow.training.ledger import Ledger
 from cxrflow.training.network import saved_network, trained_network
 from cxrflow.training.normalisation import combine, put
 from cxrflow.training.optimizer import build_optimizer
+from cxrflow.training.predictor import build_predictor, show_views
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
 from cxrflow.training.source import find_fetch
@@ -48,11 +50,13 @@ from cxrflow.training.variables import capture, restore
 
 
 def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
-    """Train ``config.model`` on the train split and keep the epoch with the best AUC on the val split.
+    """Train ``config.model`` on the train split, and keep the average of its last weights with a temperature and a threshold
+    that are fitted to the val split.
 
-    Rank 0 writes config.json, history.json, model.keras and a checkpoint to the run directory after each epoch, and
+    Rank 0 writes config.json, history.json and a checkpoint to the run directory after each epoch, and
     checkpoints in between; what an older run left there is replaced with the first, unless training goes on with it
-    (``checkpoint.goes_on``). Every worker returns the summary: best epoch, its validation metrics over
+    (``checkpoint.goes_on``). Until the end, model.keras is that of the epoch with the best validation AUC, so that a run that
+    dies leaves a model. Every worker returns the summary: the epoch that was kept, its validation metrics over
     all workers' samples, images per second, number of workers; or, where it was told to stop, ``stopped`` (True), ``epochs``
     (finished) and ``samples`` (fed of the next), which a checkpoint holds. ``job`` is written to config.json: whose run it is.
 
@@ -98,10 +102,12 @@ class _Trainer:
         self._model.compile(
             optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss=self._task.loss(self._manifest),
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
+        self._average = WeightAverage(self._model, config.ema_epochs, self._steps)
         self._restore(found.arrays)
         self._positive = positive_label(config, self._manifest)
         self._epochs: list[dict] = self._start["epochs"]
         self._best: dict | None = self._start["best"]
+        self._kept: dict | None = self._start["kept"]
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
         self._claimed = False
         self._stopped_at: dict = {}
@@ -114,7 +120,7 @@ class _Trainer:
 
     def _read_checkpoint(self) -> Checkpoint:
         """The run's last one, or the beginning; only rank 0 reads."""
-        begin = Checkpoint({"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None}, {})
+        begin = Checkpoint({"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "kept": None}, {})
         if self._worker.rank != 0 or not goes_on(self._run, self._config):
             return begin
         found = read_checkpoint(self._run)
@@ -131,16 +137,16 @@ class _Trainer:
         """Rank 0's weights and, of a run that goes on, all else that training needs, on every worker."""
         self._fed_before = arrays.get("fed")
         if "version" in self._start:
-            restore(self._model, arrays, self._worker)
+            restore(self._model, self._average, arrays, self._worker)
         else:
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
+        self._average.begin(self._start["steps"])
 
     def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
         """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
         ``loss`` over all workers. Collective."""
-        own = combine(self._model, self._worker)
-        arrays = capture(self._model, self._worker)
-        put(self._model, own)  # when checkpoints are due, a clock decides, and that is not to show in what comes after
+        with self._combined():
+            arrays = capture(self._model, self._average, self._worker)
         if fed is not None:
             arrays["fed"] = fed.combined(self._worker).entries
         for name, array in arrays.items():
@@ -152,12 +158,24 @@ class _Trainer:
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
         checkpoint = Checkpoint({
             "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
-            "best": self._best, "config": to_dict(self._config), "table": table_digest(self._manifest),
+            "best": self._best, "kept": self._kept, "config": to_dict(self._config), "table": table_digest(self._manifest),
             "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays)
         self._worker.at("checkpoint", epoch=epoch)
         with self._writing():
             write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
         self._progress.checkpoint(epoch, samples)
+
+    @contextmanager
+    def _combined(self) -> Iterator[None]:
+        """Within the block, the statistics of batch normalisation are those of all workers' images; collective. Not
+        afterwards: when checkpoints are due, a clock decides, and that is not to show in what comes after."""
+        own = combine(self._model, self._worker)
+        with self._average.applied():
+            averaged = combine(self._model, self._worker)
+        yield
+        with self._average.applied():
+            put(self._model, averaged)
+        put(self._model, own)
 
     def _claim(self) -> None:
         """Before anything else is written: remove an older run, and say what this one is."""
@@ -198,10 +216,12 @@ class _Trainer:
         loss, fed = trained
         seconds, exchanged = time.monotonic() - started, self._worker.exchange_seconds() - exchanged
         combine(self._model, self._worker)
-        truth, scores = self._score_val()
-        self._require_finite(scores, "a score of a validation image", epoch + 1)
+        with self._average.applied():
+            combine(self._model, self._worker)
+            truth, logits = self._score_val(self._model)
+        self._require_finite(logits, "the logit of a validation image", epoch + 1)
         record = {
-            "epoch": epoch + 1, "loss": loss, **self._task.validation_metrics(truth, scores),
+            "epoch": epoch + 1, "loss": loss, **self._validation_metrics(truth, logits, temperature=1.0),
             "learning_rate": self._learning_rate(),
             "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
             "fed": fed,
@@ -210,7 +230,7 @@ class _Trainer:
             record["exchange_share"] = exchanged / seconds
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
-            self._best = {**record, "threshold": self._threshold(truth, scores)}
+            self._best, self._kept = record, self._fitted(truth, logits, views=1)
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
@@ -237,6 +257,7 @@ class _Trainer:
                 self._progress.mark("augment")
                 logs = self._model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
                 self._progress.mark("step")
+                self._average.update()
                 fed.add(batch.shards, batch.sample_ids)
                 loss = float(logs["loss"])
                 self._require_finite(loss, f"the loss of step {step + 1} of the next", epoch)
@@ -273,17 +294,25 @@ class _Trainer:
             raise JobError(f"after {epoch} epochs, {name} is not a number: lower --learning-rate (it is "
                            f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
 
-    def _score_val(self) -> tuple[np.ndarray, np.ndarray]:
-        """(truth, scores float32 (n, K)) of all workers' samples of the val split; see ``task``."""
-        truth, scores = [], []
+    def _score_val(self, model) -> tuple[np.ndarray, np.ndarray]:
+        """(truth, logits float32 (n, K)) of all workers' samples of the val split; see ``task``. Collective."""
+        truth, logits = [], []
         for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
             truth.append(self._task.truth(batch.targets[:true]))
-            scores.append(np.asarray(self._model.predict_on_batch(batch.pixels))[:true])
-        return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(scores))
+            logits.append(np.asarray(model.predict_on_batch(batch.pixels))[:true])
+        return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(logits))
 
-    def _threshold(self, truth: np.ndarray, scores: np.ndarray) -> metrics.Threshold:
-        return metrics.fit_threshold(truth, scores, self._positive, self._config.threshold, self._config.sensitivity)
+    def _validation_metrics(self, truth: np.ndarray, logits: np.ndarray, temperature: float) -> dict:
+        return self._task.validation_metrics(truth, metrics.with_temperature(logits, temperature, self._task.multi))
+
+    def _fitted(self, truth: np.ndarray, logits: np.ndarray, views: int) -> dict:
+        """What is fitted to the val split's logits of so many views, and how good the scores are with it."""
+        temperature = metrics.fit_temperature(logits, truth)
+        threshold = metrics.fit_threshold(truth, metrics.with_temperature(logits, temperature, self._task.multi), self._positive,
+                                          self._config.threshold, self._config.sensitivity)
+        return {"epoch": len(self._epochs), "views": views, "temperature": temperature, "threshold": threshold,
+                **self._validation_metrics(truth, logits, temperature)}
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
@@ -293,8 +322,19 @@ class _Trainer:
         it had."""
         with self._writing():
             if best and self._best["epoch"] == len(self._epochs):
-                save_model(saved_network(self._config, self._manifest), self._model.get_weights(), self._run.model)
-            write_json(self._run.history, {"epochs": self._epochs, "best": self._best})
+                save_predictor(show_views(self._averaged(), 1), self._kept, self._task.activation, self._run.model)
+            self._write_history(finished=False)
+
+    def _write_history(self, finished: bool) -> None:
+        write_json(self._run.history, {"epochs": self._epochs, "best": self._best, "kept": self._kept, "finished": finished})
+
+    def _averaged(self) -> keras.Model:
+        """The network with the average of the weights, in float32. Not the one that is trained, which knows an optimizer: so
+        the file loads on either backend without our classes."""
+        network = saved_network(self._config, self._manifest)
+        with self._average.applied():
+            network.set_weights(self._model.get_weights())
+        return network
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -309,8 +349,16 @@ class _Trainer:
         return {"stopped": True, **self._stopped_at}
 
     def finish(self) -> dict:
-        """The summary of the run."""
-        return summarise(self._epochs, self._best, self._run.url, workers=self._worker.size, backend=keras.backend.backend())
+        """Keep what the last epoch has made, and return the summary of the run; collective."""
+        seen = show_views(self._averaged(), self._config.views)
+        self._begun.discard("validate")  # another graph, which is compiled at its first batch
+        self._kept = self._fitted(*self._score_val(seen), self._config.views)
+        if self._worker.rank == 0:
+            with self._writing():
+                save_predictor(seen, self._kept, self._task.activation, self._run.model)
+                self._write_history(finished=True)
+        return summarise(self._epochs, self._best, self._kept, self._run.url, workers=self._worker.size,
+                         backend=keras.backend.backend())
 
 
 def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
@@ -322,9 +370,9 @@ def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
     return manifest.labels.index(config.positive_label)
 
 
-def save_model(model, weights: list[np.ndarray], url: str) -> None:
-    """Write a model that never saw an optimizer, so that the file loads on either backend without our classes."""
-    model.set_weights(weights)
+def save_predictor(seen: keras.Model, kept: dict, activation: str, url: str) -> None:
+    """Write the model that gives calibrated scores; ``seen`` is what ``show_views`` made."""
+    model = build_predictor(seen, kept["temperature"], activation)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.keras")
         model.save(path)

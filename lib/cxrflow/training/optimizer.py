@@ -8,6 +8,10 @@ from cxrflow.config import TrainConfig
 from cxrflow.launch.worker import Worker
 
 
+UNDECAYED = ["bias", "gamma", "beta"]
+"""Weights that are few and set a level, which to pull towards 0 has no use (He et al. 2019)."""
+
+
 def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
                     ahead: float = 0.0) -> keras.optimizers.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay to zero.
@@ -29,11 +33,12 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
         peak / 100 if warmup else peak, max(1, total - warmup), warmup_target=peak if warmup else None,
         warmup_steps=warmup)
     rate = _Ahead(schedule, ahead)
-    if config.precision != "mixed_float16":
-        return _averaging(keras.optimizers.AdamW, worker)(learning_rate=rate, weight_decay=config.weight_decay)
+    scaled = config.precision == "mixed_float16"
+    kind = keras.optimizers.AdamW if scaled else _averaging(keras.optimizers.AdamW, worker)
+    optimizer = kind(learning_rate=rate, weight_decay=config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=UNDECAYED)
     # Averaged before it is seen whether they are finite: so all workers leave out the same steps, and none an exchange.
-    return _averaging(keras.optimizers.LossScaleOptimizer, worker)(
-        keras.optimizers.AdamW(learning_rate=rate, weight_decay=config.weight_decay))
+    return _averaging(keras.optimizers.LossScaleOptimizer, worker)(optimizer) if scaled else optimizer
 
 
 class _Ahead(keras.optimizers.schedules.LearningRateSchedule):

@@ -17,17 +17,21 @@ VIEWS = {
 what a film's shape and collimation change from hospital to hospital. Chosen in trials, see .docs/trials.md."""
 
 
-def build_predictor(network, views: int, temperature: float = 1.0):
-    """A Keras model from stored pixels to scores, around ``network``, which is one of its layers, by the name "network".
+def show_views(network, views: int):
+    """A Keras model from stored pixels to the mean logits, float32 (B, K), of so many views of an image.
 
-    ``network``: uint8 or float (B, H, W, 1), 0 to 255, to logits (B, K). The logits of so many ``views`` are averaged and
-    divided by the ``temperature``; the scores, float32 (B, K), are a softmax of that.
+    ``network``: uint8 or float (B, H, W, 1), 0 to 255, to logits (B, K); it becomes a layer of the model.
     """
     inputs = keras.Input(network.input_shape[1:], name="pixels")
     logits = [network(_seen(inputs, *view)) for view in VIEWS[views]]
-    x = layers.Average(name="views")(logits) if views > 1 else logits[0]
-    x = layers.Rescaling(1 / temperature, name="calibration", dtype="float32")(x)
-    return keras.Model(inputs, layers.Softmax(name="scores", dtype="float32")(x), name="predictor")
+    return keras.Model(inputs, layers.Average(name="views")(logits) if views > 1 else logits[0])
+
+
+def build_predictor(seen, temperature: float, activation: str):
+    """A Keras model from stored pixels to scores, float32 (B, K): the ``activation`` (softmax or sigmoid) of the logits of
+    ``seen``, which ``show_views`` made, divided by the ``temperature``."""
+    x = layers.Rescaling(1 / temperature, name="calibration", dtype="float32")(seen.output)
+    return keras.Model(seen.input, layers.Activation(activation, name="scores", dtype="float32")(x), name="predictor")
 
 
 def _seen(x, high: float, wide: float):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -16,12 +17,14 @@ from cxrflow.manifest import Manifest
 
 
 class Single:
-    """One label an image: truth is int (n,), places in the labels; scores float (n, K) are a softmax."""
+    """One label an image: truth is int (n,), places in the labels; scores float (n, K) are a softmax of the logits."""
 
     activation = "softmax"
+    multi = False
 
-    def loss(self, manifest: Manifest) -> str:
-        return "categorical_crossentropy"
+    def loss(self, manifest: Manifest) -> Callable:
+        """Cross-entropy (nats) of targets (B, K) and logits (B, K)."""
+        return keras.losses.CategoricalCrossentropy(from_logits=True)
 
     def truth(self, targets: np.ndarray) -> np.ndarray:
         return targets.argmax(axis=1)
@@ -35,12 +38,13 @@ class Single:
 
 class Multi:
     """Several findings an image: truth is float32 (n, K), 1 or 0, or NaN where it is not known, of which nothing is learnt and
-    by which nothing is judged; scores float (n, K) are a sigmoid each."""
+    by which nothing is judged; scores float (n, K) are a sigmoid of each logit."""
 
     activation = "sigmoid"
+    multi = True
 
     def loss(self, manifest: Manifest) -> Callable:
-        """Binary cross-entropy (nats) of targets (B, K) and scores (B, K), a value a sample (B,).
+        """Binary cross-entropy (nats) of targets (B, K) and logits (B, K), a value a sample (B,).
 
         It is divided by the share of targets that are known in the whole split, and not in a batch: the weighted mean over an
         epoch is then the mean over all known targets, and each of them counts the same whatever is unknown beside it, in its
@@ -50,10 +54,10 @@ class Multi:
         known = sum(sum(counts["train"].values()) for counts in (manifest.counts(), manifest.absent()))
         share = known / (rows * len(manifest.labels))
 
-        def cross_entropy(targets, scores):
+        def cross_entropy(targets, logits):
             unknown = ops.isnan(targets)
             # A number in the place of NaN, or its gradient would be 0 times NaN.
-            each = ops.binary_crossentropy(ops.where(unknown, 0.0, targets), scores)
+            each = ops.binary_crossentropy(ops.where(unknown, 0.0, targets), logits, from_logits=True)
             return ops.mean(ops.where(unknown, 0.0, each), axis=-1) / share
 
         return cross_entropy

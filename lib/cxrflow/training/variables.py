@@ -7,24 +7,25 @@ import numpy as np
 
 from cxrflow.errors import UserError
 from cxrflow.launch.worker import Worker
+from cxrflow.training.averaging import WeightAverage
 
 
-def capture(model, worker: Worker) -> dict[str, np.ndarray]:
-    """Weights, the optimizer's variables, and every worker's random states (dropout); collective. Weights are this
-    worker's own."""
+def capture(model, average: WeightAverage, worker: Worker) -> dict[str, np.ndarray]:
+    """Weights and their average, the optimizer's variables, and every worker's random states (dropout); collective. Weights
+    are this worker's own."""
     arrays = {f"{kind}/{number:04d}": keras.ops.convert_to_numpy(variable)
-              for kind, variables in _groups(model).items() for number, variable in enumerate(variables)}
+              for kind, variables in _groups(model, average).items() for number, variable in enumerate(variables)}
     for name, state in _random_states(model).items():
         arrays[name] = worker.gather(state[None])  # (workers, ...)
     return arrays
 
 
-def restore(model, arrays: dict[str, np.ndarray], worker: Worker) -> None:
+def restore(model, average: WeightAverage, arrays: dict[str, np.ndarray], worker: Worker) -> None:
     """Give all workers what rank 0's ``arrays`` hold; collective. The others' are ignored.
 
     Raises UserError, on rank 0, where they are not of this model.
     """
-    for kind, variables in _groups(model).items():
+    for kind, variables in _groups(model, average).items():
         mine = [keras.ops.convert_to_numpy(variable) for variable in variables]
         if worker.rank == 0:
             mine = [_like(arrays.get(f"{kind}/{number:04d}"), variable) for number, variable in enumerate(variables)]
@@ -42,9 +43,9 @@ def restore(model, arrays: dict[str, np.ndarray], worker: Worker) -> None:
             _set_random_state(model, name, states[worker.rank])
 
 
-def _groups(model) -> dict[str, list]:
+def _groups(model, average: WeightAverage) -> dict[str, list]:
     model.optimizer.build(model.trainable_variables)  # does nothing the second time
-    return {"model": model.weights, "optimizer": model.optimizer.variables}
+    return {"model": model.weights, "average": average.variables, "optimizer": model.optimizer.variables}
 
 
 def _random_states(model) -> dict[str, np.ndarray]:

@@ -90,16 +90,16 @@ class MLflow:
     def _end(self, event: dict) -> None:
         try:
             if event["status"] == "finished":
-                self._log_best(_milliseconds(event))
+                self._log_kept(_milliseconds(event))
                 self._log_files()
         finally:
             self._client.set_terminated(self.run_id, STATUS[event["status"]], _milliseconds(event))
 
-    def _log_best(self, milliseconds: int) -> None:
+    def _log_kept(self, milliseconds: int) -> None:
         """The figures of the epoch whose model was kept: what runs are compared by."""
-        best = self._run.read(self._run.history, "train")["best"]
+        kept = self._run.read(self._run.history, "train")["kept"]
         self._client.log_batch(self.run_id, metrics=[
-            Metric(f"best/{name}", float(best[name]), milliseconds, 0)
+            Metric(f"kept/{name}", float(kept[name]), milliseconds, 0)
             for name in ("epoch", "val_loss", "val_auc", "val_accuracy")])
 
     def _log_files(self) -> None:
