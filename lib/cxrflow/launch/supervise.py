@@ -23,8 +23,8 @@ POLL_SECONDS = 0.2
 SETTLE_SECONDS = 5.0
 """For the others to show what a worker's end did to them."""
 END_SECONDS = 20.0
-"""For a launcher to give up, once all its workers have ended; then it is left alone. One that waits for a machine that is
-gone is not waited for."""
+"""For a launcher to give up, once all its workers have ended; then it is left alone. Where a machine is gone it may wait for
+that one, so ``SETTLE_SECONDS`` have to do."""
 STOP_SECONDS = 60.0
 """For a last checkpoint, after Ctrl-C or SIGTERM."""
 SLOTS_SECONDS = 30.0
@@ -104,7 +104,7 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
                 time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
             failures = monitor.failures()
         finally:
-            launch.end(monitor, 0 if any(loss.silent for loss in losses) else END_SECONDS)
+            launch.end(monitor, SETTLE_SECONDS if any(loss.silent for loss in losses) else END_SECONDS)
         for failed in failures:
             # What another worker's end did to one may look like its own fault.
             if failed.end["expected"] or not (failed.end["exchange"] or losses):
