@@ -26,7 +26,7 @@ EXTRAS = {
     "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",
               "python-gdcm>=3.0.24"],
     # moto's server speaks S3 to the tests.
-    "test": ["pytest>=8", "hypothesis>=6", "pyyaml>=6", "moto[s3]>=5.0.20", "flask>=3", "flask-cors>=5"],
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "pyyaml>=6", "moto[s3]>=5.0.20", "flask>=3", "flask-cors>=5"],
 }
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 

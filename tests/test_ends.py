@@ -36,16 +36,15 @@ def until_said(job: subprocess.Popen, words: str) -> None:
 
 
 def until_epoch(job: subprocess.Popen, epoch: int) -> None:
-    until_said(job, f"epoch {epoch}/")
+    until_said(job, f"epoch {epoch}/30:")
 
 
-def assert_whole(run, table) -> dict:
+def assert_whole(run, table) -> None:
     """The last checkpoint can be read, and the same command ends the run with it."""
-    state = read_checkpoint(RunDirectory(str(run))).state
+    read_checkpoint(RunDirectory(str(run)))
     with train(table, run, "/nowhere") as job:
         result = json.loads(job.communicate()[0].splitlines()[-1])
     assert job.returncode == 0 and result["epochs"] == 30
-    return state
 
 
 @pytest.fixture
@@ -54,22 +53,19 @@ def pace(tmp_path):
     return tmp_path / "pace"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_with_a_checkpoint_of_the_step(table, tmp_path, pace, number, status):
+def test_a_signal_ends_with_a_checkpoint_of_the_step_and_the_second_at_once(table, tmp_path, pace):
     run = tmp_path / "run"
+    for number, status, epoch in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 4)):
+        with train(table, run, pace, "--checkpoint-seconds", "1000") as job:
+            until_epoch(job, epoch)
+            job.send_signal(number)
+            said = job.communicate()[1]
+        assert job.returncode == status, said
+        assert f"stopped, with a checkpoint after {epoch} epochs" in said and "Traceback" not in said
+        assert not (run / "_lease.json").exists()
+        assert read_checkpoint(RunDirectory(str(run))).state["samples"] > 0
     with train(table, run, pace, "--checkpoint-seconds", "1000") as job:
-        until_epoch(job, 2)
-        job.send_signal(number)
-        said = job.communicate()[1]
-    assert job.returncode == status, said
-    assert "stopped, with a checkpoint after 2 epochs" in said and "Traceback" not in said
-    assert not (run / "_lease.json").exists()
-    assert assert_whole(run, table)["samples"] > 0
-
-
-def test_the_second_signal_ends_at_once(table, tmp_path, pace):
-    with train(table, tmp_path / "run", pace, "--checkpoint-seconds", "1000") as job:
-        until_epoch(job, 1)
+        until_epoch(job, 5)
         os.mkfifo(f"{pace}.hold")  # the next step waits there, and with it the look for a signal
         job.send_signal(signal.SIGINT)
         until_said(job, "once more ends it at once")
@@ -77,6 +73,7 @@ def test_the_second_signal_ends_at_once(table, tmp_path, pace):
         said = job.stderr.read()
         job.wait()
     assert job.returncode == 130 and "stopped at once" in said and "Traceback" not in said
+    assert_whole(run, table)
 
 
 @pytest.fixture
@@ -91,26 +88,28 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize(("change", "words"), [("full", "No space left on device"), ("read-only", "Read-only file system")])
-def test_a_run_directory_that_cannot_be_written_any_more(table, tmp_path, pace, small_disk, change, words):
-    run = small_disk / "run"
-    with train(table, run, pace) as job:
-        until_epoch(job, 2)
-        if change == "full":
-            with open(small_disk / "other", "wb", buffering=0) as other:
-                with pytest.raises(OSError):
-                    while True:
-                        other.write(bytes(2**16))
-        else:
-            subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-        said = job.communicate()[1]
-    assert job.returncode == 1, said
-    error = next(line for line in said.splitlines() if line.startswith("error: "))
-    assert "cannot write the run directory" in error and words in error and "Traceback" not in said
-    if change == "full":
-        (small_disk / "other").unlink()
-    else:
-        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+def test_a_run_directory_that_cannot_be_written_any_more(table, tmp_path, pace, small_disk):
+    run, other = small_disk / "run", small_disk / "other"
+
+    def fill():
+        with open(other, "wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(bytes(2**16))
+
+    def mount(how):
+        subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
+
+    for epoch, spoil, mend, words in ((2, fill, other.unlink, "No space left on device"),
+                                      (4, lambda: mount("ro"), lambda: mount("rw"), "Read-only file system")):
+        with train(table, run, pace) as job:
+            until_epoch(job, epoch)
+            spoil()
+            said = job.communicate()[1]
+        assert job.returncode == 1, said
+        error = next(line for line in said.splitlines() if line.startswith("error: "))
+        assert "cannot write the run directory" in error and words in error and "Traceback" not in said
+        mend()
+        read_checkpoint(RunDirectory(str(run)))
     assert_whole(run, table)
 
 

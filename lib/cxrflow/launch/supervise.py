@@ -23,7 +23,8 @@ POLL_SECONDS = 0.2
 SETTLE_SECONDS = 5.0
 """For the others to show what a worker's end did to them."""
 END_SECONDS = 20.0
-"""For a launcher to give up, once all its workers have ended; then it is left alone."""
+"""For a launcher to give up, once all its workers have ended; then it is left alone. Where a machine is gone it may wait for
+that one, so ``SETTLE_SECONDS`` have to do."""
 STOP_SECONDS = 60.0
 """For a last checkpoint, after Ctrl-C or SIGTERM."""
 SLOTS_SECONDS = 30.0
@@ -85,6 +86,7 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
     """One launch. Raises WorkersLost, or what a worker's own failure means."""
     with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, record) as monitor:
         launch = _Launch(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
+        losses = []
         try:
             losses = _watch(launch, monitor)
             if not losses and launch.result is not None:
@@ -102,7 +104,7 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
                 time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
             failures = monitor.failures()
         finally:
-            launch.end(monitor)
+            launch.end(monitor, SETTLE_SECONDS if any(loss.silent for loss in losses) else END_SECONDS)
         for failed in failures:
             # What another worker's end did to one may look like its own fault.
             if failed.end["expected"] or not (failed.end["exchange"] or losses):
@@ -135,14 +137,14 @@ class _Launch:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def end(self, monitor: Monitor) -> None:
-        """End the workers, and the launcher with them."""
+    def end(self, monitor: Monitor, seconds: float) -> None:
+        """End the workers, and the launcher with them; it is left behind after so many seconds."""
         if self.wait(0):
             return
         monitor.kill()
         monitor.settle(SETTLE_SECONDS)
         self._launch.cancel()
-        if not self.wait(END_SECONDS):
+        if not self.wait(seconds):
             log.warning("the launcher does not end; it is left behind")
 
 

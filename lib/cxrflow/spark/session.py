@@ -26,7 +26,9 @@ def open_session(app_name: str) -> SparkSession:
     home = java_home()
     if home:
         os.environ["JAVA_HOME"] = home
-    spark = SparkSession.builder.appName(app_name).getOrCreate()
+    # Spark tells executors what they need no more, and would wait two minutes for the answer of one that is cut off: the
+    # JVM ends no sooner.
+    spark = SparkSession.builder.appName(app_name).config("spark.cleaner.referenceTracking.blocking", "false").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 
