@@ -10,9 +10,8 @@ FLAGS = {
     config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
                           "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
     config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "device", "model", "height", "width",
-                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "precision", "gradient_dtype", "batch_norm",
-                         "positive_label",
-                         "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
+                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "weight_decay", "precision",
+                         "gradient_dtype", "batch_norm", "positive_label", "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
                          "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard", "mlflow",
                          "overwrite", "preflight_only"},
     config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
@@ -55,8 +54,8 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
 
 
 @pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
-                                    {"lr_scaling": "cubic"}, {"device": "tpu"}, {"precision": "float8"}, {"gradient_dtype": "int8"}, {"batch_norm": "none"},
-                                    {"warmup_epochs": -1.0},
+                                    {"lr_scaling": "cubic"}, {"device": "tpu"}, {"precision": "float8"},
+                                    {"gradient_dtype": "int8"}, {"batch_norm": "none"}, {"warmup_epochs": -1.0},
                                     {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "}])
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
