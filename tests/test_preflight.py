@@ -47,7 +47,7 @@ def good_tasks() -> list[dict]:
              "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
              "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
              "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
-                      "peak_bytes": 600 * MB, "image_bytes": 10 * MB}}
+                      "peak_bytes": 600 * MB, "image_bytes": 10 * MB, "gpus": 0}}
             for rank, host in enumerate(["ada", "bob"])]
 
 
@@ -79,6 +79,7 @@ def test_facts_that_are_all_right(table):
     (1, "run", {"unseen": ["driver", 0]}, "bob does not see what the driver and ada wrote there"),
     (0, "memory", {"available": 1 * GB}, "ada has 1.0 GB free of 8.0 GB, and 1 worker needs 1.6 GB"),
     (1, "step", {"error": "RuntimeError: it ended with status 1"}, "RuntimeError: it ended with status 1 (on bob)"),
+    (1, "step", {"gpus": 2}, "--device auto: expected the same on every machine, found no GPU on ada"),
 ])
 def test_what_is_wrong_is_named_with_its_place(table, rank, check, facts, words):
     rows = judged(table, changed(rank, check, **facts))
@@ -230,8 +231,10 @@ def test_a_run_directory_that_one_cannot_write(monkeypatch, table, tmp_path):
 
 def test_a_trial_that_fails_ends_with_its_words_and_one_that_hangs_is_ended(table, tmp_path):
     config = to_dict(config_of(table, tmp_path / "run"))
-    with Trial({**config, "model": "vgg"}, "torch", 1) as trial, pytest.raises(RuntimeError, match="--model: expected one of"):
-        trial.result()
+    for change, words in (({"model": "vgg"}, "--model: expected one of"),
+                          ({"device": "gpu"}, "--device gpu: expected a GPU that this framework can use on .*, found none")):
+        with Trial({**config, **change}, "torch", 1, gpus=[]) as trial, pytest.raises(RuntimeError, match=words):
+            trial.result()
     with Trial(config, "torch", 1, seconds=0.01) as trial, pytest.raises(TimeoutError, match="no end within 0.01 s"):
         trial.result()
     assert trial._process.poll() is not None

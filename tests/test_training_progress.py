@@ -51,7 +51,8 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
         watch.now += SCORE * 30
         told.checkpoint(epoch + 1, 0)
         told.end_epoch({"epoch": epoch + 1, "loss": 0.5, "val_loss": 0.5, "val_auc": 0.5, "val_accuracy": 0.5,
-                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "exchange_share": 0.1, "fed": {"samples": 1000}})
+                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "exchange_share": 0.1,
+                        "fed": {"samples": 1000}})
     return events, watch.now
 
 

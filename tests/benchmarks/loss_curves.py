@@ -1,10 +1,12 @@
-"""The same training on 1, 2 and 4 workers, with the same global batches: the loss of every step, as a picture.
+"""The same training on 1, 2 and 4 workers and on either backend, with the same global batches: the loss of every step, as
+a picture.
 
 The feed gives the same global batches whatever the number of workers, and augmentation goes by the sample, so a model
-without batch normalisation and dropout (plain) follows the same trajectory up to floating point. What that comes to is
-shown by a control: one worker that takes the rows of each batch in reverse, so that only the order of sums differs. In the
-residual model batch normalisation looks at a worker's part of the batch, and dropout differs by worker: its curves only
-run near each other. For example:
+without batch normalisation and dropout (plain) follows the same trajectory up to floating point, with TensorFlow under
+Horovod as with torch under TorchDistributor, whose weights begin the same. What that comes to is shown by a
+control: one worker that takes the rows of each batch in reverse, so that only the order of sums differs. In the residual
+model batch normalisation looks at a worker's part of the batch, and dropout differs by worker: its curves only run near each
+other. For example:
 
     python tests/benchmarks/loss_curves.py --epochs 4 --launcher horovod
 
@@ -30,13 +32,15 @@ TABLE = ROOT / "build" / f"curves-table-{SIZE}"
 GLOBAL_BATCH = 32
 WORKERS = (1, 2, 4)
 MODELS = ("plain", "residual")
+LAUNCHERS = ("horovod", "torch")
 CONTROL = "1 worker, rows reversed"
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each run (4)")
-    parser.add_argument("--launcher", choices=("horovod", "torch"), default="horovod", help="how workers start (horovod)")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="horovod",
+                        help="how workers start (horovod); two more start by the other")
     parser.add_argument("--table", type=Path, help=f"table of cxrflow's with splits train and val ({TABLE}, which is made)")
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
     parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "loss-curves.png", help="where it is drawn")
@@ -79,13 +83,13 @@ def record(reverse: bool):
     return train
 
 
-def run(spark, table: Path, folder: Path, model: str, workers: int, flags: argparse.Namespace, reverse: bool = False) -> dict:
+def run(spark, table: Path, folder: Path, model: str, workers: int, launcher: str, epochs: int, reverse: bool = False) -> dict:
     from cxrflow.config import TrainConfig
-    from cxrflow.launch import LAUNCHERS
+    from cxrflow.launch.supervise import supervise
 
-    config = TrainConfig(table=str(table), run=str(folder), model=model, launcher=flags.launcher, workers=workers, seed=1,
-                         epochs=flags.epochs, batch_size=GLOBAL_BATCH // workers, lr_scaling="none")
-    return LAUNCHERS[flags.launcher].load()(record(reverse), config, spark)
+    config = TrainConfig(table=str(table), run=str(folder), model=model, launcher=launcher, workers=workers, seed=1,
+                         epochs=epochs, batch_size=GLOBAL_BATCH // workers, lr_scaling="none")
+    return supervise(spark, config, record(reverse), lambda config: config, lambda event: None)
 
 
 def apart(found: dict[str, dict], steps: int | None = None) -> dict[str, float]:
@@ -102,8 +106,8 @@ def draw(found: dict[str, dict[str, dict]], picture: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
     # Told apart without colour too.
-    styles = dict(zip(["1 worker", "2 workers", "4 workers", CONTROL],
-                      [("#0072b2", "-", 4), ("#e69f00", "--", 2), ("#000000", ":", 1.3), ("#999999", "-", 1)], strict=True))
+    styles = dict(zip(found[MODELS[0]], [("#0072b2", "-", 4), ("#e69f00", "--", 2), ("#000000", ":", 1.3),
+                                         ("#cc79a7", "-.", 1.3), ("#999999", "-", 1)], strict=True))
     for axis, model in zip(axes, MODELS, strict=False):
         for name, result in found[model].items():
             color, line, width = styles[name]
@@ -132,13 +136,18 @@ def main() -> None:
     spark = open_local_session()
     if not (table / "manifest.json").exists():
         ingest(spark, IngestConfig(images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE))
+    other = next(name for name in LAUNCHERS if name != flags.launcher)
     found: dict[str, dict[str, dict]] = {model: {} for model in MODELS}
     with tempfile.TemporaryDirectory(prefix="loss-curves-", dir=ROOT / "build") as scratch:
         for model in MODELS:
             for workers in WORKERS:
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
-                found[model][name] = run(spark, table.resolve(), Path(scratch, f"{model}-{workers}"), model, workers, flags)
-        found["plain"][CONTROL] = run(spark, table.resolve(), Path(scratch, "control"), "plain", 1, flags, reverse=True)
+                found[model][name] = run(spark, table.resolve(), Path(scratch, f"{model}-{workers}"), model, workers,
+                                         flags.launcher, flags.epochs)
+            found[model][f"2 workers, {other}"] = run(spark, table.resolve(), Path(scratch, f"{model}-{other}"), model, 2,
+                                                      other, flags.epochs)
+        found["plain"][CONTROL] = run(spark, table.resolve(), Path(scratch, "control"), "plain", 1, flags.launcher,
+                                      flags.epochs, reverse=True)
     spark.stop()
     draw(found, flags.picture)
     steps = len(found["plain"]["1 worker"]["losses"]) // flags.epochs

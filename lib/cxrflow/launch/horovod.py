@@ -108,8 +108,8 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         hvd.init()
-        pin("tensorflow", config.device, hvd.local_rank(), owned=_owns_gpu())
         try:
+            pin("tensorflow", config.device, 0 if _owns_gpu() else hvd.local_rank())
             return function(config, HorovodWorker(hvd, tf, agent, config.gradient_dtype))
         finally:
             hvd.shutdown()

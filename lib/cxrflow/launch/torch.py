@@ -15,6 +15,7 @@ from cxrflow.config import TrainConfig
 from cxrflow.interfaces import interface_towards
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
+from cxrflow.launch.device import pin
 from cxrflow.launch.portable import portable
 from cxrflow.launch.worker import WatchedWorker, Worker
 
@@ -32,7 +33,9 @@ class Launch:
 
         self._spark.sparkContext.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
-        distributor = TorchDistributor(num_processes=self._config.workers, local_mode=False, use_gpu=False)
+        # With it TorchDistributor shows each worker the GPUs that Spark gave its task, and without it none.
+        use_gpu = self._config.device != "cpu" and int(self._spark.conf.get("spark.task.resource.gpu.amount", "0")) > 0
+        distributor = TorchDistributor(num_processes=self._config.workers, local_mode=False, use_gpu=use_gpu)
         return distributor.run(portable(self._spark, work, function, self._config, threads, self._driver))
 
     def cancel(self) -> None:
@@ -52,7 +55,8 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
         # Otherwise gloo takes the address that this machine's own name has here, which is 127.x on many.
         if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_towards(os.environ["MASTER_ADDR"])):
             os.environ["GLOO_SOCKET_IFNAME"] = name
-        dist.init_process_group("gloo")
+        gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # statistics and plain data stay on CPUs
         try:
             result = function(config, TorchWorker(agent, config.gradient_dtype))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it

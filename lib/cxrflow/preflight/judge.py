@@ -22,7 +22,7 @@ def judge(config: TrainConfig, manifest: Manifest, driver: dict[str, str], tasks
     if working:
         rows.append(judge_network(config, working))
     if any("table" in task for task in working):  # the one that looks for its machine may be broken
-        rows += [judge_table(working), judge_run(working), judge_memory(config, working), judge_step(working)]
+        rows += [judge_table(working), judge_run(working), judge_memory(config, working), judge_step(config, working)]
     return rows
 
 
@@ -164,17 +164,23 @@ def step_bytes(step: dict, batch_size: int) -> int:
     return step["peak_bytes"] + step["image_bytes"] * max(0, batch_size - step["batch"])
 
 
-def judge_step(tasks: list[dict]) -> Row:
-    """A step of the model on every machine."""
+def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
+    """A step of the model on every machine, and that all workers may have the same kind of device."""
     tried = _of_leaders(tasks, "step")
     if not tried:
         return Row(check="step", state=SKIPPED, found="training's own first step comes at once")
     if broken := _errors(tried, "step"):
         return failed("step", broken, "this is what training would have met: mend what the message names, or try the "
                       "other launcher", _seconds(tried, "step"))
+    seconds = max(task["step"]["own_seconds"] for task in tried)
+    without = [task["host"] for task in tried if not task["step"]["gpus"]]
+    if 0 < len(without) < len(tried):
+        return failed("step", f"--device {config.device}: expected the same on every machine, found no GPU on {_some(without)}",
+                      "use --device cpu, or machines that all have GPUs", seconds)
     first = tried[0]["step"]
-    return ok("step", f"forward and backward with {first['backend']} on {_machines(tried)}, loss {first['loss']:.3f}",
-              max(task["step"]["own_seconds"] for task in tried))
+    device = "CPU" if without else "GPU"
+    return ok("step", f"forward and backward with {first['backend']} on the {device} of {_machines(tried)}, "
+              f"loss {first['loss']:.3f}", seconds)
 
 
 def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:

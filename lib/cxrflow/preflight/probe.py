@@ -47,6 +47,8 @@ class Place:
     """The address of each rank's executor, as Spark's driver sees it."""
     gather: Callable[[str], list[str]]
     """Every rank's text, in order of rank; collective."""
+    gpus: tuple[str, ...] = ()
+    """Those that Spark gave the task."""
 
     @property
     def leads(self) -> bool:
@@ -67,8 +69,9 @@ def probe(question: Question, place: Place) -> dict:
         if place.leads:
             facts["memory"] = _attempt(machine.memory)  # before the trial takes some of it
         # It takes longest, and all else goes on beside it.
-        trial = _attempt(lambda: {"trial": stack.enter_context(
-            Trial(question.config, question.backend, question.threads))}) if place.leads and question.trial else None
+        trial = _attempt(lambda: {"trial": stack.enter_context(Trial(
+            question.config, question.backend, question.threads, _visible_gpus(config, place)))}
+        ) if place.leads and question.trial else None
         facts["versions"] = _attempt(lambda: {"java": machine.executor_java(),
                                               **machine.versions(config.launcher, question.backend)})
         _meet(question, place, config, facts)
@@ -78,6 +81,12 @@ def probe(question: Question, place: Place) -> dict:
         if trial is not None:
             facts["step"] = _attempt(trial["trial"].result) if "trial" in trial else trial
     return facts
+
+
+def _visible_gpus(config: TrainConfig, place: Place) -> list[str] | None:
+    """What a worker of this launcher would see in this place; None for all that the machine has. TorchDistributor's see those
+    that Spark gave their task alone."""
+    return list(place.gpus) if place.gpus or config.launcher == "torch" else None
 
 
 def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) -> None:

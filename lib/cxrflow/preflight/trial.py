@@ -20,12 +20,14 @@ LINES = 3
 class Trial:
     """A trial under way, from its construction on; a context manager that ends it."""
 
-    def __init__(self, config: dict, backend: str, threads: int, seconds: float = SECONDS):
-        """``config``: the fields of the TrainConfig. Costs only the start of a process."""
+    def __init__(self, config: dict, backend: str, threads: int, gpus: list[str] | None = None, seconds: float = SECONDS):
+        """``config``: the fields of the TrainConfig. ``gpus``: those that it may see, all of the machine's if not given.
+        Costs only the start of a process."""
         self._seconds, self._log = seconds, tempfile.TemporaryFile()
         # Before a framework is loaded: it keeps to the cores of the worker's slot.
         environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads),
-                       "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": python_path()}
+                       "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": python_path(),
+                       **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)})}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cxrflow.training.trial"], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
@@ -45,7 +47,7 @@ class Trial:
         self._log.close()
 
     def result(self) -> dict:
-        """What ``training.trial.run_step`` returned, and ``own_seconds``, as the process counted them. Raises
+        """What ``training.trial.run_step`` returned, ``gpus`` that it saw, and ``own_seconds``, as it counted them. Raises
         RuntimeError with the process' last words where it failed, and TimeoutError where it hangs."""
         try:
             status = self._process.wait(self._seconds)  # its one line is shorter than a pipe is long

@@ -118,6 +118,7 @@ def _task(question: str) -> Callable:
             host = os.environ.get("SPARK_LOCAL_IP", hosts[rank])
             yield json.dumps({"rank": rank, "host": host, "broken": f"{type(error).__name__}: {error}"})
             return
-        yield json.dumps(probe(asked, Place(rank, hosts, context.allGather)))
+        gpus = context.resources().get("gpu")
+        yield json.dumps(probe(asked, Place(rank, hosts, context.allGather, tuple(gpus.addresses) if gpus else ())))
 
     return task

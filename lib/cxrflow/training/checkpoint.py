@@ -26,9 +26,9 @@ LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
-FREE = {"table", "run", "launcher", "workers", "batch_size", "device", "gradient_dtype", "feed_memory", "reader_threads", "cache", "cache_size",
-        "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard",
-        "mlflow", "overwrite", "preflight_only"}
+FREE = {"table", "run", "launcher", "workers", "batch_size", "device", "gradient_dtype", "feed_memory", "reader_threads",
+        "cache", "cache_size", "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume",
+        "tensorboard", "mlflow", "overwrite", "preflight_only"}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import threading
 import time
 from contextlib import closing
 
+from cxrflow.launch.device import pin
+
 BATCH = 2
 """Images: the fewest that batch normalisation takes."""
 KEPT = 2
@@ -60,9 +62,9 @@ def run_step(config) -> dict:
                                       for layer in model.layers)}
 
 
-def load_framework(launcher: str, threads: int) -> None:
-    """Load what the launcher's workers load, in their order. Raises where it cannot be: a Horovod that was built for
-    another TensorFlow only shows here."""
+def load_framework(launcher: str, threads: int, device: str) -> int:
+    """Load what the launcher's workers load, in their order; returns the GPUs that a worker sees, 0 where it uses none. Raises
+    where it cannot be: a Horovod that was built for another TensorFlow only shows here."""
     if launcher in ("horovod", "horovodrunner"):
         import horovod.tensorflow as hvd
 
@@ -82,6 +84,7 @@ def load_framework(launcher: str, threads: int) -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+    return pin(os.environ["KERAS_BACKEND"], device, 0)
 
 
 def _end_with_starter() -> None:
@@ -97,8 +100,8 @@ def main() -> None:
     asked = json.loads(sys.stdin.readline())
     config = TrainConfig(**asked["config"])
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    load_framework(config.launcher, asked["threads"])
-    print(json.dumps({**run_step(config), "own_seconds": time.monotonic() - started}), flush=True)
+    gpus = load_framework(config.launcher, asked["threads"], config.device)
+    print(json.dumps({**run_step(config), "gpus": gpus, "own_seconds": time.monotonic() - started}), flush=True)
     # Neither framework's threads have anything left to do, and taking them down takes time, or aborts the process.
     sys.stderr.flush()
     os._exit(0)
