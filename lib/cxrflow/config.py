@@ -31,7 +31,7 @@ def _places(config, *names: str) -> None:
     """Raise UserError, which does not repeat it, for a URL with a password: configurations are saved and shown."""
     for name in names:
         match = _SECRET.match(getattr(config, name) or "")
-        _require(not match, f"--{name}: expected a URL without credentials, got one with a password or key before the @; "
+        _require(not match, f"--{name.replace('_', '-')}: expected a URL without credentials, got one with a password or key before the @; "
                  "leave them out, and give them in the environment or in Spark's configuration")
 
 
@@ -146,7 +146,11 @@ class TrainConfig:
     batch_size: int = 32
     """Images a worker takes at each step; the global batch is workers times this."""
     model: str = "residual"
-    """Network architecture; an unknown name lists the known ones."""
+    """Network architecture: residual, resnetd (larger), plain, notebook, applications/NAME of keras.applications, or your own
+    as module:function; an unknown name lists the known ones."""
+    init_weights: str | None = None
+    """File of weights to begin with instead of random ones: Keras' .weights.h5, .keras (also another run's) or .h5, a path
+    or URL that every worker can read. All of the network but its last layer must be in it."""
     height: int | None = None
     """Height that the network sees; the table's, if not given."""
     width: int | None = None
@@ -203,7 +207,7 @@ class TrainConfig:
     training does first, and stop there: exit status 0 if all is well, otherwise 2."""
 
     def __post_init__(self):
-        _places(self, "table", "run")
+        _places(self, "table", "run", "init_weights")
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)

@@ -35,9 +35,11 @@ from cxrflow.training.checkpoint import (
     write_checkpoint,
 )
 from cxrflow.training.feed import Batch, Feed
+from cxrflow.training.initial import load_initial, settle
 from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
+from cxrflow.training.parts import layers_of
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
 from cxrflow.training.source import find_fetch
@@ -130,7 +132,10 @@ class _Trainer:
         if self._start["steps"]:
             restore(self._model, arrays, self._worker)
         else:
+            if self._config.init_weights and self._worker.rank == 0:
+                load_initial(self._model, self._config.init_weights)
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
+        settle(self._model)
 
     def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
         """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
@@ -275,7 +280,7 @@ class _Trainer:
 
     def _average_statistics(self) -> None:
         """Give every worker the mean of the moving statistics that batch normalisation gathered on each."""
-        variables = [v for layer in self._model.layers if isinstance(layer, keras.layers.BatchNormalization)
+        variables = [v for layer in layers_of(self._model) if isinstance(layer, keras.layers.BatchNormalization)
                      for v in layer.non_trainable_variables]
         if not variables:
             return

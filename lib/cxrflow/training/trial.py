@@ -36,13 +36,17 @@ def run_step(config) -> dict:
     from cxrflow.manifest import read_manifest
     from cxrflow.training.augment import augment, find_policy
     from cxrflow.training.feed import Feed
+    from cxrflow.training.initial import load_initial
     from cxrflow.training.models import build_model
     from cxrflow.training.optimizer import build_optimizer
+    from cxrflow.training.parts import layers_of
 
     manifest = read_manifest(config.table)
     stored = (manifest.height, manifest.width)
     seen = (config.height or stored[0], config.width or stored[1])
     model = build_model(config.model, len(manifest.labels), stored, seen)
+    if config.init_weights:
+        load_initial(model, config.init_weights)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
@@ -56,7 +60,8 @@ def run_step(config) -> dict:
                          f"--learning-rate {config.learning_rate:g} too high?")
     return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "image_bytes": KEPT * sum(4 * math.prod(layer.output.shape[1:]) for layer in model.layers)}
+            "image_bytes": KEPT * sum(4 * math.prod(tensor.shape[1:]) for layer in layers_of(model)
+                                      for tensor in keras.tree.flatten(layer.output))}
 
 
 def load_framework(launcher: str, threads: int) -> None:
