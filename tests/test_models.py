@@ -47,7 +47,7 @@ assert "cxrflow" not in sys.modules
 def own(x):
     from keras import layers
 
-    return layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, strides=2)(x) * 2.0)
+    return layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, strides=2)(layers.Normalization()(x)) * 2.0)
 
 
 def python(code, *arguments, backend="tensorflow", **environment):
@@ -57,11 +57,115 @@ def python(code, *arguments, backend="tensorflow", **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_every_network_trains_and_its_file_loads_without_cxrflow(tmp_path, backend):
-    trained = python(STEP, tmp_path, HEIGHT, WIDTH, *NAMES, backend=backend)
-    other = {"tensorflow": "torch", "torch": "tensorflow"}[backend]
-    loaded = python(LOAD, tmp_path, len(NAMES), backend=other, PYTHONPATH="")
+def test_every_network_trains_on_both_backends_and_its_file_loads_without_cxrflow(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "torch").mkdir()
+    trained = {backend: python(STEP, tmp_path / backend, HEIGHT, WIDTH, *NAMES, backend=backend) for backend in ("tensorflow", "torch")}
+    for found in trained.values():
+        assert all(0 < found[name]["loss"] < 20 and found[name]["moved"] > 0.9 for name in NAMES), found
+    loaded = python(LOAD, tmp_path / "tensorflow", len(NAMES), backend="torch", PYTHONPATH="")
     for name, scores in zip(NAMES, loaded, strict=True):
-        assert 0 < trained[name]["loss"] < 10 and trained[name]["moved"] > 0.9, name
-        assert scores == [pytest.approx(row, abs=2e-4) for row in trained[name]["scores"]], name
+        assert scores == [pytest.approx(row, abs=2e-4) for row in trained["tensorflow"][name]["scores"]], name
+
+
+def test_names_are_checked_without_keras():
+    """And without running a user's module."""
+    for name in (*MODELS, "applications/ResNet50", "test_models:own"):
+        check_model(name)
+    for name, words in {
+        "vgg": "--model: expected one of residual, .*applications/NAME of keras.applications, or module:function.*got 'vgg'",
+        "applications/ResNet51": "--model: expected applications/ and one of ConvNeXtTiny, .*got 'applications/ResNet51'",
+        "no_such_module:body": "no module 'no_such_module'", "no.such:body": "No module named 'no'",
+        "test_models:nothing": r"expected test_models \(.*test_models.py\) to define a function 'nothing', found none",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            check_model(name)
+
+
+INITIAL = """
+import json, os, sys
+import keras, numpy
+from cxrflow.errors import UserError
+from cxrflow.training.initial import load_initial
+from cxrflow.training.models import APPLICATIONS, build_model
+from cxrflow.training.parts import parts
+
+folder, size = sys.argv[1], (64, 48)
+pixels = numpy.random.default_rng(0).integers(0, 256, (4, *size, 1), numpy.uint8)
+score = lambda model: keras.ops.convert_to_numpy(model(pixels, training=False))
+inner = lambda model: list(parts(model))[1]
+
+def refusal(model, file):
+    before = model.get_weights()
+    try:
+        load_initial(model, f"{folder}/{file}")
+    except UserError as error:
+        return str(error) if all(map(numpy.array_equal, before, model.get_weights())) else "it was changed"
+
+def build(name, labels=2):
+    return build_model(name, labels, size, size)
+
+# What a user may have: a network of Keras' own making, with its top and without, in all three formats, and runs of cxrflow.
+keras.utils.set_random_seed(1)
+network = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(64, 48, 3))
+rng = numpy.random.default_rng(1)
+network.set_weights([array + rng.uniform(0.1, 0.2, array.shape) for array in network.get_weights()])
+network.save_weights(f"{folder}/a.weights.h5")
+network.save(f"{folder}/a.keras")
+network.save(f"{folder}/a.h5")
+top = keras.applications.MobileNetV3Small(weights=None, classes=7, classifier_activation=None)
+top.save_weights(f"{folder}/top.weights.h5")
+earlier = build("applications/MobileNetV3Small", 2)
+outer = keras.Input(earlier.input_shape[1:])
+keras.Model(outer, keras.layers.Softmax()(earlier(outer))).save(f"{folder}/model.keras")
+
+found = {"loaded": {}, "refused": {}}
+mine = build("applications/MobileNetV3Small", 3)
+start = mine.get_weights()
+for file, weights in {"a.weights.h5": network, "a.keras": network, "a.h5": network, "top.weights.h5": top, "model.keras": earlier}.items():
+    mine.set_weights(start)
+    load_initial(mine, f"{folder}/{file}")
+    inside = weights if weights is network else inner(weights) if weights is earlier else None
+    wanted = inside.get_weights() if inside else top.get_weights()[:len(network.weights)]
+    found["loaded"][file] = all(map(numpy.array_equal, inner(mine).get_weights(), wanted))
+same = build("applications/MobileNetV3Small", 2)
+load_initial(same, f"{folder}/model.keras")
+found["loaded"]["head too"] = bool((score(same) == score(earlier)).all())
+
+# A layer that computes with a copy of its weights takes the new ones over.
+normal, other = build("test_models:own"), build("test_models:own")
+layer = next(layer for layer in normal.layers if isinstance(layer, keras.layers.Normalization))
+layer.adapt_mean.assign([3.0])
+normal.save_weights(f"{folder}/own.weights.h5")
+load_initial(other, f"{folder}/own.weights.h5")
+layer.finalize_state()
+found["loaded"]["normalisation"] = bool(numpy.allclose(score(other), score(normal)))
+
+open(f"{folder}/text.h5", "w").write("no weights")
+for name, file in [("plain", "a.weights.h5"), ("plain", "a.h5"), ("plain", "text.h5"), ("plain", "nothing.h5")]:
+    found["refused"][f"{name} {file}"] = refusal(build(name), file)
+try:
+    build("test_models:code")
+except UserError as error:
+    found["refused"]["code"] = str(error)
+ours = {name for name in dir(keras.applications) if callable(getattr(keras.applications, name))}
+found["names"] = sorted(ours ^ set(APPLICATIONS))
+print(json.dumps(found))
+"""
+
+
+def test_initial_weights_come_from_whatever_file_fits_and_from_no_other(tmp_path):
+    found = python(INITIAL, tmp_path)
+    assert all(found["loaded"].values()), found["loaded"]
+    expected = "--init-weights: expected a file that fits plain, but in "
+    refused = found["refused"]
+    assert refused["plain a.weights.h5"].startswith(expected) and "arrays are missing or have another shape: expected (" in refused["plain a.weights.h5"]
+    assert refused["plain a.h5"].startswith(expected) and "take the file without its top" in refused["plain a.h5"]
+    assert all("expected a file of Keras'" in refused[f"plain {file}"] for file in ("text.h5", "nothing.h5"))
+    assert "expected Keras' own layers, but no Lambda" in refused["code"] and found["names"] == []
+
+
+def code(x):
+    from keras import layers
+
+    return layers.GlobalMaxPooling2D()(layers.Lambda(lambda x: 2 * x)(x))

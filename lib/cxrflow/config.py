@@ -163,9 +163,11 @@ class TrainConfig:
     lr_scaling: str = "sqrt"
     """Growth of the learning rate with the number of workers: sqrt (suits Adam), linear (suits SGD) or none."""
     warmup_epochs: float = 1.0
-    """Epochs over which the learning rate rises to its peak; it falls along a cosine afterwards."""
+    """Epochs over which the learning rate rises to its peak."""
+    lr_decay: str = "cosine"
+    """What the learning rate does after its peak: cosine falls to 0 at the last step, none stays."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW; 0 makes it Adam."""
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
     feed_memory: str = "1g"
@@ -227,6 +229,7 @@ class TrainConfig:
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.lr_scaling in ("sqrt", "linear", "none"),
                  f"--lr-scaling: expected one of sqrt, linear, none; got {self.lr_scaling!r}")
+        _require(self.lr_decay in ("cosine", "none"), f"--lr-decay: expected one of cosine, none; got {self.lr_decay!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +316,25 @@ class DemoConfig:
         _positive(self, "workers", "epochs", "size")
         _require(self.launcher != "local" or self.workers == 1,
                  f"--workers: expected 1 with the local launcher, got {self.workers}")
+
+
+PRESETS: dict[str, dict[type, dict]] = {
+    "default": {},
+    # The conditions of the notebook that cxrflow grew from: everything that made its curves swing.
+    "notebook": {
+        IngestConfig: {"height": 150, "width": 106},
+        TrainConfig: {"model": "notebook", "epochs": 200, "batch_size": 32, "augment": "none", "learning_rate": 1e-3,
+                      "lr_scaling": "none", "lr_decay": "none", "warmup_epochs": 0.0, "weight_decay": 0.0},
+    },
+}
+"""Values that a preset gives instead of a job's defaults. What is asked for by name goes before either."""
+
+
+def preset(name: str, kind: type = TrainConfig, **fields):
+    """A configuration with the preset's values but for ``fields``, as ``--preset NAME`` with flags makes it. Raises
+    UserError, which lists the known ones, for an unknown preset."""
+    _require(name in PRESETS, f"--preset: expected one of {', '.join(PRESETS)}; got {name!r}")
+    return kind(**{**PRESETS[name].get(kind, {}), **fields})
 
 
 def to_dict(config) -> dict:
