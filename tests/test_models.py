@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from cxrflow.config import TrainConfig
 from cxrflow.errors import UserError
+from cxrflow.launch.train import check_train
 from cxrflow.training.models import MODELS, check_model
 
 NAMES = [*MODELS, "applications/MobileNetV3Small", "test_models:own"]
@@ -68,15 +70,16 @@ def test_every_network_trains_on_both_backends_and_its_file_loads_without_cxrflo
         assert scores == [pytest.approx(row, abs=2e-4) for row in trained["tensorflow"][name]["scores"]], name
 
 
-def test_names_are_checked_without_keras():
-    """And without running a user's module."""
-    for name in (*MODELS, "applications/ResNet50", "test_models:own"):
+def test_names_are_checked_without_running_a_users_module(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("1 / 0\ndef body(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in (*MODELS, "applications/ResNet50", "mine:body", "test_models:own"):
         check_model(name)
     for name, words in {
         "vgg": "--model: expected one of residual, .*applications/NAME of keras.applications, or module:function.*got 'vgg'",
         "applications/ResNet51": "--model: expected applications/ and one of ConvNeXtTiny, .*got 'applications/ResNet51'",
         "no_such_module:body": "no module 'no_such_module'", "no.such:body": "No module named 'no'",
-        "test_models:nothing": r"expected test_models \(.*test_models.py\) to define a function 'nothing', found none",
+        "mine:head": "expected the module mine to have a function 'head', found none", "test_models:nothing": "'nothing', found none",
     }.items():
         with pytest.raises(UserError, match=words):
             check_model(name)
@@ -169,3 +172,36 @@ def code(x):
     from keras import layers
 
     return layers.GlobalMaxPooling2D()(layers.Lambda(lambda x: 2 * x)(x))
+
+
+TRAIN = """
+import dataclasses, json, sys
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+from cxrflow.training.trial import run_step
+table, folder = sys.argv[1:]
+first = TrainConfig(table=table, run=f"{folder}/first", model="test_models:pooled", epochs=2, batch_size=8)
+then = dataclasses.replace(first, run=f"{folder}/then", epochs=1, learning_rate=1e-12, init_weights=f"{folder}/first/model.keras")
+results = [train(None, config) for config in (first, then)]
+nested = dataclasses.replace(then, model="applications/MobileNetV3Small", init_weights=None)
+print(json.dumps([*results, run_step(nested)]))
+"""
+
+
+def pooled(x):
+    """With batch normalisation in a model within the model."""
+    import keras
+
+    inner = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()])
+    return keras.layers.GlobalMaxPooling2D()(inner(x))
+
+
+def test_a_run_begins_with_another_ones_model(table, tmp_path):
+    first, then, step = python(TRAIN, table, tmp_path)
+    assert then["val_loss"] == pytest.approx(first["val_loss"], abs=1e-3)  # of its best epoch, whose model was saved
+    history = json.loads((tmp_path / "first" / "history.json").read_text())["epochs"]
+    assert abs(history[0]["val_loss"] - history[1]["val_loss"]) > 1e-2
+    assert step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20  # those inside the nested network are counted
+    for file in ("nothing.weights.h5", "first"):
+        with pytest.raises(UserError, match="--init-weights: expected a file, found none"):
+            check_train(TrainConfig(table=str(table), run=str(tmp_path / "run"), init_weights=str(tmp_path / file)))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 
 from cxrflow.errors import UserError
@@ -47,14 +48,19 @@ def check_model(name: str) -> None:
 
 def _check_own(module: str, function: str) -> None:
     try:
-        spec = importlib.util.find_spec(module)
-        code = spec.loader.get_code(module) if spec else None
-    except (ImportError, ValueError, AttributeError, SyntaxError) as error:  # AttributeError: a package without a file
+        names = dir(sys.modules[module]) if module in sys.modules else _names_in(module)
+    except (ImportError, ValueError, SyntaxError) as error:
         raise UserError(f"--model: {module}:{function} cannot be imported: {error}") from error
-    if code is None:
-        raise UserError(f"--model: {module}:{function} cannot be imported: there is no module {module!r} on the path")
-    if function not in code.co_names:
-        raise UserError(f"--model: expected {module} ({spec.origin}) to define a function {function!r}, found none")
+    if function not in names:
+        raise UserError(f"--model: expected the module {module} to have a function {function!r}, found none")
+
+
+def _names_in(module: str) -> tuple[str, ...]:
+    """All names that the code of a module uses, among them those that it defines."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise ImportError(f"there is no module {module!r} on the path")
+    return spec.loader.get_code(module).co_names
 
 
 def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int]):
