@@ -31,7 +31,7 @@ def bad_inputs(tmp):
         "unknown flag": ("ingest", ["--images", images, "--tabel", table], "--tabel"),
         "no table": ("train", ["--table", empty, "--run", run], "found no manifest.json"),
         "unknown launcher": ("train", ["--table", empty, "--run", run, "--launcher", "mpi"], "expected one of local, horovod, horovodrunner, torch"),
-        "unknown model": ("train", ["--table", empty, "--run", run, "--model", "vgg"], "expected one of residual, plain"),
+        "unknown model": ("train", ["--table", empty, "--run", run, "--model", "vgg"], "expected one of residual, resnetd, plain, notebook"),
         "no run": ("evaluate", ["--run", empty, "--table", table], "expected a run directory with config.json"),
         "unknown split": ("evaluate", ["--run", run, "--table", table, "--split", "dev"], "expected one of train, val, test, all"),
         "no run to predict": ("predict", ["--run", empty, "--images", images, "--predictions", tmp / "p"], "expected a run directory"),

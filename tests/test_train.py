@@ -224,7 +224,7 @@ def test_more_workers_than_slots(spark, table, tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"launcher": "mpi"}, "--launcher: expected one of local, horovod, horovodrunner, torch; got 'mpi'"),
-    ({"model": "vgg99"}, "--model: expected one of residual, plain; got 'vgg99'"),
+    ({"model": "vgg99"}, "--model: expected one of residual, resnetd, plain, notebook, .*got 'vgg99'"),
     ({"workers": 2}, "--workers: expected 1 with the local launcher, got 2"),
     ({"positive_label": "COVID"}, "--positive-label: expected one of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY"),
 ])

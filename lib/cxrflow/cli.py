@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -9,9 +11,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import tyro
 
+from cxrflow.config import PRESETS, to_dict
 from cxrflow.errors import JobError, Stopped, UserError
 
 
@@ -25,7 +29,7 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("cxrflow").setLevel(logging.INFO)
-    config = tyro.cli(config_type, description=description)
+    config = parse(config_type, description, sys.argv[1:])
     try:
         _take_credentials()
         result = job(config)
@@ -54,6 +58,42 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
         sys.exit(1)
     sys.stderr.flush()
     print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def parse(config_type: type, description: str, arguments: list[str]):
+    """A ``config_type`` of the flags. Where there are presets for it, there is a flag --preset too: the defaults, those that
+    --help shows as well, are the preset's. Ends the process as tyro does, after --help and for flags that it does not know."""
+    if not any(config_type in values for values in PRESETS.values()):
+        return tyro.cli(config_type, description=description, args=arguments)
+    with_presets = _with_presets(config_type, _asked(arguments))
+    fields = to_dict(tyro.cli(with_presets, description=description, args=arguments))
+    del fields["preset"]
+    return config_type(**fields)
+
+
+def _asked(arguments: list[str]) -> str:
+    """The preset asked for; of an unknown one, which tyro will refuse, the default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", nargs="?")
+    name = parser.parse_known_args(arguments)[0].preset
+    return name if name in PRESETS else "default"
+
+
+def _with_presets(config_type: type, name: str) -> type:
+    """``config_type`` with the preset's values as defaults and a field ``preset``."""
+    values = PRESETS[name].get(config_type, {})
+    fields = [(field.name, field.type, values[field.name]) for field in dataclasses.fields(config_type) if field.name in values]
+    help = "Defaults of other flags: " + "; ".join(_shown(preset, config_type) for preset in PRESETS)
+    choice = Annotated[Literal[tuple(PRESETS)], tyro.conf.arg(help=help)]
+    return dataclasses.make_dataclass(config_type.__name__, [*fields, ("preset", choice, name)], bases=(config_type,),
+                                      namespace={"__module__": config_type.__module__}, frozen=True, kw_only=True)
+
+
+def _shown(preset: str, config_type: type) -> str:
+    values = PRESETS[preset].get(config_type)
+    if not values:
+        return f"{preset}, those below"
+    return f"{preset}, " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def _take_credentials() -> None:

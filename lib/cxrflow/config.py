@@ -36,7 +36,7 @@ def _places(config, *names: str) -> None:
     """Raise UserError, which does not repeat it, for a URL with a password: configurations are saved and shown."""
     for name in names:
         match = _SECRET.match(getattr(config, name) or "")
-        _require(not match, f"--{name}: expected a URL without credentials, got one with a password or key before the @; "
+        _require(not match, f"--{name.replace('_', '-')}: expected a URL without credentials, got one with a password or key before the @; "
                  "leave them out, and give them in the environment or in Spark's configuration")
 
 
@@ -184,7 +184,11 @@ class TrainConfig:
     device: str = "auto"
     """What workers compute on: auto (a GPU each where their framework finds any, otherwise the CPU), cpu or gpu."""
     model: str = "residual"
-    """Network architecture; an unknown name lists the known ones."""
+    """Network architecture: residual, resnetd (larger), plain, notebook, applications/NAME of keras.applications, or your own
+    as module:function; an unknown name lists the known ones."""
+    init_weights: str | None = None
+    """File of weights to begin with instead of random ones: Keras' .weights.h5, .keras (also another run's) or .h5, a path
+    or URL that every worker can read. All of the network but its last layer must be in it."""
     height: int | None = None
     """Height that the network sees; the table's, if not given."""
     width: int | None = None
@@ -197,9 +201,11 @@ class TrainConfig:
     lr_scaling: str = "sqrt"
     """Growth of the learning rate with the number of workers: sqrt (suits Adam), linear (suits SGD) or none."""
     warmup_epochs: float = 1.0
-    """Epochs over which the learning rate rises to its peak; it falls along a cosine afterwards."""
+    """Epochs over which the learning rate rises to its peak."""
+    lr_decay: str = "cosine"
+    """What the learning rate does after its peak: cosine falls to 0 at the last step, none stays."""
     weight_decay: float = 0.02
-    """Decoupled weight decay of AdamW; biases and the scales of normalisation have none."""
+    """Decoupled weight decay of AdamW; biases and the scales of normalisation have none. 0 makes it Adam."""
     ema_epochs: float = 1.5
     """Epochs over which weights are averaged (exponentially: a step's share falls to 1/e over so many); the average is
     validated and kept. 0 keeps the weights of the last step."""
@@ -261,7 +267,7 @@ class TrainConfig:
     training does first, and stop there: exit status 0 if all is well, otherwise 2."""
 
     def __post_init__(self):
-        _places(self, "table", "run")
+        _places(self, "table", "run", "init_weights")
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)
@@ -283,6 +289,7 @@ class TrainConfig:
         _one_of(self, "views", 1, 5)
         _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")
+        _one_of(self, "lr_decay", "cosine", "none")
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
         _one_of(self, "gradient_dtype", "float32", "float16", "bfloat16")
         _one_of(self, "batch_norm", "local", "global")
@@ -375,6 +382,25 @@ class DemoConfig:
         _positive(self, "workers", "epochs", "size")
         _require(self.launcher != "local" or self.workers == 1,
                  f"--workers: expected 1 with the local launcher, got {self.workers}")
+
+
+PRESETS: dict[str, dict[type, dict]] = {
+    "default": {},
+    # The conditions of the notebook that cxrflow grew from: everything that made its curves swing.
+    "notebook": {
+        IngestConfig: {"height": 150, "width": 106},
+        TrainConfig: {"model": "notebook", "epochs": 200, "batch_size": 32, "augment": "none", "learning_rate": 1e-3,
+                      "lr_scaling": "none", "lr_decay": "none", "warmup_epochs": 0.0, "weight_decay": 0.0, "ema_epochs": 0.0, "views": 1},
+    },
+}
+"""Values that a preset gives instead of a job's defaults. What is asked for by name goes before either."""
+
+
+def preset(name: str, kind: type = TrainConfig, **fields):
+    """A configuration with the preset's values but for ``fields``, as ``--preset NAME`` with flags makes it. Raises
+    UserError, which lists the known ones, for an unknown preset."""
+    _require(name in PRESETS, f"--preset: expected one of {', '.join(PRESETS)}; got {name!r}")
+    return kind(**{**PRESETS[name].get(kind, {}), **fields})
 
 
 def to_dict(config) -> dict:

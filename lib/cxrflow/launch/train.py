@@ -38,6 +38,8 @@ def check_train(config: TrainConfig) -> None:
 def _check(config: TrainConfig) -> None:
     find_launcher(config.launcher)
     check_model(config.model)
+    if config.init_weights and (not storage.exists(config.init_weights) or storage.is_folder(config.init_weights)):
+        raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     find_policy(config.augment)
     check_watch(config)
     if config.launcher == "local" and config.workers != 1:
@@ -111,7 +113,8 @@ def train(spark, config: TrainConfig) -> dict:
         share_credentials(spark)
     check_train(config)
     # Workers run in other folders, and on other machines, than the one that a relative path starts from.
-    config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run))
+    config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run),
+                                 init_weights=config.init_weights and storage.absolute(config.init_weights))
     if config.preflight_only:
         return preflight(spark, config)
     if (finished := _finished(config)) is not None:

@@ -41,6 +41,7 @@ from cxrflow.training.network import saved_network, trained_network
 from cxrflow.training.normalisation import combine, put
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.predictor import build_predictor, show_views
+from cxrflow.training.pretrained import load_initial, settle
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
 from cxrflow.training.source import find_fetch
@@ -139,7 +140,10 @@ class _Trainer:
         if "version" in self._start:
             restore(self._model, self._average, arrays, self._worker)
         else:
+            if self._config.init_weights and self._worker.rank == 0:
+                load_initial(self._model, self._config.init_weights)
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
+        settle(self._model)
         self._average.begin(self._start["steps"])
 
     def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:

@@ -9,12 +9,11 @@ workers with few images each may be worth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import keras
 import numpy as np
 
 from cxrflow.launch.worker import Worker
+from cxrflow.training.parts import layers_of
 
 
 def combine(model, worker: Worker) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -55,13 +54,8 @@ def synchronise(model, worker: Worker) -> None:
         layer._moments = moments
 
 
-def _layers(model) -> Iterator[keras.layers.BatchNormalization]:
-    """Those of the model and of the models in it."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            yield layer
-        elif isinstance(layer, keras.Model):
-            yield from _layers(layer)
+def _layers(model) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in layers_of(model) if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _array(variable) -> np.ndarray:

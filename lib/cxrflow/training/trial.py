@@ -40,11 +40,15 @@ def run_step(config) -> dict:
     from cxrflow.training.feed import Feed
     from cxrflow.training.network import trained_network
     from cxrflow.training.optimizer import build_optimizer
+    from cxrflow.training.parts import layers_of
+    from cxrflow.training.pretrained import load_initial
     from cxrflow.training.task import TASKS
 
     manifest = read_manifest(config.table)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
+    if config.init_weights:
+        load_initial(model, config.init_weights)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
@@ -58,8 +62,8 @@ def run_step(config) -> dict:
                          f"--learning-rate {config.learning_rate:g} too high?")
     return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "image_bytes": KEPT * sum((2 if "16" in layer.compute_dtype else 4) * math.prod(layer.output.shape[1:])
-                                      for layer in model.layers)}
+            "image_bytes": KEPT * sum((2 if "16" in layer.compute_dtype else 4) * math.prod(tensor.shape[1:])
+                                      for layer in layers_of(model) for tensor in keras.tree.flatten(layer.output))}
 
 
 def load_framework(launcher: str, threads: int, device: str) -> int:

@@ -1,0 +1,210 @@
+"""The notebook that cxrflow grew from beside cxrflow's defaults, on the same images.
+
+A draw takes 540 training images, a fifth of them for validation, and 100 test images at random from the 5,216 real files, no
+patient on two sides and none left out for its height, and ingests them at 150x106. On each draw ``--preset notebook`` (a plain
+CNN, 200 epochs, batches of 32, Adam at a constant rate, no augmentation) and the defaults of train.py are trained and judged
+on the 100. For example:
+
+    python tests/benchmarks/notebook_comparison.py --launcher horovod --workers 2
+
+Everything is kept below --folder: the same command goes on with what is missing. The table goes to standard error, curves to
+--picture; standard output ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ingest import DATA, say, stop
+from program import ROOT
+
+from cxrflow.config import PRESETS, EvaluateConfig, IngestConfig, TrainConfig, preset
+from cxrflow.labels import patient_of
+from cxrflow.manifest import RunDirectory
+from cxrflow.metrics import wilson
+
+IMAGES = "chest_xray_224"
+SIZES = {"test": 100, "val": 108, "train": 432}
+"""Images of each split: the notebook's 540 had a validation split of 0.2."""
+RECIPES = ("notebook", "default")
+COLORS = {"notebook": "#e69f00", "default": "#0072b2"}
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=5, help="draws of images, seeds 0 and up (5)")
+    parser.add_argument("--epochs", type=int, help="epochs of both, to try this script (each its own)")
+    parser.add_argument("--launcher", choices=("local", "horovod", "torch"), default="horovod", help="how workers start (horovod)")
+    parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="training workers (2)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "notebook-comparison", help="tables and runs")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "notebook.png", help="where it is drawn")
+    return parser.parse_args()
+
+
+def list_files(images: Path) -> dict[str, list[str]]:
+    """Paths below ``images`` by patient, of files with the same content only one."""
+    found, seen = {}, set()
+    for path in sorted(images.glob("*/*.jpeg")):
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        if digest not in seen:
+            seen.add(digest)
+            name = path.relative_to(images).as_posix()
+            found.setdefault(patient_of(name, "kermany"), []).append(name)
+    return found
+
+
+def deal(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, str]]:
+    """(path, patient, split) of the drawn images: patients in random order fill one split after the other, each with all of
+    its images, but the last one of a split with as many as it still takes."""
+    order = iter(np.random.default_rng(seed).permutation(sorted(patients)))
+    for split, size in SIZES.items():
+        while size > 0:
+            patient = str(next(order))
+            drawn = patients[patient][:size]
+            size -= len(drawn)
+            yield from ((path, patient, split) for path in drawn)
+
+
+def make_table(spark, patients: dict[str, list[str]], seed: int, folder: Path, images: Path) -> Path:
+    from cxrflow.spark.ingest import ingest
+
+    table = folder / "table"
+    if not (table / "manifest.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "labels.csv", "w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["path", "label", "patient_id", "split"])
+            lines.writerows([path, path.split("/")[0], patient, split] for path, patient, split in deal(patients, seed))
+        ingest(spark, preset("notebook", IngestConfig, images=str(images), table=str(table), labels=str(folder / "labels.csv")))
+    return table
+
+
+def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Namespace) -> TrainConfig:
+    """The preset as it is, but for what only says where and how it runs. The notebook had one worker: its batches are dealt out."""
+    asked = {"epochs": flags.epochs} if flags.epochs else {}
+    if recipe == "notebook":
+        asked["batch_size"] = PRESETS["notebook"][TrainConfig]["batch_size"] // flags.workers
+    return preset(recipe, table=str(table), run=str(run), seed=seed, launcher=flags.launcher, workers=flags.workers, **asked)
+
+
+def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: argparse.Namespace) -> dict:
+    """Train and judge one recipe on one draw, or read what that gave."""
+    from cxrflow.launch.train import train
+    from cxrflow.spark.evaluate import evaluate
+
+    config = configure(recipe, table, folder / recipe, seed, flags)
+    run, began = RunDirectory(config.run), time.monotonic()
+    train(None if config.launcher == "local" else spark, config)  # does nothing with a finished run
+    if not Path(run.metrics).exists():
+        evaluate(spark, EvaluateConfig(run=config.run, table=str(table), split="test"))
+    say(f"draw {seed}, {recipe}: done, {time.monotonic() - began:.0f} s now")
+    return figures(run)
+
+
+def figures(run: RunDirectory) -> dict:
+    """What the table and the picture need of a run that was judged."""
+    judged, epochs = run.read(run.metrics, "evaluate"), run.read(run.history, "train")["epochs"]
+    scored = pd.read_parquet(run.scores)
+    scores = scored.filter(like="score_")
+    called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
+    curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
+    return {"n": judged["n"], "right": round(judged["accuracy"] * judged["n"]), "right_at_half": int((called == scored["label"]).sum()),
+            "auc": judged["auc"], "seconds": sum(epoch["seconds"] for epoch in epochs), "curves": curves,
+            "swing": {name: swing(curve) for name, curve in curves.items()}}
+
+
+def swing(curve: list[float]) -> dict[str, float]:
+    """How far the curve moves from epoch to epoch over its last third: on average, and at most."""
+    steps = np.abs(np.diff(curve[-max(2, len(curve) // 3):])) if len(curve) > 1 else np.zeros(1)
+    return {"mean": float(steps.mean()), "most": float(steps.max())}
+
+
+def rate(right: int, n: int) -> str:
+    low, high = wilson(right, n)
+    return f"{100 * right / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def rows(found: dict[str, list[dict]]) -> Iterator[str]:
+    """Lines of the table: each draw, and the draws together."""
+    yield "| recipe | draw | test accuracy, % | the same at the highest score | AUC | swing of val accuracy | of val AUC | s |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for recipe, draws in found.items():
+        sums = {name: sum(draw[name] for draw in draws) for name in ("right", "right_at_half", "n", "auc", "seconds")}
+        swings = {name: {"mean": np.mean([draw["swing"][name]["mean"] for draw in draws]),
+                         "most": max(draw["swing"][name]["most"] for draw in draws)} for name in draws[0]["swing"]}
+        together = {**sums, "auc": sums["auc"] / len(draws), "swing": swings}
+        for name, draw in [*enumerate(draws), ("all", together)]:
+            moves = [f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['most']:.4f}"
+                     for curve in ("val_accuracy", "val_auc")]
+            yield (f"| {recipe} | {name} | {rate(draw['right'], draw['n'])} | {rate(draw['right_at_half'], draw['n'])} "
+                   f"| {draw['auc']:.4f} | {' | '.join(moves)} | {draw['seconds']:.0f} |")
+
+
+def draw_curves(found: dict[str, list[dict]], picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    titles = {"notebook": "the notebook's conditions", "default": "cxrflow's defaults"}
+    figure, axes = plt.subplots(2, 2, figsize=(11, 5.5), sharey="row", layout="constrained")
+    for column, (recipe, draws) in enumerate(found.items()):
+        right, n = (sum(draw[name] for draw in draws) for name in ("right", "n"))
+        axes[0, column].set_title(f"{titles[recipe]}: test accuracy {rate(right, n)} %", fontsize=10)
+        for axis, curve in zip(axes[:, column], ("val_accuracy", "val_auc"), strict=True):
+            for draw in draws:
+                axis.plot(np.arange(len(draw["curves"][curve])) + 1, draw["curves"][curve], color=COLORS[recipe], linewidth=0.9)
+            axis.grid(alpha=0.3)
+        axes[1, column].set_xlabel("epoch")
+    axes[0, 0].set_ylabel(f"accuracy, {SIZES['val']} validation images")
+    axes[1, 0].set_ylabel("AUC, the same images")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=110)
+
+
+def say_left(found: dict[str, list[dict]], draws: int) -> None:
+    """What the trainings so far took, times those that are left."""
+    if all(found.values()):
+        left = sum(np.mean([draw["seconds"] for draw in done]) * (draws - len(done)) for done in found.values())
+        say(f"about {left / 60:.0f} min of training left")
+
+
+def main() -> None:
+    flags = parse_flags()
+    images = flags.data / IMAGES
+    if not images.is_dir():
+        stop(f"expected the folder {images}, found none")
+    if flags.launcher == "local" and flags.workers != 1:
+        stop("--workers: expected 1 with the local launcher")
+    from cxrflow.spark.session import open_session
+
+    os.environ["PYSPARK_SUBMIT_ARGS"] = ("--master local[2] --driver-memory 1g --conf spark.ui.enabled=false "
+                                         "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+    spark, patients = open_session("cxrflow notebook comparison"), list_files(images)
+    found: dict[str, list[dict]] = {recipe: [] for recipe in RECIPES}
+    for seed in range(flags.draws):
+        folder = flags.folder.resolve() / f"draw-{seed}"
+        table = make_table(spark, patients, seed, folder, images)
+        for recipe in RECIPES:
+            found[recipe].append(compare(spark, table, recipe, folder, seed, flags))
+            say_left(found, flags.draws)
+    spark.stop()
+    draw_curves(found, flags.picture)
+    say("\n".join(rows(found)))
+    for draw in (draw for draws in found.values() for draw in draws):
+        del draw["curves"]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
