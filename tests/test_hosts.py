@@ -61,9 +61,9 @@ class Cluster:
 
 
 @contextmanager
-def start_cluster(folder: Path) -> Iterator[Cluster]:
+def start_cluster(folder: Path, cores: int = 1) -> Iterator[Cluster]:
     """A master on its own host, whose network card has another name than those of the others, and three hosts with a Spark
-    worker each: one slot on ada and on bob, two on cyd."""
+    worker each: so many slots on ada and on bob, two on cyd."""
     def start(host: Host, *flags: object) -> str:
         done = host.run("env", f"PYTHONPATH={PATH}", ROOT / "cluster" / "start.sh", "--state", folder / host.name,
                         "--host", host.address, *flags, timeout=150)
@@ -73,7 +73,7 @@ def start_cluster(folder: Path) -> Iterator[Cluster]:
     with make_hosts(folder, {"head": "ens5", **dict.fromkeys(WORKERS, "eth0")}) as hosts:
         url = start(hosts["head"], "--workers", 0)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: start(hosts[name], "--master", url, "--cores", 2 if name == "cyd" else 1), WORKERS))
+            list(pool.map(lambda name: start(hosts[name], "--master", url, "--cores", 2 if name == "cyd" else cores), WORKERS))
         yield Cluster(hosts, url)
 
 
@@ -190,44 +190,59 @@ def test_the_environment_travels(cluster, table, wheel, tmp_path):
     assert (status, result.get("workers"), result.get("epochs")) == (0, 2, 2), said
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_host_that_is_cut_off_is_named_and_training_ends_with_the_model(table, tmp_path, launcher):
-    (pace := tmp_path / "pace").touch()
-    log = tmp_path / "log"
-    with start_cluster(tmp_path) as cluster, log.open("w") as file:
+def test_a_host_that_is_cut_off_is_named_and_training_ends_with_the_model(table, tmp_path):
+    """Under both launchers at once, which then wait for the same things."""
+    with start_cluster(tmp_path, cores=2) as cluster, ExitStack() as stack:
+        jobs = [stack.enter_context(Paced(cluster, table, tmp_path / launcher, launcher)) for launcher in LAUNCHERS]
+        for job in jobs:
+            job.until_said(r"epoch 1/", 300)
+        cluster.hosts["cyd"].unplug()
+        cut = time.monotonic()
+        for job in jobs:
+            assert job.until_said(r"worker \d \(process \d+ on (\w+)\) was lost", 30)[1] == "cyd"
+            print(f"{job.launcher}: {time.monotonic() - cut:.1f} s to notice")
+        for job in jobs:
+            job.until_said(r"starting again with 2 workers(.|\n)*training on: ", 120)
+            print(f"{job.launcher}: {time.monotonic() - cut:.1f} s to train again")
+            job.pace.unlink()
+        for job in jobs:
+            result = json.loads(job.until_said(r"\{.*\"restarts\".*\}", 100)[0])
+            assert (result["workers"], result["restarts"], result["epochs"]) == (2, 1, EPOCHS)
+            assert job.process.wait(20) == 0, job.said()
+            assert (job.run / "model.keras").exists()
+            history = json.loads((job.run / "history.json").read_text())["epochs"]
+            assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
+
+
+class Paced:
+    """A training by three workers, on a host each, that takes its time for as long as the file ``pace`` exists; ended with
+    the block."""
+
+    def __init__(self, cluster: Cluster, table: Path, folder: Path, launcher: str):
+        folder.mkdir()
+        self.launcher, self.run, self.pace, self._log = launcher, folder / "run", folder / "pace", folder / "log"
+        self.pace.touch()
+        # Spark cleans up all the while, also on a host that does not answer any more.
+        settings = {"spark.executorEnv.CXRFLOW_PACE": self.pace, "spark.cleaner.periodicGC.interval": "5s"}
         command = cluster.submit(
-            "train", *training(table, tmp_path / "run", launcher, 3, "--epochs", EPOCHS, "--augment", "paced:policy"),
-            spark=(*slots(3), "--conf", f"spark.executorEnv.CXRFLOW_PACE={pace}"))
-        job = subprocess.Popen(command, stdout=file, stderr=file)
-        try:
-            until_said(log, job, r"epoch 1/", 200)
-            cluster.hosts["cyd"].unplug()
-            cut = time.monotonic()
-            lost = until_said(log, job, r"worker \d \(process \d+ on (\w+)\) was lost", 30)
-            noticed = time.monotonic()
-            until_said(log, job, r"starting again with 2 workers(.|\n)*training on: ", 120)
-            again = time.monotonic()
-            pace.unlink()
-            assert job.wait(100) == 0, said(log)
-        finally:
-            job.kill()
-            job.wait()
-    print(f"{launcher}: {noticed - cut:.1f} s to notice, {again - cut:.1f} s to train again")
-    assert lost[1] == "cyd"
-    result = json.loads(said(log).splitlines()[-1])
-    assert (result["workers"], result["restarts"], result["epochs"]) == (2, 1, EPOCHS)
-    assert (tmp_path / "run" / "model.keras").exists()
-    history = json.loads((tmp_path / "run" / "history.json").read_text())["epochs"]
-    assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
+            "train", *training(table, self.run, launcher, 3, "--epochs", EPOCHS, "--augment", "paced:policy"),
+            spark=(*slots(3), *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}"))))
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
+    def __enter__(self) -> Paced:
+        return self
 
-def said(log: Path) -> str:
-    return log.read_text(errors="replace")
+    def __exit__(self, *_) -> None:
+        self.process.kill()
+        self.process.wait()
 
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
 
-def until_said(log: Path, job: subprocess.Popen, words: str, seconds: float) -> re.Match:
-    deadline = time.monotonic() + seconds
-    while not (found := re.search(words, said(log))):
-        assert job.poll() is None and time.monotonic() < deadline, f"{words}: not within {seconds} s:\n{said(log)}"
-        time.sleep(0.05)
-    return found
+    def until_said(self, words: str, seconds: float) -> re.Match:
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(words, self.said())):
+            assert self.process.poll() in (None, 0) and time.monotonic() < deadline, f"{words}: not within {seconds} s:\n{self.said()}"
+            time.sleep(0.05)
+        return found
