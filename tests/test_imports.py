@@ -27,6 +27,7 @@ HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "
     ("cxrflow.preflight.check", set()),
     ("cxrflow.spark.preflight", {"pyspark"}),
     ("cxrflow.training.trial", set()),
+    ("cxrflow.training.models", set()),
     ("cxrflow.training.plan", set()),
     ("cxrflow.training.budget", set()),
     ("cxrflow.training.checkpoint", set()),
