@@ -199,9 +199,9 @@ def pooled(x):
 
 def test_a_run_begins_with_another_ones_model(table, tmp_path):
     first, then, step = python(TRAIN, table, tmp_path)
-    assert then["val_loss"] == pytest.approx(first["val_loss"], abs=1e-3)  # of its best epoch, whose model was saved
+    assert then["val_loss"] == pytest.approx(first["val_loss"], abs=2e-4)  # of its best epoch, whose model was saved
     history = json.loads((tmp_path / "first" / "history.json").read_text())["epochs"]
-    assert abs(history[0]["val_loss"] - history[1]["val_loss"]) > 1e-2
+    assert abs(history[0]["val_loss"] - history[1]["val_loss"]) > 2e-3
     assert step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20  # those inside the nested network are counted
     for file in ("nothing.weights.h5", "first"):
         with pytest.raises(UserError, match="--init-weights: expected a file, found none"):
