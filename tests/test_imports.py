@@ -28,6 +28,7 @@ HEAVY = ["pyspark", "keras", "tensorflow", "torch", "petastorm", "matplotlib", "
     ("cxrflow.spark.preflight", {"pyspark"}),
     ("cxrflow.training.trial", set()),
     ("cxrflow.launch.device", set()),
+    ("cxrflow.training.models", set()),
     ("cxrflow.training.plan", set()),
     ("cxrflow.training.budget", set()),
     ("cxrflow.training.checkpoint", set()),

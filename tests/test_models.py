@@ -180,7 +180,8 @@ from cxrflow.config import TrainConfig
 from cxrflow.launch.train import train
 from cxrflow.training.trial import run_step
 table, folder = sys.argv[1:]
-first = TrainConfig(table=table, run=f"{folder}/first", model="test_models:pooled", epochs=2, batch_size=8)
+first = TrainConfig(table=table, run=f"{folder}/first", model="test_models:pooled", epochs=2, batch_size=8,
+                    learning_rate=1e-2)
 then = dataclasses.replace(first, run=f"{folder}/then", epochs=1, learning_rate=1e-12, init_weights=f"{folder}/first/model.keras")
 results = [train(None, config) for config in (first, then)]
 nested = dataclasses.replace(then, model="applications/MobileNetV3Small", init_weights=None)
@@ -192,7 +193,7 @@ def pooled(x):
     """With batch normalisation in a model within the model."""
     import keras
 
-    inner = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()])
+    inner = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(momentum=0.9999)])
     return keras.layers.GlobalMaxPooling2D()(inner(x))
 
 
@@ -200,7 +201,7 @@ def test_a_run_begins_with_another_ones_model(table, tmp_path):
     first, then, step = python(TRAIN, table, tmp_path)
     assert then["val_loss"] == pytest.approx(first["val_loss"], abs=1e-3)  # of its last epoch, whose model was saved
     history = json.loads((tmp_path / "first" / "history.json").read_text())["epochs"]
-    assert abs(history[0]["val_loss"] - history[1]["val_loss"]) > 1e-2
+    assert abs(history[0]["val_loss"] - history[1]["val_loss"]) > 2e-3
     assert step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20  # those inside the nested network are counted
     for file in ("nothing.weights.h5", "first"):
         with pytest.raises(UserError, match="--init-weights: expected a file, found none"):

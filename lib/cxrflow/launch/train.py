@@ -51,7 +51,7 @@ def _check(config: TrainConfig) -> None:
     run = RunDirectory(config.run)
     if goes_on(run, config):
         state = read_checkpoint(run, arrays=False).state
-        check_resumable(state, config, manifest)
+        check_resumable(state, _absolute(config), manifest)
         feed_size(config, manifest, state["feed"])
         return
     feed_size(config, manifest)
@@ -113,8 +113,7 @@ def train(spark, config: TrainConfig) -> dict:
         share_credentials(spark)
     check_train(config)
     # Workers run in other folders, and on other machines, than the one that a relative path starts from.
-    config = dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run),
-                                 init_weights=config.init_weights and storage.absolute(config.init_weights))
+    config = _absolute(config)
     if config.preflight_only:
         return preflight(spark, config)
     if (finished := _finished(config)) is not None:
@@ -125,6 +124,11 @@ def train(spark, config: TrainConfig) -> dict:
         _check(config)  # another run may have ended meanwhile
         with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
             return _launch(spark, config, held, recorder.record)
+
+
+def _absolute(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, table=storage.absolute(config.table), run=storage.absolute(config.run),
+                               init_weights=config.init_weights and storage.absolute(config.init_weights))
 
 
 def _launch(spark, config: TrainConfig, held: lease.Lease, record: Callable[[dict], None]) -> dict:

@@ -121,9 +121,9 @@ def _features(name: str, body: Callable, x):
 def _require_portable(name: str, model) -> None:
     import keras
 
-    from cxrflow.training.parts import layers_of
+    from cxrflow.training.parts import layers_of, parts
 
-    for layer in layers_of(model):
+    for layer in (*parts(model), *layers_of(model)):
         if not type(layer).__module__.startswith("keras.") or isinstance(layer, keras.layers.Lambda):
             raise UserError(f"--model {name}: expected Keras' own layers, but no Lambda, so that model.keras loads without "
                             f"your code; got {type(layer).__name__} ({layer.name})")
