@@ -156,21 +156,34 @@ def test_nothing_is_learnt_from_what_is_not_known(backend):
     assert done.returncode == 0, done.stderr
 
 
+RECIPE = {"epochs": 2, "model": "plain", "lr_scaling": "none", "weight_decay": 0.0}
+
+ALONE = """
+import json, sys
+from cxrflow.config import TrainConfig
+from cxrflow.launch.train import train
+print(json.dumps(train(None, TrainConfig(**json.loads(sys.argv[1])))))
+"""
+
+
 @pytest.fixture(scope="module")
 def trained(spark, config, result, tmp_path_factory):
     """(result, run directory) of two workers."""
-    return run_of(spark, config, tmp_path_factory.mktemp("together"), workers=2, batch_size=4)
+    run = tmp_path_factory.mktemp("together") / "run"
+    return train(spark, TrainConfig(table=config.table, run=str(run), launcher="torch", workers=2, batch_size=4, **RECIPE)), run
 
 
-def run_of(spark, config, folder, **changes):
-    run = folder / "run"
-    return train(spark, TrainConfig(table=config.table, run=str(run), launcher="torch", epochs=2, model="plain", lr_scaling="none",
-                                    weight_decay=0.0, **changes)), run
+def train_alone(**config):
+    """The result of one worker in a process of its own, for the backend's sake."""
+    done = subprocess.run([sys.executable, "-c", ALONE, json.dumps({**RECIPE, **config})], env={**os.environ, "KERAS_BACKEND": "torch"},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_two_workers_learn_what_one_does_though_they_know_more_or_less(spark, config, trained, tmp_path):
-    _, alone = run_of(spark, config, tmp_path, workers=1, batch_size=8)
-    records = [json.loads((run / "history.json").read_text()) for run in (alone, trained[1])]
+def test_two_workers_learn_what_one_does_though_they_know_more_or_less(config, trained, tmp_path):
+    train_alone(table=config.table, run=str(tmp_path / "run"), batch_size=8)
+    records = [json.loads((run / "history.json").read_text()) for run in (tmp_path / "run", trained[1])]
     for name in ("loss", "val_loss"):
         one, two = ([epoch[name] for epoch in record["epochs"]] for record in records)
         assert two == pytest.approx(one, rel=1e-4)
@@ -280,21 +293,19 @@ def test_three_labels_of_real_images(spark, kermany, tmp_path):
     """Bacteria, virus and normal, told by a rule; a file that it does not fit is put aside."""
     for folder, pattern in (("NORMAL", "IM-*"), ("PNEUMONIA", "*bacteria*"), ("PNEUMONIA", "*virus*")):
         (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
-        for path in sorted((kermany / folder).glob(pattern))[:30]:
+        for path in sorted((kermany / folder).glob(pattern))[:20]:
             (tmp_path / "images" / folder / path.name).symlink_to(path)
     write_tiny(tmp_path / "images" / "PNEUMONIA", ["other.png"])
     labels = ["NORMAL", "bacteria", "virus"]
     made = ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=32, width=32,
                                       label_rule="(bacteria|virus|NORMAL)"))
-    assert made["reasons"] == {"unlabelled": 1} and made["samples"] == 90 and "unknown" not in made
-    assert [sum(counts[label] for counts in made["counts"].values()) for label in labels] == [30, 30, 30]
-    result = train(spark, TrainConfig(table=str(tmp_path / "table"), run=str(tmp_path / "run"), launcher="torch", epochs=2,
-                                      model="plain", batch_size=16))
-    assert result["threshold"] is None
+    assert made["reasons"] == {"unlabelled": 1} and made["samples"] == 60 and "unknown" not in made
+    assert [sum(counts[label] for counts in made["counts"].values()) for label in labels] == [20, 20, 20]
+    assert train_alone(table=str(tmp_path / "table"), run=str(tmp_path / "run"), batch_size=16)["threshold"] is None
     figures = evaluate(spark, EvaluateConfig(run=str(tmp_path / "run"), table=str(tmp_path / "table"), bootstrap=20))
     assert figures["labels"] == labels and np.sum(figures["confusion"]) == figures["n"] and set(figures["per_label"]) == set(labels)
     done = predict(spark, PredictConfig(run=str(tmp_path / "run"), images=str(tmp_path / "images"), predictions=str(tmp_path / "p")))
     found = pd.read_parquet(tmp_path / "p")
     scores = found[[score_column(label) for label in labels]].to_numpy()
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert found["predicted_label"].tolist() == [labels[place] for place in scores.argmax(axis=1)] and done["scored"] == 91
+    assert found["predicted_label"].tolist() == [labels[place] for place in scores.argmax(axis=1)] and done["scored"] == 61
