@@ -28,6 +28,15 @@ def real_images() -> Path:
 
 
 @pytest.fixture(scope="session")
+def kermany() -> Path:
+    """The same collection, whole and small: 224x224, in NORMAL and PNEUMONIA."""
+    folder = SHARED / "chest_xray_224"
+    if not folder.is_dir():
+        pytest.skip(f"the real X-rays are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def spark():
     """A real session with two task slots, as a notebook would hand it to the library."""
     from cxrflow.spark.session import open_session

@@ -50,7 +50,8 @@ def test_a_preset_gives_defaults_that_flags_override(capsys):
     assert "'notebook'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse(config.TrainConfig, "", ["--preset", "notebook", "--help"])
-    assert "(default: 200)" in (shown := capsys.readouterr().out) and "--model notebook --epochs 200" in " ".join(shown.replace("│", "").split())
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "(default: 200)" in shown and "--model notebook --epochs 200" in shown
 
 
 def test_split_fractions():

@@ -141,10 +141,9 @@ def _finding_lines(figures: dict) -> list[str]:
     """A line a finding, of the images where it is known."""
     names = ("auc", "sensitivity", "specificity", "threshold")
     width = max(map(len, [*figures["labels"], "finding"])) + 2
-    lines = ["finding".ljust(width) + f"{'images':>9}{'present':>9}" + "".join(name.rjust(len(name) + 2) for name in names)]
+    lines = ["finding".ljust(width) + f"{'images':>9}{'present':>9}" + "".join(f"{name:>13}" for name in names)]
     for label, found in figures["per_label"].items():
         values = {**found, "threshold": figures["thresholds"][label]}
         shown = ["none" if values[name] is None else f"{values[name]:.3f}" for name in names]
-        lines.append(label.ljust(width) + f"{found['n']:>9,}{found['positives']:>9,}" + "".join(
-            value.rjust(len(name) + 2) for name, value in zip(names, shown, strict=True)))
+        lines.append(label.ljust(width) + f"{found['n']:>9,}{found['positives']:>9,}" + "".join(f"{value:>13}" for value in shown))
     return lines
