@@ -61,8 +61,8 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
 
 
 def parse(config_type: type, description: str, arguments: list[str]):
-    """A ``config_type`` of the flags. Where there are presets for it, there is a flag --preset too: the defaults, those that
-    --help shows as well, are the preset's. Ends the process as tyro does, after --help and for flags that it does not know."""
+    """A ``config_type`` of the flags. Where there are presets for it, there is a flag --preset too, whose values are the
+    defaults, also those that --help shows. Ends the process as tyro does, after --help and for an unknown flag."""
     if not any(config_type in values for values in PRESETS.values()):
         return tyro.cli(config_type, description=description, args=arguments)
     with_presets = _with_presets(config_type, _asked(arguments))
@@ -82,7 +82,8 @@ def _asked(arguments: list[str]) -> str:
 def _with_presets(config_type: type, name: str) -> type:
     """``config_type`` with the preset's values as defaults and a field ``preset``."""
     values = PRESETS[name].get(config_type, {})
-    fields = [(field.name, field.type, values[field.name]) for field in dataclasses.fields(config_type) if field.name in values]
+    types = {field.name: field.type for field in dataclasses.fields(config_type)}
+    fields = [(name, types[name], value) for name, value in values.items()]
     help = "Defaults of other flags: " + "; ".join(_shown(preset, config_type) for preset in PRESETS)
     choice = Annotated[Literal[tuple(PRESETS)], tyro.conf.arg(help=help)]
     return dataclasses.make_dataclass(config_type.__name__, [*fields, ("preset", choice, name)], bases=(config_type,),

@@ -184,8 +184,8 @@ class TrainConfig:
     device: str = "auto"
     """What workers compute on: auto (a GPU each where their framework finds any, otherwise the CPU), cpu or gpu."""
     model: str = "residual"
-    """Network architecture: residual, resnetd (larger), plain, notebook, applications/NAME of keras.applications, or your own
-    as module:function; an unknown name lists the known ones."""
+    """Network architecture: residual, resnetd (larger), plain, notebook, applications/NAME of keras.applications, or
+    your own as module:function; an unknown name lists the known ones."""
     init_weights: str | None = None
     """File of weights to begin with instead of random ones: Keras' .weights.h5, .keras (also another run's) or .h5, a path
     or URL that every worker can read. All of the network but its last layer must be in it."""

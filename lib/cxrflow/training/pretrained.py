@@ -61,8 +61,8 @@ def _open(url: str, path: str) -> h5py.File:
         with zipfile.ZipFile(path) as archive:
             return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), but {url!r} cannot be read "
-                        f"as one: {error}") from error
+        raise UserError(f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), but {url!r} cannot "
+                        f"be read as one: {error}") from error
 
 
 def _load(candidates: list, file: h5py.File, folder: str) -> int:
@@ -73,8 +73,8 @@ def _load(candidates: list, file: h5py.File, folder: str) -> int:
     if best is None:
         raise ValueError("there are no weights of layers")
     if best.misses:
-        raise ValueError(f"{len(best.misses)} of {len(best.misses) + len(best.fits)} arrays are missing or have another shape: "
-                         f"{best.misses[0]}")
+        raise ValueError(f"{len(best.misses)} of {len(best.misses) + len(best.fits)} arrays are missing or have another "
+                         f"shape: {best.misses[0]}")
     best.part.save_weights(own, overwrite=True)
     with h5py.File(own, "a") as mine:
         for name in best.fits:
