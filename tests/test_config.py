@@ -77,6 +77,15 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
         config.IngestConfig(images="i", table="t", patients=rule)
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"findings": "all"}, "--findings: expected --labels, a file"), ({"findings": "A,A", "labels": "l.csv"}, "different names"),
+    ({"findings": "A|B", "labels": "l.csv"}, "different names"), ({"label_rule": "(a", "labels": None}, "regular expression, got '.a'"),
+    ({"label_rule": "a"}, r"with a \(group\)"), ({"label_rule": "(a)", "labels": "l.csv"}, "--label-rule: expected no --labels")])
+def test_labels_that_cannot_be_meant_are_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        config.IngestConfig(images="i", table="t", **change)
+
+
 @pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
                                     {"lr_scaling": "cubic"}, {"lr_decay": "step"}, {"device": "tpu"}, {"precision": "float8"}, {"gradient_dtype": "int8"}, {"batch_norm": "none"},
                                     {"warmup_epochs": -1.0},

@@ -26,6 +26,7 @@ from cxrflow.spark.evaluate import check_evaluate, evaluate
 from cxrflow.spark.ingest import ingest
 from cxrflow.spark.labels import read_labels
 from cxrflow.spark.predict import predict
+from cxrflow.spark.score import read_run
 from cxrflow.training.feed import Feed
 
 NAN = float("nan")
@@ -72,8 +73,8 @@ def lines_of(phantoms):
 def config(phantoms, tmp_path_factory) -> IngestConfig:
     place = tmp_path_factory.mktemp("findings")
     with open(place / "labels.csv", "w", newline="") as file:
+        file.write("path, " + ", ".join(FINDINGS) + "\n")
         writer = csv.DictWriter(file, ["path", *FINDINGS])
-        writer.writeheader()
         writer.writerows({"path": path, **known} for path, known in lines_of(phantoms))
     return IngestConfig(images=str(phantoms), table=str(place / "table"), labels=str(place / "labels.csv"), findings="all", height=48,
                         width=40, shard_rows=6, patients=PATIENT_RULE)
@@ -222,6 +223,12 @@ def test_tables_and_runs_of_one_label_and_of_several_do_not_mix(spark, config, t
         ingest(spark, dataclasses.replace(config, findings=None))
 
 
+def test_of_findings_that_a_table_does_not_tell_nothing_is_known(trained):
+    run = read_run(str(trained[1]))
+    texts = pd.Series(["Opacity", "?Opacity", "No Finding"])
+    np.testing.assert_array_equal(run.truth(texts, ["Opacity"]), [[1, NAN, NAN], [NAN, NAN, NAN], [0, NAN, NAN]])
+
+
 def write_tiny(folder, names):
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
@@ -256,6 +263,7 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
     ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or nothing in the column A, got 'maybe', for '1.png'"),
     ("all", {"label": ["A", "A|No Finding"]}, "or one name alone that means there is none, got 'A|No Finding', for '1.png'"),
     ("A,Efusion", {"label": ["A", "Effusion"]}, "expected names that the labels file has, which are A, Effusion; got Efusion"),
+    ("all", {"A|B": ["1", "0"]}, "expected names of findings without | and without ? in front, got A|B"),
     ("all", {"label": ["No Finding", ""]}, "expected a finding that an image has, found none"),
 ])
 def test_a_labels_file_that_cannot_be_understood(asked, rows, words):

@@ -1,6 +1,6 @@
 import pytest
 
-from cxrflow.labels import patient_of, sample_id
+from cxrflow.labels import label_of, patient_of, sample_id
 
 
 @pytest.mark.parametrize(("name", "patient"), [
@@ -28,6 +28,13 @@ def test_a_regular_expression_joins_its_groups():
 def test_a_regular_expression_sees_the_folders_below_the_root_and_not_those_above():
     path = "/data/patient1/cxr/patient00042/study1/view1.jpg"
     assert patient_of(path, r"(patient\d+)/", "/data/patient1/cxr") == "patient00042"
+
+
+@pytest.mark.parametrize(("path", "label"), [("/x/NORMAL/IM-1.jpeg", "NORMAL"), ("/x/PNEUMONIA/p1_virus_2.jpeg", "virus"),
+                                             ("/x/other.jpeg", None)])
+def test_a_rule_finds_the_label_below_the_root(path, label):
+    assert label_of("/bacteria" + path, "(bacteria|virus|NORMAL)", "/bacteria/x") == label
+    assert label_of(path, None, "/") == path.split("/")[-2]
 
 
 def test_sample_id_fits_a_signed_64_bit_integer():

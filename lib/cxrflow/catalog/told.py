@@ -54,6 +54,8 @@ class Told:
         columns = [name for name in self._columns if not is_normal(name)]
         found = columns or sorted(self._seen)
         findings = self._kept or self._asked or found
+        if strange := [name for name in columns if "|" in name or name.startswith("?")]:
+            raise UserError(f"--labels: expected names of findings without | and without ? in front, got {', '.join(strange)}")
         missing = set() if self._kept or columns else set(findings) - self._seen
         if missing:
             raise UserError(f"--findings: expected names that the labels file has, which are {', '.join(found) or 'none'}; got "

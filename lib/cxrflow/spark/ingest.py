@@ -265,7 +265,7 @@ def _place_files(config: IngestConfig, staging: str, before: Manifest | None, li
         placed = place(catalog, config, before.split_thresholds if before else {})
         rows = before.shard_rows if before else shard_rows(config, placed.todo)
         return _Work(placed, rows, write_work(catalog, staging, decoding_tasks(placed, slots), rows),
-                     told and told.findings())
+                     told.findings() if told else None)
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:

@@ -13,18 +13,18 @@ from cxrflow.findings import is_normal
 
 
 def read_labels(spark: SparkSession, config: IngestConfig) -> DataFrame:
-    """The labels file as text columns. Spark reads it, wherever it lies. Raises UserError where a column is missing."""
+    """The labels file as text columns; blanks around their names do not count. Raises UserError where a column is missing."""
     url = storage.for_spark(config.labels)
     table = spark.read.parquet(url) if url.endswith(".parquet") else spark.read.csv(url, header=True)
-    wanted = _label_columns(config, table.columns)
-    if not wanted or not {"path", *wanted} <= set(table.columns):
+    found = {name.strip(): name for name in table.columns}
+    wanted = _label_columns(config, list(found))
+    if not wanted or not {"path", *wanted} <= found.keys():
         expected = "label, and optionally patient_id and split" if config.findings is None else (
             f"{', '.join(parse_findings(config.findings) or ['one a finding'])}, or label")
-        raise UserError(f"--labels: expected the columns path and {expected}; {config.labels!r} has {', '.join(table.columns)}")
-    known = [name for name in KEYS if name in table.columns]
+        raise UserError(f"--labels: expected the columns path and {expected}; {config.labels!r} has {', '.join(found)}")
+    known = [name for name in KEYS if name in found]
     # A finding's name may hold dots, which Spark would take for a path into a structure.
-    columns = {name: F.col(f"`{name}`") for name in [*known, *wanted]}
-    return table.select(*(column.cast("string").alias(name) for name, column in columns.items()))
+    return table.select(*(F.col(f"`{found[name]}`").cast("string").alias(name) for name in [*known, *wanted]))
 
 
 def _label_columns(config: IngestConfig, columns: list[str]) -> list[str]:
