@@ -37,6 +37,7 @@ from cxrflow.training.checkpoint import (
 from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.ledger import Ledger
 from cxrflow.training.models import build_model
+from cxrflow.training.native import native
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
@@ -91,7 +92,7 @@ class _Trainer:
         self._fetch = find_fetch(config, self._manifest)
         self._train, self._val = self._feed("train", shuffle=True), self._feed("val", shuffle=False)
         self._steps = self._train.plan().steps
-        self._model = self._build()
+        self._model = native(self._build())
         self._model.compile(
             optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss="categorical_crossentropy",
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA

@@ -37,12 +37,13 @@ def run_step(config) -> dict:
     from cxrflow.training.augment import augment, find_policy
     from cxrflow.training.feed import Feed
     from cxrflow.training.models import build_model
+    from cxrflow.training.native import native
     from cxrflow.training.optimizer import build_optimizer
 
     manifest = read_manifest(config.table)
     stored = (manifest.height, manifest.width)
     seen = (config.height or stored[0], config.width or stored[1])
-    model = build_model(config.model, len(manifest.labels), stored, seen)
+    model = native(build_model(config.model, len(manifest.labels), stored, seen))
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss="categorical_crossentropy", run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
