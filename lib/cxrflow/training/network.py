@@ -12,6 +12,7 @@ from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest
 from cxrflow.training.initial import drawn_by_numpy
 from cxrflow.training.models import build_model
+from cxrflow.training.native import native
 from cxrflow.training.normalisation import synchronise
 
 
@@ -24,9 +25,10 @@ def saved_network(config: TrainConfig, manifest: Manifest) -> keras.Model:
 
 def trained_network(config: TrainConfig, manifest: Manifest, worker: Worker) -> keras.Model:
     """The same network with the same weights, which are float32 too; its layers compute in ``config.precision``."""
+    together = config.batch_norm == "global" and worker.size > 1
     with _policy(config.precision), drawn_by_numpy(config.seed):
-        model = saved_network(config, manifest)
-    if config.batch_norm == "global" and worker.size > 1:
+        model = native(saved_network(config, manifest), normalisation=not together)
+    if together:
         synchronise(model, worker)
     return model
 
