@@ -28,12 +28,12 @@ def mixed(size):  # what the networks of cxrflow have not, or not yet
     x = layers.Add()([layers.AveragePooling2D(2)(x), layers.AveragePooling2D(2, padding="valid")(x)])
     x = layers.BatchNormalization(center=False)(layers.Conv2D(4, (2, 3), padding="valid", use_bias=False)(x))
     x = layers.AveragePooling2D(3, 2, padding="same")(x) * 2 + 1
-    return keras.Model(inputs, layers.Dense(2, activation="softmax", dtype="float32")(layers.Flatten()(x)))
+    return keras.Model(inputs, layers.Dense(2, dtype="float32")(layers.Flatten()(x)))
 
 
 def steps(model, pixels, targets):
     keras.utils.set_random_seed(5)
-    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="categorical_crossentropy", jit_compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
     losses = [float(model.train_on_batch(pixels, targets, return_dict=True)["loss"]) for _ in range(2)]
     return losses, model.predict_on_batch(pixels), model.get_weights()
 
@@ -51,7 +51,7 @@ for name in ("residual", "plain", "mixed"):
     (losses, scores, weights), (own, own_scores, own_weights) = (steps(m, pixels, targets) for m in (model, twin))
     assert [w.shape for w in weights] == [w.shape for w in own_weights]
     found[name] = {"loss": max(abs(a / b - 1) for a, b in zip(own, losses)),
-                   "scores": float(abs(own_scores - scores).max()),
+                   "logits": float(abs(own_scores - scores).max() / abs(scores).max()),
                    "weights": max(float(abs(a - b).max()) for a, b in zip(own_weights, weights)),
                    "moved": min(float(abs(a - b).max()) for a, b in zip(start, weights))}
 print(json.dumps(found))
@@ -59,14 +59,14 @@ print(json.dumps(found))
 
 
 # Sizes for which "same" pads both ends alike, and one end only.
-@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 1e-5), ("float32", 37, 1e-5), ("mixed_bfloat16", 32, 1e-2)])
+@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 1e-5), ("float32", 37, 1e-5), ("mixed_bfloat16", 32, 5e-2)])
 def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
     done = subprocess.run([sys.executable, "-c", STEPS, policy, str(size)], capture_output=True, text=True,
                           env={**os.environ, "KERAS_BACKEND": "torch"})
     assert done.returncode == 0, done.stderr
     for name, apart in json.loads(done.stdout.splitlines()[-1]).items():
         assert apart["moved"] > 0, name  # every weight and every statistic, or the comparison says nothing
-        assert max(apart["loss"], apart["scores"], apart["weights"]) < close, (name, apart)
+        assert max(apart["loss"], apart["logits"], apart["weights"]) < close, (name, apart)
 
 
 def test_on_tensorflow_it_is_the_model_itself():

@@ -37,6 +37,7 @@ from cxrflow.training.checkpoint import (
 )
 from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.ledger import Ledger
+from cxrflow.training.native import native
 from cxrflow.training.network import saved_network, trained_network
 from cxrflow.training.normalisation import combine, put
 from cxrflow.training.optimizer import build_optimizer
@@ -356,7 +357,7 @@ class _Trainer:
         """Keep what the last epoch has made, and return the summary of the run; collective."""
         seen = show_views(self._averaged(), self._config.views)
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
-        self._kept = self._fitted(*self._score_val(seen), self._config.views)
+        self._kept = self._fitted(*self._score_val(native(seen)), self._config.views)
         if self._worker.rank == 0:
             with self._writing():
                 save_predictor(seen, self._kept, self._task.activation, self._run.model)
