@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,8 +13,9 @@ from cxrflow.errors import UserError
 from cxrflow.launch.train import check_train
 from cxrflow.training.models import MODELS, check_model
 
-NAMES = [*MODELS, "applications/MobileNetV3Small", "test_models:own"]
+NAMES = [*MODELS, "applications/MobileNet", "test_models:own"]
 HEIGHT, WIDTH = 64, 48
+BACKENDS = ("tensorflow", "torch")
 
 # Each network: a step of training that changes every weight, its file, and scores of the file's model.
 STEP = """
@@ -60,10 +62,12 @@ def python(code, *arguments, backend="tensorflow", **environment):
 
 
 def test_every_network_trains_on_both_backends_and_its_file_loads_without_cxrflow(tmp_path):
-    (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "torch").mkdir()
-    trained = {backend: python(STEP, tmp_path / backend, HEIGHT, WIDTH, *NAMES, backend=backend)
-               for backend in ("tensorflow", "torch")}
+    def train(backend):
+        (tmp_path / backend).mkdir()
+        return python(STEP, tmp_path / backend, HEIGHT, WIDTH, *NAMES, backend=backend)
+
+    with ThreadPoolExecutor() as pool:
+        trained = dict(zip(BACKENDS, pool.map(train, BACKENDS), strict=True))
     for found in trained.values():
         assert all(0 < found[name]["loss"] < 20 and found[name]["moved"] > 0.9 for name in NAMES), found
     loaded = python(LOAD, tmp_path / "tensorflow", len(NAMES), backend="torch", PYTHONPATH="")
