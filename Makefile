@@ -26,8 +26,9 @@ demo: setup ## Run the whole way: IMAGES=folder, LAUNCHER=horovod|torch|local, W
 cluster-demo: setup ## The demo on a standalone Spark cluster: separate worker processes, a 1 GB driver.
 	@LAUNCHER=$(LAUNCHER) WORKERS=$(WORKERS) IMAGES="$(IMAGES)" cluster/demo.sh
 
-test: setup ## Run the tests.
-	@source cluster/env.sh && python -m pytest tests
+# Most tests start processes and wait for them, so two cores are busy with two tests at a time.
+test: setup ## Run the tests, two at a time.
+	@source cluster/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 benchmark: setup build/peers/.installed ## Ingest side by side with its peers, on real X-rays: FLAGS="--rounds 5 --data folder".
 	@source cluster/env.sh && python tests/benchmarks/ingest.py $(FLAGS)

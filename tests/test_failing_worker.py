@@ -38,8 +38,7 @@ def only_of_rank_1(copy) -> str:
     return shards[min(one - zero - {0})].path
 
 
-@pytest.mark.parametrize("launcher", ["horovod", "torch"])
-@pytest.mark.parametrize("damage", [vanish, truncate, reshape])
+@pytest.mark.parametrize(("launcher", "damage"), [("horovod", vanish), ("torch", truncate), ("torch", reshape)])
 def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, table, tmp_path, launcher, damage):
     copy = shutil.copytree(table, tmp_path / "copy")
     shard = copy / only_of_rank_1(copy)

@@ -23,22 +23,27 @@ from cxrflow.config import TrainConfig
 from cxrflow.launch.train import train
 import cxrflow.training.fit as fit
 
-table, run, model, stop = sys.argv[1:5]
-config = dict(table=table, run=run, model=model, epochs=3, batch_size=4, checkpoint_seconds=0, seed=3)
+table, model, resume, *rest = sys.argv[1:]
+config = dict(table=table, model=model, epochs=3, batch_size=4, checkpoint_seconds=0, seed=3, resume=resume)
 write, written = fit.write_checkpoint, []
 
 def write_and_stop(*arguments):
     write(*arguments)
     written.append(arguments)
-    if len(written) == int(stop):
+    if len(written) == stop:
         sys.exit(9)
 
 fit.write_checkpoint = write_and_stop
-train(None, TrainConfig(**config, resume="auto" if "resume" in sys.argv else "never"))
+for run, stop in zip(rest[::2], map(int, rest[1::2])):
+    written.clear()
+    train(None, TrainConfig(**config, run=run))
 """
 
 
-def run_local(*arguments, status=0, backend="tensorflow"):
+def run_local(table, model, *runs, resume="never", status=0, backend="tensorflow"):
+    """Train into each of the ``runs``, one after the other in a process of their own: pairs of a run directory and the
+    number of the checkpoint after which the process ends, with 9; 0 for none."""
+    arguments = [table, model, resume, *(part for run in runs for part in run)]
     done = subprocess.run([sys.executable, "-c", LOCAL, *map(str, arguments)], capture_output=True, text=True,
                           env={**os.environ, "KERAS_BACKEND": backend})
     assert done.returncode == status, done.stderr
@@ -68,11 +73,10 @@ def fed_is_the_table(run, table):
 ])
 def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table, tmp_path, backend, model, stop):
     """With dropout and batch normalisation (residual): their states are in the checkpoint too."""
-    run_local(table, tmp_path / "whole", model, 0, backend=backend)
-    run_local(table, tmp_path / "stopped", model, stop, status=9, backend=backend)
+    run_local(table, model, (tmp_path / "whole", 0), (tmp_path / "stopped", stop), status=9, backend=backend)
     state = read_checkpoint(RunDirectory(str(tmp_path / "stopped"))).state
     assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) in (2, 3)  # and the best
-    run_local(table, tmp_path / "stopped", model, 0, "resume", backend=backend)
+    run_local(table, model, (tmp_path / "stopped", 0), resume="auto", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
     events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
@@ -82,44 +86,50 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
 
 
 def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):
-    run_local(table, tmp_path / "run", "residual", 9, status=9, backend="tensorflow")
-    run_local(table, tmp_path / "run", "residual", 0, "resume", backend="torch")
-    before = history(tmp_path / "run")
-    run_local(table, tmp_path / "run", "residual", 0, "resume", backend="tensorflow")
-    assert history(tmp_path / "run") == before and len(before["epochs"]) == 3
+    run = tmp_path / "run"
+    run_local(table, "residual", (run, 9), status=9, backend="tensorflow")
+    run_local(table, "residual", (run, 0), resume="auto", backend="torch")
+    before = history(run)
+    run_local(table, "residual", (run, 0), resume="auto", backend="tensorflow")
+    assert history(run) == before and len(before["epochs"]) == 3
 
 
-def stopping_at(step):
-    """A function for a launcher's workers, which trains and has all of them stop after a number of steps."""
+def launch(spark, config, stop=0):
+    """Train on a launcher's workers, without the preflight before it; all of them stop after so many steps, 0 for none.
+    Returns whether they did."""
     def function(config, worker):
         from cxrflow.training.fit import fit
 
-        looks = iter(range(1, step + 1))
-        worker.stop_wanted = lambda: next(looks, step) == step
+        looks = iter(range(1, stop + 1))
+        worker.stop_wanted = lambda: next(looks, stop) == stop > 0
         result = fit(config, worker)
-        return {**result, "stopped": False, "was_stopped": result["stopped"]}  # nobody sent a signal
-    return function
+        return {**result, "stopped": False, "was_stopped": result.get("stopped", False)}  # nobody sent a signal
+
+    return supervise(spark, config, function, lambda config: config, lambda event: None)["was_stopped"]
 
 
-@pytest.mark.parametrize(("first", "then"), [(("horovod", 2), ("torch", 1)), (("torch", 2), ("horovod", 1))])
-def test_two_workers_stop_inside_an_epoch_and_one_of_the_other_launcher_goes_on(spark, table, tmp_path, first, then):
-    """With the same global batch, a network without dropout goes the same way."""
+@pytest.mark.parametrize(("first", "then"), [("horovod", "torch"), ("torch", "horovod")])
+def test_two_workers_go_the_way_of_one_also_where_they_stop_and_one_of_the_other_launcher_goes_on(
+        spark, table, tmp_path, first, then):
+    """The network has neither dropout nor batch normalisation, so with the same global batch only the averaging of gradients
+    can differ."""
     settings = dict(table=str(table), epochs=2, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
     # On the backend that the stopped run begins on: initial weights differ between backends.
-    whole = TrainConfig(run=str(tmp_path / "whole"), launcher=first[0], workers=1, batch_size=8, **settings)
-    train(spark, whole)
-    stopped = TrainConfig(run=str(tmp_path / "run"), launcher=first[0], workers=2, batch_size=4, **settings)
-    assert supervise(spark, stopped, stopping_at(2), lambda config: config, lambda event: None)["was_stopped"]
+    launch(spark, TrainConfig(run=str(tmp_path / "alone"), launcher=first, workers=1, batch_size=8, **settings))
+    launch(spark, TrainConfig(run=str(tmp_path / "together"), launcher=first, workers=2, batch_size=4, **settings))
+    np.testing.assert_allclose(figures(tmp_path / "together"), figures(tmp_path / "alone"), rtol=1e-4)
+    stopped = TrainConfig(run=str(tmp_path / "run"), launcher=first, workers=2, batch_size=4, **settings)
+    assert launch(spark, stopped, stop=2)
     assert read_checkpoint(RunDirectory(stopped.run)).state["samples"] == 16
-    train(spark, TrainConfig(run=stopped.run, launcher=then[0], workers=1, batch_size=8, **settings))
-    np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=2e-4)
+    train(spark, TrainConfig(run=stopped.run, launcher=then, workers=1, batch_size=8, **settings))
+    np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "alone"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "run", table)
 
 
 @pytest.fixture(scope="module")
 def stopped(table, tmp_path_factory):
     run = tmp_path_factory.mktemp("stopped") / "run"
-    run_local(table, run, "plain", 2, status=9)
+    run_local(table, "plain", (run, 2), status=9)
     return TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3)
 
 
@@ -140,24 +150,19 @@ def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, w
         check_train(changed(stopped, **change))
 
 
-def test_a_finished_run_does_nothing_and_overwrite_begins_anew(table, tmp_path):
-    run_local(table, tmp_path / "run", "plain", 0)
-    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), model="plain", epochs=3, batch_size=4, seed=3)
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    result = train(None, config)
+def test_a_finished_run_does_nothing_unless_it_lost_a_file_and_overwrite_begins_anew(table, tmp_path):
+    run = tmp_path / "run"
+    run_local(table, "plain", (run, 0))
+    config = TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    result, written = train(None, config), history(run)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     assert result["epochs"] == 3 and result["workers"] == 1 and result["backend"] == "tensorflow"
-    assert result["best_epoch"] == history(tmp_path / "run")["best"]["epoch"]
+    assert result["best_epoch"] == written["best"]["epoch"]
     assert not goes_on(RunDirectory(config.run), changed(config, overwrite=True))
-
-
-def test_a_run_that_lost_its_model_makes_it_again(table, tmp_path):
-    """As one that died between its last checkpoint and the files after it."""
-    run_local(table, tmp_path / "run", "plain", 0)
-    best, last = history(tmp_path / "run")["best"]["epoch"], 3
-    (tmp_path / "run" / "history.json").unlink()
-    run_local(table, tmp_path / "run", "plain", 0, "resume")
-    assert history(tmp_path / "run")["best"]["epoch"] == best and len(history(tmp_path / "run")["epochs"]) == last
+    (run / "history.json").unlink()  # as where it died between its last checkpoint and the files after it
+    run_local(table, "plain", (run, 0), resume="auto")
+    assert history(run)["best"]["epoch"] == written["best"]["epoch"] and len(history(run)["epochs"]) == 3
 
 
 def test_a_second_run_into_one_directory_is_refused(stopped):

@@ -26,6 +26,13 @@ class Process:
     state: str
     command: str
 
+    def has(self, variable: str) -> bool:
+        """Whether it was started with that NAME=value in its environment."""
+        try:
+            return os.fsencode(variable) in Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile
+            return False
+
 
 def processes() -> list[Process]:
     """All that run on this machine."""
@@ -38,16 +45,6 @@ def processes() -> list[Process]:
             continue
         if stat[0] != "Z":
             found.append(Process(int(folder.name), int(stat[1]), stat[0], command))
-    return found
-
-
-def below(pid: int) -> list[Process]:
-    """A process' descendants."""
-    everything, found, front = processes(), [], {pid}
-    while front:
-        children = [process for process in everything if process.parent in front]
-        found += children
-        front = {process.pid for process in children}
     return found
 
 
@@ -97,7 +94,7 @@ class Job:
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def until_said(self, words: str, times: int = 1, seconds: float = 90) -> re.Match:
+    def until_said(self, words: str, times: int = 1, seconds: float = 180) -> re.Match:
         """The last match, as soon as there are so many."""
         def look():
             found = list(re.finditer(words, self.said()))
@@ -114,7 +111,7 @@ class Job:
         """The training processes by rank, in the middle of an epoch of the given launch: 1 is the first."""
         started = self.until_said(r"training on: (.*)", times=launch)
         # Of this launch, and far enough to have a checkpoint inside an epoch.
-        until(lambda: re.search(r"epoch \d+/", self.said()[started.end():]) or self._process.poll() is not None, 60, "an epoch")
+        until(lambda: re.search(r"epoch \d+/", self.said()[started.end():]) or self._process.poll() is not None, 120, "an epoch")
         return {int(rank): int(pid) for rank, pid in re.findall(r"worker (\d+) \(process (\d+) on ", started[1])}
 
     def signal(self, number: int) -> None:
@@ -140,10 +137,10 @@ class Job:
             self._process.wait()
 
     def training_processes(self) -> list[Process]:
-        """Workers and agents that this cluster still runs."""
+        """Workers and agents of this job that still run, whoever their parents are now."""
         return [process for process in processes()
                 if re.search(r"cxrflow\.launch\.agent|gloo_exec_fn|torch\.distributed\.run|/train\.py$", process.command.strip())
-                and "spark-submit" not in process.command]
+                and "spark-submit" not in process.command and process.has(f"CXRFLOW_PACE={self._pace}")]
 
     def result(self) -> dict:
         return json.loads(self.said().splitlines()[-1])
@@ -212,6 +209,7 @@ def test_lost_workers_are_named_and_training_ends_with_the_model(start, cluster,
 def test_a_driver_that_is_killed_or_told_to_stop_leaves_no_process_and_the_same_command_goes_on(start, launcher, stop, status):
     job = start(launcher)
     job.workers(1)
+    assert len(job.training_processes()) >= 4  # two workers, two agents
     job.signal(signal.SIGKILL)  # Java, and with it Python: nobody can say goodbye
     until(lambda: not job.training_processes(), 20, "the workers end")
     reached = checkpoint(job)
