@@ -134,14 +134,14 @@ class Policy:
 
 _LIGHT = Policy(rotation=5, shift=0.04, zoom=0.05)
 _STANDARD = Policy(
-    rotation=12, shift=0.08, zoom=0.2, aspect=0.35, shear=0.08, mixed_margins=True, contrast=0.5, brightness=0.15, gamma=0.4,
+    rotation=12, shift=0.08, zoom=0.25, aspect=0.5, shear=0.08, mixed_margins=True, contrast=0.5, brightness=0.15, gamma=0.4,
     blur=0.5, sharpen=0.2, resample=0.3, compress=0.4)
 
 POLICIES = {
     "none": Policy(),
     "light": _LIGHT,
     "standard": _STANDARD,
-    "strong": replace(_STANDARD, rotation=15, shift=0.1, zoom=0.3, aspect=0.5, erase=0.25),
+    "strong": replace(_STANDARD, rotation=15, shift=0.1, zoom=0.35, aspect=0.7, erase=0.25),
 }
 """none; light: the pose alone, as between two exposures of one patient; standard: pose, the film's shape, exposure and
 fine detail too; strong: more of the pose, and patches erased.
