@@ -11,7 +11,7 @@ FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test benchmark benchmark-feed wheel env-archive lock clean
+.PHONY: help setup demo cluster-demo test benchmark benchmark-feed benchmark-scaling wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -35,6 +35,9 @@ benchmark: setup build/peers/.installed ## Ingest side by side with its peers, o
 
 benchmark-feed: setup build/peers/.installed build/peers-torch/.installed ## Training's feed side by side with its peers.
 	@source cluster/env.sh && python tests/benchmarks/feed.py $(FLAGS)
+
+benchmark-scaling: setup ## Training on one core and two, both launchers, and its start-up; about ten minutes.
+	@source cluster/env.sh && python tests/benchmarks/scaling.py $(FLAGS)
 
 # The peers want newer packages than the project. To pin again (needs uv): the flags of UV_COMPILE, with
 # --output-file tests/benchmarks/requirements.lock tests/benchmarks/requirements.in

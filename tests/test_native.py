@@ -58,8 +58,8 @@ print(json.dumps(found))
 """
 
 
-# Sizes for which "same" pads both ends alike, and one end only.
-@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 1e-5), ("float32", 37, 1e-5), ("mixed_bfloat16", 32, 5e-2)])
+# Sizes for which "same" pads one end only, and both alike. bfloat16 keeps 8 bits, of which two steps leave fewer.
+@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 1e-5), ("float32", 37, 1e-5), ("mixed_bfloat16", 32, 4e-2)])
 def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
     done = subprocess.run([sys.executable, "-c", STEPS, policy, str(size)], capture_output=True, text=True,
                           env={**os.environ, "KERAS_BACKEND": "torch"})

@@ -1,0 +1,197 @@
+"""How training scales on this machine: one worker on one core, two on two, and one process with two threads.
+
+Real workers of both launchers train the residual model on random images, at 128 and 224 px, with batches of 32 a worker.
+Rounds take turns over all of them; images a second are those of the step events, so neither start-up nor the first step
+counts; medians of the rounds do. Each worker is held to cores of its own. Then jobs/train.py through spark-submit with two
+workers, from the command to the end of the first step, with the preflight. For example:
+
+    make benchmark-scaling
+    python tests/benchmarks/scaling.py --rounds 1 --sizes 128 --steps 10 --no-start-up
+
+The tables, as Markdown, go to standard error; standard output ends with one line of JSON, which cost_model.py reads. Exit
+status: 0, 1 where a goal is missed, 2 where something failed. Three rounds take about ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from feed import finish
+from feed_tables import make_many_shards
+from ingest import say, stop, take_two_cores
+from program import ROOT, Program, busy_seconds
+from scaling_cxrflow import BATCH_ROWS
+
+from cxrflow.config import IngestConfig, to_dict
+from cxrflow.manifest import read_manifest, write_manifest
+
+LAUNCHERS = {"horovod": "Horovod, TensorFlow", "torch": "TorchDistributor, torch"}
+SHAPES = {"one": (1, 1), "two": (2, 1), "threads": (1, 2)}
+"""Workers, and threads (cores) of each."""
+STEPS = {128: 60, 224: 20}
+"""Of a worker in a turn; about four seconds of one core."""
+SHARD_ROWS = 32
+WEAK_GOAL, THREADS_GOAL, TORCH_GOAL, START_GOAL = 0.95, 1.0, 1.0, 25.0
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=STEPS, default=list(STEPS), help="height and width (both)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of a turn (60 at 128 px, 20 at 224)")
+    parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="launchers (both)")
+    parser.add_argument("--no-start-up", action="store_true", help="leave the start-up out")
+    flags = parser.parse_args()
+    if flags.rounds < 1 or (flags.steps is not None and flags.steps < 3):
+        stop(f"--rounds, --steps: expected 1 or more, and 3 or more, got {flags.rounds}, {flags.steps}")
+    return flags
+
+
+def make_table(table: Path, size: int, images: int) -> Path:
+    """A table of random images, with as many in the split train and two shards in val."""
+    count = -(-images // SHARD_ROWS)
+    make_many_shards(table, count + 2, min(count + 2, 8), SHARD_ROWS, size)
+    manifest = read_manifest(str(table))
+    shards = [dataclasses.replace(shard, split="train" if place < count else "val")
+              for place, shard in enumerate(manifest.shards)]
+    made = to_dict(IngestConfig(images="random", table=str(table), height=size, width=size))
+    write_manifest(str(table), dataclasses.replace(manifest, shards=shards, config=made))
+    return table
+
+
+def make_tables(flags: argparse.Namespace, scratch: Path) -> dict[tuple[int, int], Path]:
+    """By cores and size: a worker has the same number of steps on each."""
+    tables = {}
+    for cores in (1, 2):
+        for size in flags.sizes:
+            images = cores * (flags.steps or STEPS[size]) * BATCH_ROWS
+            tables[cores, size] = make_table(scratch / f"table-{cores}-{size}", size, images)
+    return tables
+
+
+def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tuple[str, str, int], list[dict]]:
+    """The turns by launcher, shape and size."""
+    programs: dict[int, Program] = {}
+    turns: dict[tuple[str, str, int], list[dict]] = {}
+    try:
+        for threads in (1, 2):
+            programs[threads] = Program(f"session-{threads}", [
+                sys.executable, str(Path(__file__).with_name("scaling_cxrflow.py")), "--task-cpus", str(threads)], scratch)
+        for number in range(1, flags.rounds + 1):
+            for launcher in flags.launchers:
+                for shape, (workers, threads) in SHAPES.items():
+                    places = " ".join(f"'{tables[workers * threads, size]}'" for size in flags.sizes)
+                    busy, started = busy_seconds(), time.monotonic()
+                    found = programs[threads].ask(f"run {launcher} {workers} '{scratch / 'runs'}' {places}")["sizes"]
+                    cores = (busy_seconds() - busy) / (time.monotonic() - started)
+                    for size, turn in zip(flags.sizes, found, strict=True):
+                        turns.setdefault((launcher, shape, size), []).append(turn)
+                    rates = ", ".join(f"{turn['rate']:.1f} images/s at {size} px"
+                                      for size, turn in zip(flags.sizes, found, strict=True))
+                    say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({cores:.2f} cores busy)")
+                    shutil.rmtree(scratch / "runs")
+        return turns
+    finally:
+        for program in programs.values():
+            program.close()
+
+
+def start_up(launcher: str, table: Path, scratch: Path) -> dict:
+    """Seconds of jobs/train.py with two workers, from spark-submit on: ``preflight`` (its own figure), ``start`` (workers
+    are there, the model is built) and ``first_step`` (it is done)."""
+    run, log = scratch / f"start-up-{launcher}", scratch / f"start-up-{launcher}.log"
+    began = time.time()
+    with open(log, "w") as words:
+        done = subprocess.run(
+            ["bash", "-c", 'source cluster/env.sh && exec spark-submit "$@"', "spark-submit", "--master", "local[2]",
+             "--driver-memory", "1g", "jobs/train.py", "--table", str(table), "--run", str(run), "--launcher", launcher,
+             "--workers", "2", "--epochs", "1", "--batch-size", str(BATCH_ROWS)], cwd=ROOT, stdout=words, stderr=words)
+    said = log.read_text()
+    if done.returncode:
+        raise RuntimeError(f"jobs/train.py ended with status {done.returncode}; its last words:\n{said[-2000:]}")
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    start = next(event for event in events if event["event"] == "start")
+    step = next(event for event in events if event["event"] == "step")
+    # The first step event is about all steps but the first.
+    rest = (step["images"] - 2 * BATCH_ROWS) / step["images_per_second"]
+    return {"preflight": float(re.search(r"preflight passed in ([\d.]+) s", said)[1]), "start": start["time"] - began,
+            "first_step": step["time"] - rest - began}
+
+
+def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
+    """Of each launcher and size: medians of the shapes' rates with the smallest and largest, weak scaling, and the share of
+    the exchange among two workers."""
+    rows = []
+    for launcher, size in dict.fromkeys((launcher, size) for launcher, _, size in turns):
+        rates = {shape: [turn["rate"] for turn in turns[launcher, shape, size]] for shape in SHAPES}
+        one, two, threads = (statistics.median(rates[shape]) for shape in SHAPES)
+        shares = [turn["exchange_share"] for turn in turns[launcher, "two", size] if turn["exchange_share"] is not None]
+        rows.append({"launcher": launcher, "size": size, "one": one, "two": two, "threads": threads, "weak": two / (2 * one),
+                     "to_threads": two / threads, "exchange_share": statistics.median(shares) if shares else None,
+                     "step_seconds": BATCH_ROWS / one,
+                     "range": {shape: [min(found), max(found)] for shape, found in rates.items()}})
+    return rows
+
+
+def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
+    lines = ["", "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 1 process, 2 threads | weak scaling | "
+             "2 workers to 2 threads | exchange |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        share = "" if row["exchange_share"] is None else f"{row['exchange_share']:.1%}"
+        lines.append(f"| {LAUNCHERS[row['launcher']]} | {row['size']} | {row['one']:.0f} | {row['two']:.0f} | "
+                     f"{row['threads']:.0f} | {row['weak']:.1%} | {row['to_threads']:.2f} | {share} |")
+    if starts:
+        lines += ["", "| seconds from spark-submit, 2 workers | preflight alone | workers ready | first step done |",
+                  "| --- | ---: | ---: | ---: |"]
+        lines += [f"| {LAUNCHERS[launcher]} | {found['preflight']:.1f} | {found['start']:.1f} | {found['first_step']:.1f} |"
+                  for launcher, found in starts.items()]
+    return "\n".join(lines)
+
+
+def judge(rows: list[dict], starts: dict[str, dict]) -> list[dict]:
+    """Each goal, with what was reached."""
+    goals = [_goal(f"{row['launcher']} at {row['size']} px, weak scaling", row["weak"], WEAK_GOAL) for row in rows]
+    goals += [_goal(f"horovod at {row['size']} px, 2 workers to 2 threads", row["to_threads"], THREADS_GOAL)
+              for row in rows if row["launcher"] == "horovod"]
+    single = {(row["launcher"], row["size"]): row["one"] for row in rows}
+    goals += [_goal(f"torch to TensorFlow at {size} px, one thread", rate / single["horovod", size], TORCH_GOAL)
+              for (launcher, size), rate in single.items() if launcher == "torch" and ("horovod", size) in single]
+    return goals + [{"goal": f"{launcher}, seconds from spark-submit to the first step", "wanted": f"< {START_GOAL:.0f}",
+                     "reached": found["first_step"], "met": found["first_step"] < START_GOAL, "counts": True}
+                    for launcher, found in starts.items()]
+
+
+def _goal(name: str, reached: float, wanted: float) -> dict:
+    return {"goal": name, "wanted": f">= {wanted}", "reached": reached, "met": reached >= wanted, "counts": True}
+
+
+def main() -> None:
+    flags = parse_flags()
+    take_two_cores()
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="scaling-", dir=ROOT / "build") as folder:
+        scratch = Path(folder)
+        try:
+            tables = make_tables(flags, scratch)
+            turns = measure(flags, tables, scratch)
+            starts = {} if flags.no_start_up else {
+                launcher: start_up(launcher, tables[2, flags.sizes[0]], scratch) for launcher in flags.launchers}
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            stop(str(error))
+    rows = summarise(turns)
+    say(as_table(rows, starts))
+    finish({"rounds": flags.rounds, "results": rows, "start_up": starts}, judge(rows, starts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Contestant of scaling.py: trainings on real workers, in one Spark session that is opened once.
+
+Answers ``run LAUNCHER WORKERS SCRATCH TABLE...`` with a list, for each table what its training's step events say: ``rate``
+(images a second of all workers, without the first step) and ``exchange_share`` (None where it is not measured).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import uuid
+from pathlib import Path
+
+from contestant import PROCESSES, answer, take_standard_output
+
+BATCH_ROWS = 32
+
+
+def open_local_session(task_cpus: int):
+    from cxrflow.spark.session import open_session
+
+    os.environ["PYSPARK_SUBMIT_ARGS"] = (
+        f"--master local[{PROCESSES}] --driver-memory 1g --conf spark.task.cpus={task_cpus} --conf spark.ui.enabled=false "
+        "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+    return open_session("cxrflow scaling")
+
+
+def on_own_cores(tables: list[str], folder: str, threads: int):
+    """A training function, as launchers take it: one epoch of each table, on ``threads`` cores of its own."""
+
+    def train(config, worker) -> dict:
+        import dataclasses
+        import os
+
+        from cxrflow.training.fit import fit
+
+        cores = sorted(os.sched_getaffinity(0))[worker.local_rank * threads:][:threads]
+        for thread in os.listdir("/proc/self/task"):  # those that Horovod or torch have started; later ones inherit it
+            os.sched_setaffinity(int(thread), cores)
+        for number, table in enumerate(tables):
+            fit(dataclasses.replace(config, table=table, run=f"{folder}/{number}"), worker)
+        return {}
+
+    return train
+
+
+def run(spark, launcher: str, workers: int, scratch: str, tables: list[str]) -> list[dict]:
+    from cxrflow.config import TrainConfig
+    from cxrflow.launch.supervise import supervise
+
+    folder = f"{scratch}/{uuid.uuid4().hex}"
+    config = TrainConfig(table=tables[0], run=folder, launcher=launcher, workers=workers, epochs=1, batch_size=BATCH_ROWS,
+                         max_restarts=0, tensorboard=False)
+    threads = int(spark.conf.get("spark.task.cpus"))
+    events: list[dict] = []
+    supervise(spark, config, on_own_cores(tables, folder, threads), lambda config: config, events.append)
+    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+    return [steady(events[start:end]) for start, end in zip(starts, [*starts[1:], len(events)], strict=True)]
+
+
+def steady(events: list[dict]) -> dict:
+    """Of one training's events: images a second after the first step, and the exchange's share of that time."""
+    fed = events[0]["workers"] * events[0]["batch_size"]  # the first step's, which belongs to no step event
+    seconds = exchanged = images = 0.0
+    for event in events:
+        if event["event"] == "step":
+            spent = (event["images"] - fed) / event["images_per_second"]
+            images, fed, seconds = images + event["images"] - fed, event["images"], seconds + spent
+            exchanged += spent * event.get("exchange_share", float("nan"))
+    share = exchanged / seconds
+    return {"rate": images / seconds, "exchange_share": share if share == share else None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task-cpus", type=int, required=True, help="threads of each worker")
+    flags = parser.parse_args()
+    answers = take_standard_output()
+    spark = open_local_session(flags.task_cpus)
+    answer(answers, {"ready": True})
+    for line in sys.stdin:
+        _, launcher, workers, scratch, *tables = shlex.split(line)
+        answer(answers, {"sizes": run(spark, launcher, int(workers), str(Path(scratch)), tables)})
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()
