@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 NORMAL_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "nofinding", "0"}
+NO_FINDING = "No Finding"
 
 Threshold = float | list[float | None] | None
 """Of the positive label's score with two labels, of each finding's with several an image, None with more than two labels."""
@@ -27,3 +28,10 @@ def predicted(scores: np.ndarray, positive: int, threshold: Threshold) -> np.nda
     if scores.shape[1] != 2 or threshold is None:
         return scores.argmax(axis=1)
     return np.where(scores[:, positive] >= threshold, positive, 1 - positive)
+
+
+def named(called: np.ndarray, labels: list[str]) -> list[str]:
+    """What was ``predicted`` in words, (n,): the label, or of several findings those that are called, joined by ``|``."""
+    if called.ndim == 1:
+        return [labels[place] for place in called]
+    return ["|".join(label for label, here in zip(labels, row, strict=True) if here) or NO_FINDING for row in called]

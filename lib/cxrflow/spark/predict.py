@@ -18,12 +18,13 @@ from cxrflow import metrics, schema, storage
 from cxrflow.config import PredictConfig, parse_bytes
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable
+from cxrflow.metrics import Prior, Threshold
 from cxrflow.schema import score_column
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import decode_files
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
 from cxrflow.spark.parts import Task, read_parts, write_parts
-from cxrflow.spark.score import BATCH, Run, Scorer, read_run
+from cxrflow.spark.score import BATCH, Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import cached, registered_slots, settings
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ def check_predict(config: PredictConfig) -> Run:
         if not is_predictions(config.predictions):
             raise UserError(f"--predictions: expected predictions to replace, but {config.predictions!r} holds something "
                             "else, which is left alone; name another folder")
-    return read_run(config.run)
+    run = read_run(config.run)
+    if config.prevalence:
+        find_prior(config.prevalence, run)
+    return run
 
 
 def predict(spark: SparkSession, config: PredictConfig) -> dict:
@@ -50,7 +54,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
 
     Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, or the
     reason where the file could not be read. Returns files, scored, unreadable (by reason), counts by predicted
-    label, and seconds. Raises UserError for bad input.
+    label, the prevalence that scores were re-weighted for, if they were, and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
@@ -66,7 +70,9 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             raise UserError(f"--images: expected image files, but there is none below {config.images!r}")
         skipped = listing.where("hidden").count() if is_local else count_hidden(spark, config.images, total)
         log.info("%s files below %s", f"{total:,}", config.images)
-        score = _ScoreFiles(run.recipe, memory, run.labels, run.positive, run.threshold, Scorer(spark, run))
+        prior = find_prior(config.prevalence, run) if config.prevalence else None
+        given = prior if prior and prior.clinic else None
+        score = _ScoreFiles(run.recipe, memory, _Caller(run.labels, run.positive, run.threshold, given), Scorer(spark, run))
         if is_local:
             parts = [files.repartition(max(min(total, 2 * registered_slots(spark)), total // FILES_PER_TASK), "path")]
         else:
@@ -79,6 +85,10 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             rows = sum(row["rows"] for row in written)
             if rows != total:
                 raise RuntimeError(f"{total} files were listed, but {rows} became rows; run the job again")
+            if prior and not prior.clinic:
+                prior = _estimated(spark, prior, written, run.labels)
+                again = read_parts(spark, sorted({row["file"] for row in written}), columns)
+                written = _write(again, staging, columns, _Caller(run.labels, run.positive, run.threshold, prior))
             _replace(config.predictions, {row["file"] for row in written})
         finally:
             storage.remove(staging)
@@ -88,7 +98,8 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     return {
         "files": total, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
-        "predicted": dict(sorted(called.items())), "threshold": run.threshold,
+        "predicted": dict(sorted(called.items())), "threshold": prior.threshold(run.threshold, run.positive) if prior else run.threshold,
+        "prevalence": dict(zip(run.labels, prior.clinic, strict=True)) if prior else None,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -103,6 +114,15 @@ def _write_unread(spark: SparkSession, files: DataFrame, staging: str, columns: 
     unread = files.join(done, "path", "left_anti").withColumn("reason", F.lit("unreadable")).withColumn(
         "detail", F.lit("Spark could not read it"))
     return _write(unread, staging, columns)
+
+
+def _estimated(spark: SparkSession, prior: Prior, written: list[Row], labels: list[str]) -> Prior:
+    """The prior with the shares that the scores of all files tell: K numbers a file on the driver."""
+    columns = pa.schema([pa.field(score_column(label), pa.float32()) for label in labels])
+    scores = read_parts(spark, sorted({row["file"] for row in written}), columns).toPandas().dropna().to_numpy()
+    if not len(scores):
+        raise UserError("--prevalence estimate: expected images to estimate it from, but none could be read")
+    return prior.estimated(scores)
 
 
 def is_predictions(url: str) -> bool:
@@ -125,14 +145,41 @@ def _replace(predictions: str, staged: set[str]) -> None:
 
 
 @dataclass(frozen=True)
+class _Caller:
+    """From the model's scores to those that are written, and to calls; also of the parts that were written already."""
+
+    labels: list[str]
+    positive: int
+    threshold: Threshold
+    prior: Prior | None
+
+    def rows(self, scores: np.ndarray) -> list[dict]:
+        """The columns that scores (n, K) make, a dict a row."""
+        weighted = self.prior(scores) if self.prior else scores
+        threshold = self.prior.threshold(self.threshold, self.positive) if self.prior else self.threshold
+        called = metrics.named(metrics.predicted(weighted, self.positive, threshold), self.labels)
+        columns = [score_column(label) for label in self.labels]
+        return [dict(zip(columns, row, strict=True)) | {"predicted_label": label}
+                for row, label in zip(weighted.tolist(), called, strict=True)]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = batch.to_pylist()
+            readable = [row for row in rows if row["reason"] is None]
+            if readable:
+                scores = np.array([[row[score_column(label)] for label in self.labels] for row in readable])
+                for row, new in zip(readable, self.rows(scores), strict=True):
+                    row |= new
+            yield pa.RecordBatch.from_pylist(rows, schema=schema.predictions(self.labels))
+
+
+@dataclass(frozen=True)
 class _ScoreFiles:
     """Decodes and scores the files of one Spark partition, a small batch at a time."""
 
     recipe: Recipe
     memory: int
-    labels: list[str]
-    positive: int
-    threshold: float | None
+    caller: _Caller
     scorer: Scorer
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -153,8 +200,6 @@ class _ScoreFiles:
         readable = [result for result in results if "pixels" in result]
         if readable:
             scores = self.scorer(np.stack([result.pop("pixels") for result in readable]))
-            called = metrics.predicted(scores, self.positive, self.threshold)
-            for result, row, place in zip(readable, scores.tolist(), called, strict=True):
-                result |= dict(zip(map(score_column, self.labels), row, strict=True))
-                result["predicted_label"] = self.labels[place]
-        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.labels))
+            for result, row in zip(readable, self.caller.rows(scores), strict=True):
+                result |= row
+        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.caller.labels))

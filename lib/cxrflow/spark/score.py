@@ -12,9 +12,11 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from cxrflow import storage
+from cxrflow.config import parse_prevalence
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
+from cxrflow.metrics import Prior, Threshold, find_shares
 
 BATCH = 32
 _loaded: dict[str, object] = {}
@@ -27,24 +29,47 @@ class Run:
     labels: list[str]
     """In the order of the model's outputs."""
     positive: int
-    threshold: float | None
-    """Of the positive label's score, chosen on validation data; None with more than two labels."""
+    threshold: Threshold
+    """Chosen on validation data."""
+    temperature: float | None
+    """By which the model file divides its logits; None where nothing says so."""
+    prevalence: tuple[float, ...] | None
+    """Share of each label in the training data; None of a run whose records do not tell."""
     recipe: Recipe
     """How the images that it was trained on were decoded."""
     backend: str
     model: str
     """Place of the model file."""
 
+    @property
+    def multi(self) -> bool:
+        """Whether an image may have several of the labels."""
+        return isinstance(self.threshold, list)
+
 
 def read_run(url: str) -> Run:
     """Raises UserError where the run directory or a file in it is missing."""
     run = RunDirectory(url)
-    config, history = run.read(run.config, "train"), run.read(run.history, "train")
+    config, best = run.read(run.config, "train"), run.read(run.history, "train")["best"]
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
     return Run(labels=config["labels"], positive=config["labels"].index(config["positive_label"]),
-               threshold=history["best"]["threshold"], recipe=Recipe(**config["recipe"]),
-               backend=config["backend"], model=run.model)
+               threshold=best["threshold"], temperature=best.get("temperature"), prevalence=_shares(config),
+               recipe=Recipe(**config["recipe"]), backend=config["backend"], model=run.model)
+
+
+def _shares(config: dict) -> tuple[float, ...] | None:
+    return tuple(config["prevalence"][label] for label in config["labels"]) if "prevalence" in config else None
+
+
+def find_prior(flag: str, run: Run) -> Prior:
+    """How scores are re-weighted for ``--prevalence``; without a clinic's shares, which are yet to be estimated, for
+    ``estimate``. Raises UserError where the run or the flag does not suit."""
+    if run.prevalence is None:
+        raise UserError(f"--prevalence: expected a run whose config.json tells the training data's prevalence, but that of "
+                        f"{run.model.rsplit('/', 1)[0]!r} does not; train again")
+    given = parse_prevalence(flag)
+    return Prior(run.prevalence, find_shares(given, run.labels, run.positive, run.multi) if given else (), run.multi)
 
 
 class Scorer:

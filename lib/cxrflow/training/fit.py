@@ -19,6 +19,8 @@ from cxrflow.config import TrainConfig, to_dict
 from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.metrics.shift import image_facts
+from cxrflow.preflight.machine import versions
 from cxrflow.training.augment import augment, find_policy
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import (
@@ -40,6 +42,7 @@ from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
+from cxrflow.training.reference import write_reference
 from cxrflow.training.source import find_fetch
 from cxrflow.training.summary import summarise
 from cxrflow.training.variables import capture, restore
@@ -100,6 +103,7 @@ class _Trainer:
         self._epochs: list[dict] = self._start["epochs"]
         self._best: dict | None = self._start["best"]
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
+        self._val_facts: np.ndarray | None = None
         self._claimed = False
         self._stopped_at: dict = {}
         self._begun: set[str] = set()
@@ -181,6 +185,8 @@ class _Trainer:
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
             "workers": self._worker.size, "labels": self._manifest.labels,
             "recipe": self._manifest.recipe(), "positive_label": self._manifest.labels[self._positive],
+            "prevalence": self._manifest.prevalence("train"), "data": self._manifest.facts(),
+            "versions": versions(self._config.launcher, keras.backend.backend()),
             "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
 
     def _feed_facts(self) -> dict:
@@ -212,6 +218,9 @@ class _Trainer:
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = {**record, "threshold": self._threshold(truth, scores)}
         self._checkpoint(epoch + 1, 0, 0.0, None)
+        if self._worker.rank == 0 and self._best["epoch"] == record["epoch"]:
+            with self._writing():
+                write_reference(self._run, self._manifest, self._positive, self._val_facts, truth, scores)
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
         self._progress.end_epoch(record)
@@ -285,11 +294,15 @@ class _Trainer:
 
     def _score_val(self) -> tuple[np.ndarray, np.ndarray]:
         """(truth int (n,), scores float32 (n, K)) of all workers' samples of the val split."""
-        truth, scores = [], []
+        truth, scores, facts = [], [], []
         for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
+            if self._val_facts is None:  # they are the same in every epoch
+                facts.append(image_facts(batch.pixels[:true, ..., 0]))
             truth.append(batch.targets[:true].argmax(axis=1))
             scores.append(np.asarray(self._model.predict_on_batch(batch.pixels))[:true])
+        if self._val_facts is None:
+            self._val_facts = self._worker.gather(np.concatenate(facts))
         return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(scores))
 
     def _threshold(self, truth: np.ndarray, scores: np.ndarray) -> metrics.Threshold:
