@@ -106,7 +106,7 @@ def distance(one: np.ndarray, weights: np.ndarray, two: np.ndarray) -> float:
     values = np.concatenate([one, two])
     order = np.argsort(values, kind="stable")
     apart = np.cumsum(np.concatenate([weights, np.full(len(two), -1 / len(two))])[order])
-    return float(np.abs(apart[np.append(np.diff(values[order]) > 0, True)]).max())
+    return round(float(np.abs(apart[np.append(np.diff(values[order]) > 0, True)]).max()), 6)
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> float:

@@ -80,7 +80,8 @@ def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision:
         name = f"mean score of {metrics['positive_label']}" if two else "mean score of the called label"
         pictures["reliability"] = _picture(
             plots.reliability(calibration["bins"], name, f"share of {metrics['positive_label']}" if two else "share of right calls"),
-            "Reliability: on the diagonal a score means what it says. Lines are 95 % intervals (Wilson)",
+            "Reliability: on the dotted line a score means what it says. A point is a bin, the larger the more images it has; lines are "
+            "95 % intervals (Wilson)",
             f"expected calibration error {calibration['ece']:.3f}{_within(calibration['ece_interval'])}")
     if "threshold" in metrics:
         own = scored[score_column(metrics["positive_label"])].to_numpy()
@@ -97,8 +98,9 @@ def _of_subgroups(metrics: dict) -> dict[str, Picture]:
         return {}
     groups = metrics["subgroups"]["groups"]
     figure = "accuracy" if "accuracy" in metrics else "auc"
+    name = "Accuracy" if figure == "accuracy" else "AUC"
     return {"subgroups": _picture(
-        plots.forest(groups, figure, metrics[figure]), f"{figure.replace('auc', 'AUC')} of each subgroup with its 95 % interval",
+        plots.forest(groups, figure, metrics[figure]), f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images",
         "; ".join(f"{name} {_number(group[figure])}" for name, group in groups.items()))}
 
 

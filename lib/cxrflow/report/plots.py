@@ -104,14 +104,12 @@ def confusion(matrix: list[list[int]], labels: list[str]) -> Figure:
 def reliability(bins: list[dict], name: str, share: str) -> Figure:
     """The reliability diagram: in each bin the share of images of which it is true, with its interval, over the mean score."""
     figure, axes = _axes(xlabel=name, ylabel=share, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="calibrated")
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1)
     scores, shares = ([found[key] for found in bins] for key in ("score", "share"))
     most = max(found["n"] for found in bins)
     ends = np.array([found["interval"] for found in bins]).T
     axes.vlines(scores, *ends, color=BLUE, linewidth=1.5)
-    axes.scatter(scores, shares, s=[18 + 120 * found["n"] / most for found in bins], color=BLUE, zorder=3, edgecolor="white",
-                 label="a bin; the larger, the more images")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.scatter(scores, shares, s=[18 + 120 * found["n"] / most for found in bins], color=BLUE, zorder=3, edgecolor="white")
     return figure
 
 
@@ -139,8 +137,7 @@ def forest(groups: dict[str, dict], figure_name: str, whole: float | None) -> Fi
                 axes.hlines(place, *group[f"{figure_name}_interval"], color=BLUE, linewidth=2)
             axes.plot(group[figure_name], place, "o", color=BLUE)
     if whole is not None:
-        axes.axvline(whole, color=GRAY, linestyle=":", label="all images")
-        axes.legend(loc="best", fontsize=8)
+        axes.axvline(whole, color=GRAY, linestyle=":")
     axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=figure_name.replace("auc", "AUC"), ylim=(len(groups) - 0.5, -0.5))
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
