@@ -70,7 +70,8 @@ def _shapes(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[floa
     rows = values(catalog, f"""
         SELECT coalesce(label, 'all') AS label, quantile_disc(sqrt(source_height * source_width), {parts}) AS size,
             quantile_disc(source_width / source_height, {parts}) AS aspect
-        FROM samples WHERE split != 'test' GROUP BY GROUPING SETS ((samples.label), ()) ORDER BY count(*) DESC LIMIT 100""")
+        FROM samples WHERE split != 'test' GROUP BY GROUPING SETS ((samples.label), ())
+        HAVING count(*) > 0 ORDER BY count(*) DESC LIMIT 100""")
     return {row["label"]: {name: [round(value, 5) for value in row[name]] for name in ("size", "aspect")} for row in rows}
 
 

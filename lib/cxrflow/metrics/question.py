@@ -73,11 +73,15 @@ class Question:
         return {name: value if np.isfinite(value) else None for name, value in figures.items()}
 
     def calibration(self, resampled: dict[str, np.ndarray]) -> dict:
-        """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram."""
-        values = self.values()
-        return {"brier": values["brier"], "brier_interval": percentiles(resampled["brier"]),
-                "ece": values["ece"], "ece_interval": basic(values["ece"], resampled["ece"]),
-                "ece_of_calibrated": ece_of_calibrated(self.scores), "bins": reliability(self.positive, self.scores)}
+        """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram. The error's
+        interval begins at 0 where calibrated scores would have such an error too."""
+        values, by_chance = self.values(), ece_of_calibrated(self.scores)
+        interval = basic(values["ece"], resampled["ece"])
+        if interval and values["ece"] <= np.quantile(by_chance, 0.975):
+            interval[0] = 0.0
+        return {"brier": values["brier"], "brier_interval": percentiles(resampled["brier"]), "ece": values["ece"],
+                "ece_interval": interval, "ece_of_calibrated": float(by_chance.mean()),
+                "bins": reliability(self.positive, self.scores)}
 
 
 def _predictive(prevalence: float, values: dict, resampled: dict[str, np.ndarray]) -> dict:
