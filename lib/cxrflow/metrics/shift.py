@@ -23,10 +23,10 @@ KEPT = 101
 IMAGE_FACTS = {
     "mean": "mean gray value, 0 to 255",
     "sd": "standard deviation of the gray values",
-    "sharpness": "mean difference of a pixel from its four neighbours' mean, as a share of sd",
-    "border": "mean gray value of the outermost sixteenth on each side less that of the whole image",
+    "sharpness": "sharpness: mean difference of a pixel from its four neighbours' mean, as a share of that deviation",
+    "border": "border: mean gray value of the outermost sixteenth on each side less that of the whole",
 }
-SOURCE_FACTS = {"size": "root of height times width of the file's image, in pixels", "aspect": "width / height of the file's image"}
+SOURCE_FACTS = {"size": "size of the file's image: root of height times width, pixels", "aspect": "width / height of the file's image"}
 
 
 def image_facts(pixels: np.ndarray) -> np.ndarray:

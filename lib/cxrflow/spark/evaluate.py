@@ -58,14 +58,26 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
 def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     """Score every sample of ``config.split``; writes metrics.json and scores.parquet to the run directory.
 
-    Returns what ``metrics.judge`` returns, with ``split``, ``table``, ``prevalence`` (of the labels in training, here, as estimated
-    from the scores alone, and what the scores were re-weighted for), ``subgroups``, ``mistakes`` (the surest), ``shift`` (against
-    the validation images) and ``seconds``. Raises UserError for bad input.
+    Returns what ``judge_scored`` returns, with ``split``, ``table`` and ``seconds``. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
-    scored = score_table(spark, config.table, manifest, config.split, run, _columns(config, manifest))
+    columns = [config.subgroups] if config.subgroups in manifest.columns else []
+    scored = score_table(spark, config.table, manifest, config.split, run, columns)
+    result = {"split": config.split, "table": storage.absolute(config.table), **judge_scored(config, run, manifest, scored)}
+    result["seconds"] = round(time.monotonic() - started, 2)
+    _write(RunDirectory(config.run), scored, result)
+    return result
+
+
+def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: pd.DataFrame) -> dict:
+    """What ``metrics.judge`` says of the rows of ``score_table``, with ``prevalence`` (of the labels in training, here, as estimated
+    from the scores alone, and what the scores were re-weighted for), ``shift`` (against the run's validation images),
+    ``temperature``, ``subgroups`` and ``mistakes`` (the surest).
+
+    In ``scored``, scores become those that were judged, and calls and subgroups are added.
+    """
     truth = truth_of(scored["label"].to_numpy(), run.labels, run.multi)
     patients = scored["patient_id"].to_numpy()
     names = [score_column(label) for label in run.labels]
@@ -73,20 +85,15 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     raw = scored[names].to_numpy().astype(np.float64)
     prior, prevalence = _prevalence(config, run, truth, raw)
     scores, threshold = (prior(raw), prior.threshold(run.threshold, run.positive)) if prior else (raw, run.threshold)
-    result = {"split": config.split, "table": storage.absolute(config.table), **metrics.judge(
-        truth, scores, patients, run.labels, run.positive, threshold, config.bootstrap, config.seed, prior and prior.clinic)}
-    result |= {"prevalence": prevalence, "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw),
-               "subgroups": None}
-    if config.subgroups:
-        scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
-        result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(
-            truth, scores, patients, groups, run.labels, run.positive, threshold, config.bootstrap, config.seed)}
     scored[names] = scores.astype(np.float32)
     scored["predicted_label"] = metrics.named(metrics.predicted(scores, run.positive, threshold), run.labels)
-    result["mistakes"] = _mistakes(scored, truth, scores, run, threshold)
-    result["seconds"] = round(time.monotonic() - started, 2)
-    _write(RunDirectory(config.run), scored, result)
-    return result
+    how = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
+    result = {**metrics.judge(truth, scores, patients, *how, prior and prior.clinic), "prevalence": prevalence,
+              "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw), "subgroups": None}
+    if config.subgroups:
+        scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
+        result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(truth, scores, patients, groups, *how)}
+    return {**result, "mistakes": _mistakes(scored, truth, scores, run, threshold)}
 
 
 def _write(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> None:
@@ -97,11 +104,6 @@ def _write(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> None:
     log.info("\n%s", as_text(result))
     for line in warnings(result):
         log.warning("%s", line)
-
-
-def _columns(config: EvaluateConfig, manifest: Manifest) -> list[str]:
-    """Columns of the table that subgroups are made of."""
-    return [config.subgroups] if config.subgroups in manifest.columns else []
 
 
 def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.ndarray) -> tuple[Prior | None, dict]:
