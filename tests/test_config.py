@@ -16,8 +16,8 @@ FLAGS = {
                          "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
                          "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard", "mlflow",
                          "overwrite", "preflight_only"},
-    config.EvaluateConfig: {"run", "table", "split", "bootstrap", "seed"},
-    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "overwrite"},
+    config.EvaluateConfig: {"run", "table", "split", "subgroups", "prevalence", "bootstrap", "seed"},
+    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "prevalence", "overwrite"},
     config.ReportConfig: {"run", "predictions", "examples"},
 }
 
@@ -95,3 +95,21 @@ def test_labels_that_cannot_be_meant_are_refused(change, words):
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)
+
+
+@pytest.mark.parametrize("by", ["virus|bacteria", "(unclosed"])
+def test_a_subgroup_rule_without_a_group_is_refused(by):
+    with pytest.raises(UserError, match="--subgroups: expected a column of the table or a regular expression"):
+        config.EvaluateConfig(run="r", table="t", subgroups=by)
+
+
+def test_prevalence():
+    assert config.parse_prevalence("0.1") == 0.1 and config.parse_prevalence("estimate") is None
+    assert config.parse_prevalence("a=0.25, b c=0.75") == {"a": 0.25, "b c": 0.75}
+
+
+@pytest.mark.parametrize("prevalence", ["", "0", "1", "10", "guess", "a=0.5,a=0.5", "a=0.5,0.5", "a=x"])
+def test_a_prevalence_that_is_none_is_refused(prevalence):
+    for kind, others in ((config.EvaluateConfig, {"table": "t"}), (config.PredictConfig, {"images": "i", "predictions": "p"})):
+        with pytest.raises(UserError, match="--prevalence: expected estimate, the positive label's share"):
+            kind(run="r", prevalence=prevalence, **others)

@@ -4,7 +4,7 @@ from scipy.special import expit, softmax
 
 from cxrflow import metrics
 from cxrflow.metrics.calibration import ece_of_calibrated
-from cxrflow.metrics.intervals import Resamples, basic
+from cxrflow.metrics.intervals import Resamples
 from cxrflow.metrics.question import Question
 
 
@@ -65,11 +65,27 @@ def test_no_rows_is_an_error():
         metrics.fit_temperature(np.zeros((2, 2)), np.full((2, 2), np.nan))
 
 
-def test_a_calibrated_model_has_the_ece_that_chance_gives_it():
+def test_the_interval_of_a_calibrated_model_begins_at_0():
+    """Chance alone drives the error up, and once more in each resample."""
     logits, truth = drawn(1.0, count=400, labels=2, seed=3)
     scores = softmax(logits, axis=1)[:, 1]
-    by_chance = ece_of_calibrated(scores)
-    assert 0.02 < by_chance < 0.05
-    assert by_chance / 2 < metrics.ece(truth == 1, scores) < 2 * by_chance
-    resampled = Resamples(np.arange(400), 200).of(Question(truth == 1, scores, scores > 0.5))["ece"]
-    assert resampled.mean() > metrics.ece(truth == 1, scores) > basic(metrics.ece(truth == 1, scores), resampled)[0]
+    by_chance, error = ece_of_calibrated(scores), metrics.ece(truth == 1, scores)
+    assert 0.02 < by_chance.mean() < 0.05 and by_chance.min() < error < by_chance.max()
+    question = Question(truth == 1, scores, scores > 0.5)
+    resampled = Resamples(np.arange(400), 200).of(question)
+    assert resampled["ece"].mean() > error
+    calibration = question.calibration(resampled)
+    assert calibration["ece_interval"][0] == 0 < calibration["ece_interval"][1] < 0.05
+
+
+def test_the_interval_of_a_model_that_is_too_sure_holds_the_true_error():
+    logits, truth = drawn(2.0, count=200_000, labels=2, seed=4)
+    true = metrics.ece(truth == 1, softmax(logits, axis=1)[:, 1])
+    held = 0
+    for start in range(0, 20_000, 1000):
+        part = slice(start, start + 1000)
+        question = Question(truth[part] == 1, softmax(logits[part], axis=1)[:, 1], truth[part] == 1)
+        low, high = question.calibration(Resamples(np.arange(1000), 200).of(question))["ece_interval"]
+        held += low <= true <= high
+        assert low > 0
+    assert held >= 16  # of 20; 95 % would be 19

@@ -44,7 +44,8 @@ def test_two_workers_train_and_rank_0_writes_the_run(trained):
     assert history["best"]["val_auc"] == max(epoch["val_auc"] for epoch in history["epochs"])
     assert history["finished"] and history["kept"]["val_auc"] == result["val_auc"]
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.json", "events.jsonl", "history.json", "mlflow.json", "model.keras", "tensorboard"]
+        "checkpoints", "config.json", "events.jsonl", "history.json", "mlflow.json", "model.keras", "reference.json",
+        "tensorboard"]
 
 
 def test_the_driver_recorded_what_rank_0_did(trained):
@@ -116,8 +117,15 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     from cxrflow.spark.predict import predict
 
     _, run = trained
-    figures = evaluate(spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20))
+    figures = evaluate(spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20, subgroups=r"_(\d)_synthetic"))
     assert json.loads((run / "metrics.json").read_text())["n"] == figures["n"] == 48
+    assert {name: group["n"] for name, group in figures["subgroups"]["groups"].items()} == {"1": 24, "2": 24}
+    assert len(figures["mistakes"]) == min(20, round(48 * (1 - figures["accuracy"])))
+    # The same images, and the 30 that training took from the same source.
+    assert figures["shift"]["large"] == [] and len(figures["shift"]["facts"]) == 7
+    trained_on = read_manifest(str(table)).counts()["train"]
+    assert figures["prevalence"]["training"] == {label: rows / sum(trained_on.values()) for label, rows in trained_on.items()}
+    assert figures["prevalence"]["here"] == {"SYNTHETIC_NORMAL": 0.5, "SYNTHETIC_OPACITY": 0.5} and not figures["prevalence"]["used"]
     result = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     assert (result["files"], result["scored"], result["unreadable"]) == (52, 48, 4)
     again = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"),
@@ -133,8 +141,44 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     assert (both["predicted_label"] == scored["predicted_label"]).all()
     written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
     page = (run / "report.html").read_text()
-    assert len(written["pictures"]) == 4 and page.count("data:image/png;base64,") == 4
+    assert len(written["pictures"]) == 8 and page.count("data:image/png;base64,") == 8
+    assert page.count("what speaks for the label in bright colours") > 5  # Grad-CAM, by the run's own backend
+    assert page.count("<img") == page.count(' alt="') == page.count("data:image/")
     assert "not a medical device" in page and "http" not in page and f"{figures['auc']:.3f}" in page
+
+
+def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, trained, tmp_path):
+    from cxrflow.spark.evaluate import evaluate
+    from cxrflow.spark.predict import predict
+
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    figures = evaluate(spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20, prevalence="0.05"))
+    training = figures["prevalence"]["training"]["SYNTHETIC_OPACITY"]
+    before, after = (pd.read_parquet(place / "scores.parquet").set_index("path") for place in (trained[1], run))
+    assert (before["predicted_label"] == after["predicted_label"]).all() and figures["clinic"]["prevalence"] == 0.05
+
+    def odds(frame):
+        return frame["score_SYNTHETIC_OPACITY"].astype(float) / frame["score_SYNTHETIC_NORMAL"].astype(float)
+
+    np.testing.assert_allclose(odds(after) / odds(before), 0.05 / 0.95 / (training / (1 - training)), rtol=1e-4)
+    done = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), prevalence="estimate"))
+    predictions = pd.read_parquet(tmp_path / "p").set_index("path")
+    assert (done["files"], done["scored"], len(predictions), predictions["reason"].notna().sum()) == (52, 48, 52, 4)
+    assert done["prevalence"] == pytest.approx(figures["prevalence"]["estimated"], abs=1e-4)
+    assert (predictions.loc[before.index, "predicted_label"] == before["predicted_label"]).all()
+    share = done["prevalence"]["SYNTHETIC_OPACITY"]
+    np.testing.assert_allclose(odds(predictions.loc[before.index]) / odds(before), share / (1 - share) / (training / (1 - training)), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"subgroups": "hospital"}, "--subgroups: expected a regular expression with a .group., or one of the table's columns sample_id"),
+    ({"prevalence": "a=0.5,b=0.5"}, "--prevalence: expected a share of each of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY, which add up to 1; got a=0.5"),
+])
+def test_what_does_not_fit_the_table_is_refused_before_spark_is_asked(table, trained, change, words):
+    from cxrflow.spark.evaluate import check_evaluate
+
+    with pytest.raises(UserError, match=words):
+        check_evaluate(EvaluateConfig(run=str(trained[1]), table=str(table), **change))
 
 
 def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions(table, phantoms, trained, tmp_path):

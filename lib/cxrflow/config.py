@@ -84,6 +84,23 @@ def _rule(flag: str, expected: str, rule: str) -> None:
     _require(groups > 0, f"{flag}: expected a regular expression with a (group), got {rule!r}")
 
 
+def parse_prevalence(prevalence: str) -> dict[str, float] | float | None:
+    """The shares of a flag ``--prevalence``: of the positive label for ``"0.1"``, of each label for ``"a=0.2,b=0.8"``, and None for
+    ``"estimate"``. Raises UserError for anything else."""
+    expected = ("--prevalence: expected estimate, the positive label's share such as 0.1, or label=share,label=share,... with "
+                f"shares above 0 and below 1; got {prevalence!r}")
+    if prevalence == "estimate":
+        return None
+    try:
+        parts = [part.rpartition("=") for part in prevalence.split(",")]
+        shares = {label.strip(): float(share) for label, _, share in parts}
+    except ValueError:
+        raise UserError(expected) from None
+    _require(all(0 < share < 1 for share in shares.values()) and len(shares) == len(parts), expected)
+    _require("" not in shares or len(shares) == 1, expected)
+    return shares.get("", shares)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
     """Decode a folder of X-ray files on the Spark executors and write them as a training table."""
@@ -308,14 +325,25 @@ class EvaluateConfig:
     """Table with the images to score."""
     split: str = "test"
     """Split to score: train, val, test or all."""
+    subgroups: str | None = None
+    """Judge parts of the images as well: a column of the table, such as source_format, or a regular expression that is
+    searched in the path below the images folder and whose groups make up the part's name, such as '(bacteria|virus)'."""
+    prevalence: str | None = None
+    """Re-weight the scores for a clinic of another prevalence than the training data's: the positive label's share, such as
+    0.1; of more labels label=share,label=share,...; or estimate, which guesses it from the scores alone and takes other
+    kinds of images for another prevalence. As they are, if not given."""
     bootstrap: int = 1000
-    """Resamples of the patients for the interval of the AUC."""
+    """Resamples of the patients for the intervals of all figures that are no simple rates."""
     seed: int = 0
     """Seed of the resampling."""
 
     def __post_init__(self):
         _places(self, "run", "table")
         _positive(self, "bootstrap")
+        if self.subgroups is not None and not self.subgroups.isidentifier():
+            _rule("--subgroups", "a column of the table or a regular expression", self.subgroups)
+        if self.prevalence is not None:
+            parse_prevalence(self.prevalence)
         _require(self.split in (*SPLITS, "all"),
                  f"--split: expected one of {', '.join(SPLITS)}, all; got {self.split!r}")
 
@@ -332,12 +360,17 @@ class PredictConfig:
     """Folder to write the Parquet table of scores to."""
     worker_memory: str = "1g"
     """Memory that decoding may take in a Python worker on an executor, besides the model; see ingest."""
+    prevalence: str | None = None
+    """Re-weight the scores for a clinic of another prevalence than the training data's; see evaluate. The same labels are
+    predicted where the run has a threshold, which moves with the scores."""
     overwrite: bool = False
     """Replace the predictions if there are any."""
 
     def __post_init__(self):
         _places(self, "run", "images", "predictions")
         parse_bytes("--worker-memory", self.worker_memory)
+        if self.prevalence is not None:
+            parse_prevalence(self.prevalence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from cxrflow import storage
 from cxrflow.errors import UserError
 
 TABLE_VERSION = 3
-PICTURES = ("curves", "roc", "confusion", "examples")
+PICTURES = ("loss", "validation", "roc", "precision_recall", "confusion", "reliability", "scores", "subgroups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,15 @@ class Manifest:
                 of_split[label] += rows
         return counts
 
+    def prevalence(self, split: str) -> dict[str, float]:
+        """The share of each label among a split's rows; of several findings, among those where it is known."""
+        present, absent = self.counts()[split], self.absent()[split]
+        return {label: rows / (rows + absent[label]) for label, rows in present.items()}
+
+    def facts(self) -> dict:
+        """What a run keeps of the table that it was trained on, for its report."""
+        return {"counts": self.counts(), "quarantined": self.quarantined, "audit": self.audit}
+
 
 def has_manifest(table: str) -> bool:
     """Whether the folder holds a table, of any version."""
@@ -149,6 +158,7 @@ class RunDirectory:
         self.model = storage.join(url, "model.keras")
         self.metrics = storage.join(url, "metrics.json")
         self.scores = storage.join(url, "scores.parquet")
+        self.reference = storage.join(url, "reference.json")
         self.report = storage.join(url, "report.html")
         self.checkpoints = storage.join(url, "checkpoints")
         self.events = storage.join(url, "events.jsonl")
@@ -175,6 +185,6 @@ class RunDirectory:
         if not self.holds_run():
             return
         # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
-        for url in [self.checkpoints, self.history, self.model, self.metrics, self.scores, self.report,
+        for url in [self.checkpoints, self.history, self.model, self.reference, self.metrics, self.scores, self.report,
                     *map(self.picture, PICTURES), self.config]:
             storage.remove(url)

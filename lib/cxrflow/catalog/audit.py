@@ -10,6 +10,7 @@ from cxrflow.images.similar import HASH_BITS, NEAR_BITS
 EXAMPLES = 10
 _PART = 16  # hexadecimal digits, 64 bits
 _CROWD = 5000
+_QUANTILES = 51
 
 
 def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
@@ -19,6 +20,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
     - conflicting_labels: contents with several labels
     - near_duplicates: pairs of different content that look alike, see images.similar; those across splits matter
     - unnamed: whether no file name tells its patient, so that each file is one of its own
+    - shapes: of each label, but for the test split, the distribution of source sizes and aspect, see metrics.shift
     - patients of each split; sizes (smallest, median and largest side, in pixels); bits, formats, notes: files of each
 
     Raises RuntimeError where a content or a patient is in two splits, which an ingest never leaves.
@@ -35,6 +37,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
         "unnamed": not values(catalog, "SELECT path FROM samples WHERE patient_id != path LIMIT 1"),
         "patients": _counts(catalog, "split", "count(DISTINCT patient_id)"),
         "sizes": {side: _sizes(catalog, f"source_{side}") for side in ("height", "width")},
+        "shapes": _shapes(catalog),
         "bits": _counts(catalog, "source_bits"), "formats": _counts(catalog, "source_format"),
         "notes": {note: files for note, files in _counts(catalog, "note").items() if note},
     }
@@ -58,6 +61,18 @@ def _counts(catalog: duckdb.DuckDBPyConnection, column: str, what: str = "count(
 def _sizes(catalog: duckdb.DuckDBPyConnection, column: str) -> list[int]:
     row = values(catalog, f"SELECT min({column}) AS low, median({column}) AS middle, max({column}) AS high FROM samples")[0]
     return [round(value) for value in row.values()]
+
+
+def _shapes(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[float]]]:
+    """By label, and of all of them, the quantiles of each of ``metrics.shift.SOURCE_FACTS``, from the smallest; of the commonest
+    labels where there are many."""
+    parts = [(place + 0.5) / _QUANTILES for place in range(_QUANTILES)]
+    rows = values(catalog, f"""
+        SELECT coalesce(label, 'all') AS label, quantile_disc(sqrt(source_height * source_width), {parts}) AS size,
+            quantile_disc(source_width / source_height, {parts}) AS aspect
+        FROM samples WHERE split != 'test' GROUP BY GROUPING SETS ((samples.label), ())
+        HAVING count(*) > 0 ORDER BY count(*) DESC LIMIT 100""")
+    return {row["label"]: {name: [round(value, 5) for value in row[name]] for name in ("size", "aspect")} for row in rows}
 
 
 def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:

@@ -85,11 +85,12 @@ def ece(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(np.abs(np.bincount(bin_of(scores), positive - scores)).sum() / len(scores))
 
 
-def ece_of_calibrated(scores: np.ndarray, draws: int = 200, seed: int = 0) -> float:
-    """The ECE that scores (n,) would have on average if they were perfectly calibrated (Broecker and Smith 2007): the truth
-    is drawn from the scores themselves. It is above 0, and more so for few samples; an ECE near it is no miscalibration."""
+def ece_of_calibrated(scores: np.ndarray, draws: int = 200, seed: int = 0) -> np.ndarray:
+    """float (draws,): the ECE that scores (n,) would have if they were perfectly calibrated (Broecker and Smith 2007), with
+    the truth drawn from the scores themselves. It is above 0, and more so for few samples; an ECE among these is no sign of
+    miscalibration."""
     random = np.random.default_rng(seed)
-    return float(np.mean([ece(random.random(len(scores)) < scores, scores) for _ in range(draws)]))
+    return np.array([ece(random.random(len(scores)) < scores, scores) for _ in range(draws)])
 
 
 def _require_rows(logits: np.ndarray, truth: np.ndarray) -> None:

@@ -16,7 +16,7 @@ def positive_index(labels: list[str]) -> int:
     return findings[-1] if findings else len(labels) - 1
 
 
-def predicted(scores: np.ndarray, positive: int, threshold: Threshold) -> np.ndarray:
+def predicted(scores: np.ndarray, positive: int | None, threshold: Threshold) -> np.ndarray:
     """int (n,): the label that each row of scores stands for. With two labels, ``positive`` where its score is at
     least the threshold; with more, the label of the highest score.
 

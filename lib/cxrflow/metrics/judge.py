@@ -13,19 +13,20 @@ MEANS = ("auc", "average_precision", "sensitivity", "specificity")
 
 
 def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: list[str], positive: int,
-          threshold: Threshold, bootstrap: int = 1000, seed: int = 0) -> dict:
+          threshold: Threshold, bootstrap: int = 1000, seed: int = 0, prevalence: tuple[float, ...] | None = None) -> dict:
     """Everything that evaluate.py reports of a set of samples, as plain data for JSON; what has no value is None.
 
-    ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K); ``patients``: any (n,). Always there: ``n``,
-    ``patients``, ``labels``, ``auc`` and its interval. With two labels the figures of ``Question.figures`` about the positive
+    ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K); ``patients``: any (n,); ``prevalence``: a clinic's
+    share of each label, for predictive values there. Always there: ``n``, ``patients``, ``labels``, ``auc`` and its interval. With two labels the figures of ``Question.figures`` about the positive
     one; otherwise those of each label in ``per_label``, and their means in ``macro``.
     """
     called = predicted(scores, positive, threshold)
     asked = questions(truth, scores, called, labels, positive)
     resampled = Resamples(patients, bootstrap, seed).of(
         lambda weights: {(label, name): value for label, question in asked.items() for name, value in question(weights).items()})
-    each = {label: question.figures({name: resampled[label, name] for other, name in resampled if other == label}, patients)
-            for label, question in asked.items()}
+    shares = dict(zip(labels, prevalence or [None] * len(labels), strict=True))
+    each = {label: question.figures({name: resampled[label, name] for other, name in resampled if other == label}, patients,
+                                    shares[label]) for label, question in asked.items()}
     figures: dict = {"n": len(truth), "patients": len(np.unique(patients)), "labels": labels}
     if truth.ndim == 2:
         macro = _means(asked, resampled)

@@ -5,10 +5,12 @@ It rests on one assumption: images of a label look the same there, and only how 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from cxrflow.errors import UserError
 from cxrflow.metrics.decision import Threshold
 
 
@@ -19,7 +21,12 @@ class Prior:
     training: tuple[float, ...]
     """(K,): the share of each label, above 0 and below 1; for multi of each finding, where it is known."""
     clinic: tuple[float, ...]
+    """(K,); empty where it is yet to be estimated."""
     multi: bool = False
+
+    def estimated(self, scores: np.ndarray) -> Prior:
+        """The same for the clinic that the scores (n, K) come from, whose shares are estimated from them."""
+        return dataclasses.replace(self, clinic=estimate_prevalence(scores, self.training, self.multi))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """float (n, K): each score times clinic / training, and divided by their sum (Saerens et al. 2002, equation 4;
@@ -42,6 +49,22 @@ class Prior:
         pair = np.full((1, 2), 1 - threshold)
         pair[0, positive] = threshold
         return float(self(pair)[0, positive])
+
+
+def find_shares(given: dict[str, float] | float, labels: list[str], positive: int, multi: bool = False) -> tuple[float, ...]:
+    """The clinic's share of each label, from what ``config.parse_prevalence`` read.
+
+    Raises UserError where it is not of these labels, or of labels of which each image has one and does not add up to 1.
+    """
+    if isinstance(given, float):
+        if len(labels) != 2 or multi:
+            raise UserError(f"--prevalence: expected a share of each label ({', '.join(labels)}) as label=share,label=share,...; "
+                            f"got {given:g}")
+        given = {labels[positive]: given, labels[1 - positive]: 1 - given}
+    if set(given) != set(labels) or (not multi and abs(sum(given.values()) - 1) > 1e-6):
+        raise UserError(f"--prevalence: expected a share of each of {', '.join(labels)}{'' if multi else ', which add up to 1'}; got "
+                        + ", ".join(f"{label}={share:g}" for label, share in given.items()))
+    return tuple(given[label] for label in labels)
 
 
 def estimate_prevalence(scores: np.ndarray, training: tuple[float, ...], multi: bool = False) -> tuple[float, ...]:

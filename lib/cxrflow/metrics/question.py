@@ -43,11 +43,12 @@ class Question:
             calibration = {"brier": errors[:, 0] / total, "ece": np.abs(errors[:, 1:]).sum(axis=1) / total}
         return {**dict(zip((*RANKED, *POINTS), ranked.T, strict=True)), **dict(zip(RATES, rates.T, strict=True)), **calibration}
 
-    def figures(self, resampled: dict[str, np.ndarray], patients: np.ndarray) -> dict:
+    def figures(self, resampled: dict[str, np.ndarray], patients: np.ndarray, prevalence: float | None = None) -> dict:
         """All figures with their intervals as plain data, None where there is none; ``resampled``: what ``Resamples.of`` made
         of this question; ``patients``: any (n,).
 
-        Rates have Wilson's interval, and where patients have several images also ``_interval_by_patient``, the bootstrap's.
+        Rates have Wilson's interval, and where patients have several images also ``_interval_by_patient``, the bootstrap's. With a
+        clinic's ``prevalence``, also its predictive values.
         """
         values = self.values()
         several = len(np.unique(patients[self._rows])) < len(self.scores)
@@ -62,6 +63,8 @@ class Question:
         found["operating_points"] = [
             {given: level, name: values[given, level, name], "interval": percentiles(resampled[given, level, name])}
             for given, level, name in POINTS]
+        if prevalence is not None:
+            found["clinic"] = _predictive(prevalence, values, resampled)
         return {**found, "calibration": self.calibration(resampled)}
 
     def values(self) -> dict:
@@ -70,8 +73,29 @@ class Question:
         return {name: value if np.isfinite(value) else None for name, value in figures.items()}
 
     def calibration(self, resampled: dict[str, np.ndarray]) -> dict:
-        """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram."""
-        values = self.values()
-        return {"brier": values["brier"], "brier_interval": percentiles(resampled["brier"]),
-                "ece": values["ece"], "ece_interval": basic(values["ece"], resampled["ece"]),
-                "ece_of_calibrated": ece_of_calibrated(self.scores), "bins": reliability(self.positive, self.scores)}
+        """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram. The error's
+        interval begins at 0 where calibrated scores would have such an error too."""
+        values, by_chance = self.values(), ece_of_calibrated(self.scores)
+        interval = basic(values["ece"], resampled["ece"])
+        if interval and values["ece"] <= np.quantile(by_chance, 0.975):
+            interval[0] = 0.0
+        return {"brier": values["brier"], "brier_interval": percentiles(resampled["brier"]), "ece": values["ece"],
+                "ece_interval": interval, "ece_of_calibrated": float(by_chance.mean()),
+                "bins": reliability(self.positive, self.scores)}
+
+
+def _predictive(prevalence: float, values: dict, resampled: dict[str, np.ndarray]) -> dict:
+    """The predictive values where ``prevalence`` of the images are positive, by Bayes from sensitivity and specificity."""
+    def both(sensitivity, specificity) -> dict:
+        hits, alarms = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+        rejected, misses = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {"ppv": np.divide(hits, hits + alarms), "npv": np.divide(rejected, rejected + misses)}
+
+    found: dict = {"prevalence": prevalence}
+    known = values["sensitivity"] is not None and values["specificity"] is not None
+    here = both(values["sensitivity"], values["specificity"]) if known else {}
+    for name, samples in both(resampled["sensitivity"], resampled["specificity"]).items():
+        value = float(here.get(name, np.nan))
+        found |= {name: value if np.isfinite(value) else None, f"{name}_interval": percentiles(samples)}
+    return found

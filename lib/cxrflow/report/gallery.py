@@ -1,4 +1,4 @@
-"""Which images a reader should see: the best, the worst and the uncertain, with their scores."""
+"""Which images a reader should see: hits, misses and those that the model is least sure of."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ import pyarrow.parquet as pq
 from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable, decode_image
-from cxrflow.schema import score_column, truth_column
+from cxrflow.metrics import Threshold, find_calls
+from cxrflow.metrics.calls import sureness
+from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
-
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How a run calls a label: by the positive label's threshold, with more than two labels by the highest score, or each of
-    several findings by its own threshold."""
+    """How a run calls a label: by thresholds, or with more than two labels by the highest score."""
 
     labels: list[str]
-    positive: str | None
-    threshold: float | list[float | None] | None
-
-    def margins(self, scored: pd.DataFrame) -> np.ndarray:
-        """float (n, K): how far the score of each of several findings is above its threshold."""
-        return scored[[score_column(label) for label in self.labels]].to_numpy() - [
-            0.5 if value is None else value for value in self.threshold]
+    positive: int | None
+    threshold: Threshold
 
 
-Row = tuple[str, list[tuple[np.ndarray, str]]]
+@dataclass(frozen=True)
+class Example:
+    """An image and what is said of it."""
+
+    pixels: np.ndarray
+    """uint8 (H, W), 0 is black."""
+    place: int
+    """The label that its score, and where the model sees it, is about."""
+    words: list[str]
+
+
+Row = tuple[str, list[Example]]
 
 
 def read_predictions(url: str) -> pd.DataFrame:
@@ -41,84 +47,82 @@ def read_predictions(url: str) -> pd.DataFrame:
                       for file in storage.files(url, ".parquet")], ignore_index=True)
 
 
-def from_scores(scored: pd.DataFrame, decision: Decision, table: str, recipe: Recipe, count: int) -> list[Row]:
+def from_scores(scored: pd.DataFrame, truth: np.ndarray, decision: Decision, table: str, recipe: Recipe, count: int) -> list[Row]:
     """Rows of evaluated samples, whose truth is known; pixels come from the table's shards.
 
     Raises UserError where the table is no longer the one that was scored.
     """
-    right, own = _judged(scored, decision)
-    rows = [("Surest and right", _first(scored[right], own, count, highest=True)),
-            ("Surest and wrong", _first(scored[~right], own, count, highest=False)),
-            ("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index])]
+    scores = scored[[score_column(label) for label in decision.labels]].to_numpy()
+    calls = find_calls(truth, scores, decision.positive, decision.threshold)
+    present = truth[calls.rows] == calls.places if truth.ndim == 1 else truth[calls.rows, calls.places] == 1
+    if truth.ndim == 1 and len(decision.labels) > 2:
+        rows = [("Right, and sure", calls.surest(calls.right, count)), ("Wrong, and sure", calls.surest(~calls.right, count))]
+    else:
+        finding = decision.labels[decision.positive] if truth.ndim == 1 else "the finding"
+        rows = [(f"Hits: {finding}, and called so", calls.surest(calls.right & present, count)),
+                (f"Misses: {finding}, but not called", calls.surest(~calls.right & present, count)),
+                (f"False alarms: not {finding}, but called", calls.surest(~calls.right & ~present, count)),
+                (f"Not {finding}, and not called", calls.surest(calls.right & ~present, count))]
+    rows.append(("The model is least sure of these", calls.least_sure(count)))
 
-    def caption(row) -> str:
-        return f"truth {row.label}\n" + _scores(row)
+    def example(call: int) -> Example:
+        row, place = scored.iloc[calls.rows[call]], int(calls.places[call])
+        return Example(_stored(table, row, recipe), place, [
+            f"truth {row.label}", f"called {row.predicted_label}", _score(row, decision.labels[place]), _name(row.path)])
 
-    def pixels(row) -> np.ndarray:
-        place = storage.join(table, row.shard)
-        if not storage.exists(place):
-            raise UserError(f"--run: expected the table that was evaluated, but {place!r} is gone; "
-                            "run jobs/evaluate.py again")
-        shard = read_shard(place, ["pixels"])
-        return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
-
-    return [(title, [(pixels(row), caption(row)) for _, row in part.iterrows()]) for title, part in rows if len(part)]
+    return [(title, [example(call) for call in found]) for title, found in rows if len(found)]
 
 
 def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Recipe, count: int) -> list[Row]:
     """Rows of files that were scored without a known truth; pixels come from the files."""
-    scored, labels = predictions[predictions["reason"].isna()], decision.labels
-    several = isinstance(decision.threshold, list)
-    called = scored["predicted_label"].map(lambda text: text.split("|") if several else [text])
-    rows = [(f"Surest {label}", scored[[label in names for names in called]].nlargest(count, score_column(label)))
-            for label in labels]
-    rows.append(("Least certain", scored.loc[_certainty(scored, decision).nsmallest(count).index]))
-    found = []
-    for title, part in rows:
-        images = [_from_file(row, recipe) for _, row in part.iterrows()]
-        found.append((title, images))
-    return [row for row in found if row[1]]
+    scored = predictions[predictions["reason"].isna()].reset_index(drop=True)
+    columns = [score_column(label) for label in decision.labels]
+    sure = sureness(scored[columns].to_numpy(), decision.positive, _threshold(scored, decision))
+    called = [scored["predicted_label"].map(lambda text, label=label: label in text.split("|")) for label in decision.labels]
+    rows = [(f"Surest {label}", place, scored[called[place].astype(bool)].nlargest(count, columns[place]))
+            for place, label in enumerate(decision.labels)]
+    least = np.argsort(sure.min(axis=1), kind="stable")[:count]
+    rows.append(("The model is least sure of these", None, scored.iloc[least]))
+
+    def example(row: pd.Series, place: int | None) -> Example:
+        two = len(decision.labels) == 2 and not isinstance(decision.threshold, list)
+        about = decision.positive if two else int(sure[row.name].argmin()) if place is None else place
+        pixels, note = _from_file(row.path, recipe)
+        return Example(pixels, about, [f"called {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note])
+
+    return [(title, [example(row, place) for _, row in part.iterrows()]) for title, place, part in rows if len(part)]
 
 
-def _judged(scored: pd.DataFrame, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
-    """(whether the call is right, the score of what is true), bool and float (n,); of several findings over those that are
-    known: whether all are called right, and the mean."""
-    if not isinstance(decision.threshold, list):
-        truth = scored["label"].to_numpy()
-        own = np.array([scored[score_column(label)].iloc[place] for place, label in enumerate(truth)])
-        return truth == scored["predicted_label"].to_numpy(), own
-    truth = scored[[truth_column(label) for label in decision.labels]].to_numpy()
-    scores = scored[[score_column(label) for label in decision.labels]].to_numpy()
-    right = ((decision.margins(scored) >= 0) == truth) | np.isnan(truth)
-    return right.all(axis=1), np.nanmean(np.where(truth == 1, scores, np.where(truth == 0, 1 - scores, np.nan)), axis=1)
+def _threshold(scored: pd.DataFrame, decision: Decision) -> Threshold:
+    """With two labels, the one that the calls tell of: it moves where scores were re-weighted for another prevalence."""
+    if not isinstance(decision.threshold, float):
+        return decision.threshold
+    positive = scored["predicted_label"] == decision.labels[decision.positive]
+    own = scored[score_column(decision.labels[decision.positive])]
+    if positive.all() or not positive.any():
+        return decision.threshold
+    return float((own[positive].min() + own[~positive].max()) / 2)
 
 
-def _first(part: pd.DataFrame, own: np.ndarray, count: int, highest: bool) -> pd.DataFrame:
-    """The rows whose score of their true label is highest, or lowest."""
-    order = np.argsort(-own[part.index] if highest else own[part.index], kind="stable")
-    return part.iloc[order[:count]]
+def _score(row: pd.Series, label: str) -> str:
+    return f"score of {label} {row[score_column(label)]:.3f}"
 
 
-def _certainty(scored: pd.DataFrame, decision: Decision) -> pd.Series:
-    """How far a score is from the other decision: from the threshold, or with more than two labels the distance between
-    the two highest scores."""
-    if isinstance(decision.threshold, list):
-        return pd.Series(np.abs(decision.margins(scored)).min(axis=1), index=scored.index)
-    if decision.threshold is not None:
-        return (scored[score_column(decision.positive)] - decision.threshold).abs()
-    ordered = np.sort(scored[[score_column(label) for label in decision.labels]].to_numpy(), axis=1)
-    return pd.Series(ordered[:, -1] - ordered[:, -2], index=scored.index)
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[1]
 
 
-def _scores(row: pd.Series) -> str:
-    score = row.get(score_column(row.predicted_label))
-    return f"called {row.predicted_label}" + ("" if score is None else f" ({score:.3f})")
+def _stored(table: str, row: pd.Series, recipe: Recipe) -> np.ndarray:
+    place = storage.join(table, row.shard)
+    if not storage.exists(place):
+        raise UserError(f"--run: expected the table that was evaluated, but {place!r} is gone; run jobs/evaluate.py again")
+    shard = read_shard(place, ["pixels"])
+    return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
 
 
-def _from_file(row: pd.Series, recipe: Recipe) -> tuple[np.ndarray, str]:
-    """The file's image and caption; a gray square that says so where the file cannot be read from here."""
-    caption = f"{row.path.rsplit('/', 1)[1][:24]}\n" + _scores(row)
+def _from_file(path: str, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
+    """The file's image; a gray square, and a word that says so, where the file cannot be read from here."""
     try:
-        return decode_image(storage.read_bytes(row.path), recipe).pixels, caption
+        return decode_image(storage.read_bytes(path), recipe).pixels, []
     except (OSError, UserError, Unreadable):  # UserError: there is no package for the file system
-        return np.full((recipe.height, recipe.width), 128, np.uint8), f"{caption}\nfile not readable here"
+        return np.full((recipe.height, recipe.width), 128, np.uint8), ["file not readable here"]

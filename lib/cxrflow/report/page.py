@@ -2,63 +2,87 @@
 
 from __future__ import annotations
 
-import base64
 import io
+import logging
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 
 from cxrflow import storage
-from cxrflow.config import ReportConfig
+from cxrflow.config import SPLITS, ReportConfig
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
-from cxrflow.report import gallery, plots
+from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
+from cxrflow.metrics.text import warnings
+from cxrflow.report import draw, gallery
+from cxrflow.report.gradcam import Seen, look
 from cxrflow.schema import score_column, truth_column
+
+log = logging.getLogger(__name__)
 
 
 def write_report(config: ReportConfig) -> dict:
-    """Draw the run's curves, and its ROC, confusion matrix and examples where it was evaluated.
+    """Draw the run's curves, and all that is known of it where it was evaluated.
 
-    With ``config.predictions`` the examples are files of that table; otherwise samples of the last evaluation.
-    Returns the places of the page and of the pictures. Raises UserError where the run or the predictions are missing.
+    With ``config.predictions`` there are examples of that table as well as of the last evaluation. Returns the places of the
+    page and of the pictures. Raises UserError where the run or the predictions are missing.
     """
     run = RunDirectory(config.run)
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
     evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
-    figures = {"curves": plots.curves(history["epochs"], history["kept"]["epoch"])}
-    decision = gallery.Decision(settings["labels"], settings["positive_label"], history["kept"]["threshold"])
-    recipe = Recipe(**settings["recipe"])
-    rows: list[gallery.Row] = []
-    summary = None
+    labels, recipe = settings["labels"], Recipe(**settings["recipe"])
+    multi = settings["task"] == "multi"
+    positive = None if multi else labels.index(settings["positive_label"])
+    decision = gallery.Decision(labels, positive, history["kept"]["threshold"])
+    pictures, rows, summary = draw.of_training(history), [], None
     if metrics:
         scored = pd.read_parquet(io.BytesIO(storage.read_bytes(run.scores)))
-        labels = metrics["labels"]
-        truth = (scored[[truth_column(label) for label in labels]] if settings.get("task") == "multi" else
-                 scored["label"].map({label: place for place, label in enumerate(labels)})).to_numpy()
-        figures["roc"] = plots.roc(truth, scored[[score_column(label) for label in labels]].to_numpy(), metrics)
-        if "confusion" in metrics:
-            figures["confusion"] = plots.confusion(metrics)
-        rows = gallery.from_scores(scored, decision, metrics["table"],
-                                   recipe, config.examples)
+        truth = _truth(scored, labels, multi)
+        judged = gallery.Decision(labels, decision.positive, _threshold(metrics))
+        pictures |= draw.of_evaluation(metrics, scored, truth, judged)
+        rows = gallery.from_scores(scored, truth, judged, metrics["table"], recipe, config.examples)
     if config.predictions:
-        predictions = _read_predictions(config.predictions, settings["labels"])
+        predictions = _read_predictions(config.predictions, labels)
         summary = _summary(predictions)
-        rows += [(f"Predictions: {title[0].lower()}{title[1:]}", images) for title, images in gallery.from_predictions(
+        rows += [(f"Predictions: {title[0].lower()}{title[1:]}", examples) for title, examples in gallery.from_predictions(
             predictions, decision, recipe, config.examples)]
-    if rows:
-        figures["examples"] = plots.examples(rows)
-    pictures = {name: _png(figure) for name, figure in figures.items()}
-    for name, png in pictures.items():
-        storage.write_bytes(run.picture(name), png)
+    seen = _look(run, settings, multi, rows)
+    for name, picture in pictures.items():
+        storage.write_bytes(run.picture(name), picture.png)
     page = _template().render(
-        run=run.url, settings=settings, history=history, metrics=metrics, summary=summary,
-        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()})
+        run=run.url, settings=settings, history=history, metrics=metrics, summary=summary, pictures=pictures, seen=seen,
+        gallery=draw.of_gallery(rows, seen.heat if seen else None), warnings=warnings(metrics) if metrics else [],
+        facts={**IMAGE_FACTS, **SOURCE_FACTS}, splits=SPLITS)
     storage.write_bytes(run.report, page.encode())
     return {"report": run.report, "pictures": [run.picture(name) for name in pictures], "evaluated": evaluated}
+
+
+def _truth(scored: pd.DataFrame, labels: list[str], multi: bool) -> np.ndarray:
+    """int (n,), places in the labels; for multi float (n, K), 1, 0 or NaN."""
+    if multi:
+        return scored[[truth_column(label) for label in labels]].to_numpy()
+    return scored["label"].map({label: place for place, label in enumerate(labels)}).to_numpy()
+
+
+def _threshold(metrics: dict):
+    """Of the scores as they were judged."""
+    return list(metrics["thresholds"].values()) if "thresholds" in metrics else metrics.get("threshold")
+
+
+def _look(run: RunDirectory, settings: dict, multi: bool, rows: list[gallery.Row]) -> Seen | None:
+    """What the model sees in the examples; None, and a word of warning, where it does not load here."""
+    examples = [example for _, part in rows for example in part]
+    if not examples or not storage.exists(run.model):
+        return None
+    seen = look(run.model, settings["backend"], multi, np.stack([example.pixels for example in examples]),
+                np.array([example.place for example in examples]))
+    if isinstance(seen, str):
+        log.warning("the report has no Grad-CAM: %s", seen)
+        return None
+    return seen
 
 
 def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
@@ -78,15 +102,10 @@ def _summary(predictions: pd.DataFrame) -> dict[str, dict[str, int]]:
             "unreadable": predictions["reason"].dropna().value_counts().to_dict()}
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
 def _template():
-    environment = Environment(loader=PackageLoader("cxrflow.report", "."), autoescape=True)
+    environment = Environment(loader=PackageLoader("cxrflow.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["rate"] = lambda value: "none" if value is None else f"{value:.3f}"
+    environment.filters["percent"] = lambda value: "none" if value is None else f"{value:.1%}"
     environment.filters["interval"] = lambda pair: "" if not pair else f"{pair[0]:.3f} to {pair[1]:.3f}"
+    environment.filters["count"] = lambda value: f"{value:,}"
     return environment.get_template("page.html")

@@ -1,8 +1,7 @@
-"""One matplotlib figure a function. Colours are Okabe and Ito's (2008), which colour-blind readers can tell apart."""
+"""One matplotlib figure a function, each of a size that can be read on a phone. Colours are Okabe and Ito's (2008), which
+colour-blind readers can tell apart."""
 
 from __future__ import annotations
-
-import itertools
 
 import matplotlib
 
@@ -10,89 +9,136 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
 import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from sklearn.metrics import roc_curve  # noqa: E402
+
+from cxrflow.metrics.curves import Curve  # noqa: E402
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
-PALETTE = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+PALETTE = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+STYLES = ["-", "--", "-.", ":"]
+SIZE = (4.6, 3.9)
 
 
-def curves(epochs: list[dict], best_epoch: int) -> Figure:
-    """Loss, and validation AUC and accuracy, over the epochs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    number = [epoch["epoch"] for epoch in epochs]
-    left.plot(number, [epoch["loss"] for epoch in epochs], color=GRAY, marker=".", label="training")
-    left.plot(number, [epoch["val_loss"] for epoch in epochs], color=ORANGE, marker=".", label="validation")
-    left.set(title="Loss (cross-entropy)", xlabel="epoch", ylim=(0, None))
-    right.plot(number, [_number(epoch["val_auc"]) for epoch in epochs], color=BLUE, marker=".", label="AUC")
-    right.plot(number, [epoch["val_accuracy"] for epoch in epochs], color=GREEN, marker=".", label="accuracy")
-    right.set(title="Validation", xlabel="epoch", ylim=(None, 1.005))
-    for axes in (left, right):
-        axes.axvline(best_epoch, color=GRAY, linestyle=":", label="kept epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
-
-
-def roc(truth: np.ndarray, scores: np.ndarray, metrics: dict) -> Figure:
-    """ROC curves: of the positive label, or with more than two labels of each against the rest, or of each finding.
-
-    ``truth``: int (n,), or of several findings float (n, K); ``scores``: float (n, K).
-    """
-    labels = metrics["labels"]
-    shown = [labels.index(metrics["positive_label"])] if "positive_label" in metrics else range(len(labels))
-    figure, axes = plt.subplots(figsize=(4.8, 4.6), layout="constrained")
-    for color, place in zip(itertools.cycle(PALETTE), shown, strict=False):
-        known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, place])
-        positive = truth == place if truth.ndim == 1 else truth[known, place] == 1
-        if positive.any() and not positive.all():
-            false_rate, true_rate, _ = roc_curve(positive, scores[known, place])
-            axes.plot(false_rate, true_rate, color=color, label=labels[place])
-    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
-    if metrics.get("specificity") is not None and metrics.get("sensitivity") is not None:
-        axes.plot(1 - metrics["specificity"], metrics["sensitivity"], "o", color=ORANGE,
-                  label=f"threshold {metrics['threshold']:.3f}")
-    interval = metrics["auc_interval"]
-    title = "" if metrics["auc"] is None else f"AUC {metrics['auc']:.3f}"
-    title += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    axes.set(title=title, xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
+def _axes(**labels) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    axes.set(**labels)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def loss(epochs: list[dict], best_epoch: int) -> Figure:
+    """The loss over the epochs."""
+    figure, axes = _axes(xlabel="epoch", ylabel="loss (nats)")
+    _over_epochs(axes, epochs, best_epoch, [("loss", "training", GRAY, "-"), ("val_loss", "validation", ORANGE, "--")])
+    axes.set_ylim(0, None)
     return figure
 
 
-def confusion(metrics: dict) -> Figure:
+def validation(epochs: list[dict], best_epoch: int) -> Figure:
+    """Validation AUC and accuracy over the epochs."""
+    figure, axes = _axes(xlabel="epoch", ylabel="validation")
+    _over_epochs(axes, epochs, best_epoch, [("val_auc", "AUC", BLUE, "-"), ("val_accuracy", "accuracy", GREEN, "--")])
+    return figure
+
+
+def _over_epochs(axes: Axes, epochs: list[dict], best_epoch: int, lines: list[tuple[str, str, str, str]]) -> None:
+    for key, label, color, style in lines:
+        values = [np.nan if epoch.get(key) is None else epoch[key] for epoch in epochs]
+        if np.isfinite(values).any():
+            axes.plot([epoch["epoch"] for epoch in epochs], values, style, color=color, marker=".", label=label)
+    axes.axvline(best_epoch, color=GRAY, linestyle=":", linewidth=1, label="kept")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+
+
+def roc(found: dict[str, Curve], at: tuple[float, float] | None) -> Figure:
+    """ROC curves by label, the band of a single one, and the point (sensitivity, specificity) of the threshold."""
+    figure, axes = _axes(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="chance")
+    _lines(axes, found)
+    if at:
+        axes.plot(1 - at[1], at[0], "o", markersize=9, markeredgecolor="white", color=ORANGE, label="at the threshold")
+    axes.legend(loc="lower right", fontsize=8 if len(found) > 6 else 9)
+    return figure
+
+
+def precision_recall(found: dict[str, Curve], at: tuple[float, float] | None, share: float | None) -> Figure:
+    """Precision-recall curves by label; ``at``: (sensitivity, positive predictive value); ``share`` of positive images, which is
+    the precision of chance."""
+    figure, axes = _axes(xlabel="sensitivity (recall)", ylabel="precision", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    if share is not None:
+        axes.axhline(share, color=GRAY, linestyle=":", linewidth=1, label="chance")
+    _lines(axes, found)
+    if at:
+        axes.plot(*at, "o", markersize=9, markeredgecolor="white", color=ORANGE, label="at the threshold")
+    axes.legend(loc="lower left", fontsize=8 if len(found) > 6 else 9)
+    return figure
+
+
+def _lines(axes: Axes, found: dict[str, Curve]) -> None:
+    grid = np.linspace(0, 1, 101)
+    for place, (label, curve) in enumerate(found.items()):
+        color = PALETTE[place % len(PALETTE)]
+        if len(found) == 1 and curve.low is not None:
+            axes.fill_between(grid, curve.low, curve.high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
+        axes.plot(curve.x, curve.y, STYLES[place // len(PALETTE) % len(STYLES)], color=color, label=label, drawstyle="steps-post")
+
+
+def confusion(matrix: list[list[int]], labels: list[str]) -> Figure:
     """The confusion matrix: counts, shaded by the share of the true label."""
-    matrix, labels = np.array(metrics["confusion"]), metrics["labels"]
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = 2.6 + 0.9 * len(labels)
-    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
+    counts = np.array(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(labels)):
-        for column in range(len(labels)):
-            axes.text(column, row, f"{matrix[row, column]:,}\n{shares[row, column]:.1%}", ha="center", va="center",
-                      color="white" if shares[row, column] > 0.5 else "black")
-    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="called", ylabel="truth",
-             title="Confusion matrix")
-    axes.set_xticklabels(labels, rotation=20)
-    axes.set_yticklabels(labels, rotation=90, va="center")
+    for row, column in np.ndindex(counts.shape):
+        axes.text(column, row, f"{counts[row, column]:,}\n{shares[row, column]:.1%}", ha="center", va="center",
+                  fontsize=12 if len(labels) < 4 else 8, color="white" if shares[row, column] > 0.5 else "black")
+    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="called", ylabel="truth")
+    axes.set_xticklabels(labels, rotation=0 if len(labels) < 4 else 30)
+    axes.set_yticklabels(labels, rotation=90 if len(labels) < 4 else 0, va="center")
     return figure
 
 
-def examples(rows: list[tuple[str, list[tuple[np.ndarray, str]]]]) -> Figure:
-    """Rows of images: (title of the row, [(uint8 (H, W), caption)])."""
-    columns = max(len(images) for _, images in rows)
-    figure = plt.figure(figsize=(1.9 * columns, 2.5 * len(rows)), layout="constrained")
-    for strip, (title, images) in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows, strict=True):
-        strip.suptitle(title, fontsize=10, fontweight="bold")
-        for axes, (pixels, caption) in zip(np.atleast_1d(strip.subplots(1, columns)), images, strict=False):
-            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-            axes.set_title(caption, fontsize=8)
-        for axes in strip.axes:
-            axes.axis("off")
+def reliability(bins: list[dict], name: str, share: str) -> Figure:
+    """The reliability diagram: in each bin the share of images of which it is true, with its interval, over the mean score."""
+    figure, axes = _axes(xlabel=name, ylabel=share, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1)
+    scores, shares = ([found[key] for found in bins] for key in ("score", "share"))
+    most = max(found["n"] for found in bins)
+    ends = np.array([found["interval"] for found in bins]).T
+    axes.vlines(scores, *ends, color=BLUE, linewidth=1.5)
+    axes.scatter(scores, shares, s=[18 + 120 * found["n"] / most for found in bins], color=BLUE, zorder=3, edgecolor="white")
     return figure
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
+def histogram(scores: dict[str, np.ndarray], threshold: float | None, name: str) -> Figure:
+    """How many images of each true label have which score, and the threshold."""
+    figure, axes = _axes(xlabel=name, ylabel="images")
+    edges = np.linspace(0, 1, 41)
+    for (label, values), color, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "///"), strict=False):
+        axes.hist(values, edges, color=color, alpha=0.55, edgecolor=color, hatch=hatch, label=f"truth: {label}")
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+    axes.set_yscale("symlog", linthresh=10)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_ylim(0, None)
+    axes.legend(loc="upper center", fontsize=8)
+    return figure
+
+
+def forest(groups: dict[str, dict], figure_name: str, whole: float | None) -> Figure:
+    """A figure of each subgroup with its interval, and that of all images as a line."""
+    figure, axes = plt.subplots(figsize=(SIZE[0], 1.2 + 0.42 * len(groups)), layout="constrained")
+    for place, group in enumerate(groups.values()):
+        if group[figure_name] is not None:
+            if group[f"{figure_name}_interval"]:
+                axes.hlines(place, *group[f"{figure_name}_interval"], color=BLUE, linewidth=2)
+            axes.plot(group[figure_name], place, "o", color=BLUE)
+    if whole is not None:
+        axes.axvline(whole, color=GRAY, linestyle=":")
+    axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=figure_name.replace("auc", "AUC"), ylim=(len(groups) - 0.5, -0.5))
+    axes.grid(alpha=0.3, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

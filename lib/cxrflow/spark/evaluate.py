@@ -18,15 +18,20 @@ from cxrflow.config import EvaluateConfig
 from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.metrics.judge import questions
+from cxrflow.metrics.prevalence import Prior
+from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS, compare, image_facts, score_facts, source_facts
+from cxrflow.metrics.text import as_text, warnings
 from cxrflow.schema import score_column, truth_column
 from cxrflow.shards import read_shard
 from cxrflow.spark.credentials import share_credentials
-from cxrflow.spark.score import Run, Scorer, read_run
+from cxrflow.spark.score import Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import settings, task_slots
+from cxrflow.subgroups import check_subgroups, find_groups
 
 log = logging.getLogger(__name__)
 
-
+MISTAKES = 20
 TOLD = {"single": "with one label an image", "multi": "with several findings an image (--findings)"}
 
 
@@ -46,43 +51,121 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
                         f"got {', '.join(unknown)}; train on a table that has them")
     if not manifest.of_split(config.split):
         raise UserError(f"--split: expected a split with images, but {config.split} of {config.table!r} is empty")
+    if config.subgroups:
+        check_subgroups(config.subgroups, manifest)
+    if config.prevalence:
+        find_prior(config.prevalence, run)
     return run, manifest
 
 
 def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     """Score every sample of ``config.split``; writes metrics.json and scores.parquet to the run directory.
 
-    Returns what ``metrics.judge`` returns, with split, table and seconds. Raises UserError for bad input.
+    Returns what ``judge_scored`` returns, with ``split``, ``table`` and ``seconds``. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
-    scored = score_table(spark, config.table, manifest, config.split, run)
+    columns = [config.subgroups] if config.subgroups in manifest.columns else []
+    scored = score_table(spark, config.table, manifest, config.split, run, columns)
+    result = {"split": config.split, "table": storage.absolute(config.table), **judge_scored(config, run, manifest, scored)}
+    result["seconds"] = round(time.monotonic() - started, 2)
+    _write(RunDirectory(config.run), scored, result)
+    return result
+
+
+def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: pd.DataFrame) -> dict:
+    """What ``metrics.judge`` says of the rows of ``score_table``, with ``prevalence`` (of the labels in training, here, as estimated
+    from the scores alone, and what the scores were re-weighted for), ``shift`` (against the run's validation images),
+    ``temperature``, ``subgroups`` and ``mistakes`` (the surest).
+
+    In ``scored``, scores become those that were judged, and calls and subgroups are added.
+    """
     truth = run.truth(scored["label"], manifest.labels)
-    scores = scored[[score_column(label) for label in run.labels]].to_numpy()
-    figures = metrics.judge(truth, scores, scored["patient_id"].to_numpy(), run.labels, run.positive, run.threshold,
-                            config.bootstrap, config.seed)
-    scored["predicted_label"] = run.called(scores)
-    if run.task == "multi":
-        scored = scored.join(pd.DataFrame(truth, columns=[truth_column(label) for label in run.labels]))
-    directory = RunDirectory(config.run)
-    result = {"split": config.split, "table": storage.absolute(config.table), **figures,
-              "seconds": round(time.monotonic() - started, 2)}
+    patients = scored["patient_id"].to_numpy()
+    names = [score_column(label) for label in run.labels]
+    facts = {name: scored.pop(name).to_numpy() for name in (*IMAGE_FACTS, *SOURCE_FACTS)}
+    raw = scored[names].to_numpy().astype(np.float64)
+    prior, prevalence = _prevalence(config, run, truth, raw)
+    scores, threshold = (prior(raw), prior.threshold(run.threshold, run.positive)) if prior else (raw, run.threshold)
+    scored[names] = scores.astype(np.float32)
+    scored["predicted_label"] = run.named(metrics.predicted(scores, run.positive, threshold))
+    if run.multi:
+        scored[[truth_column(label) for label in run.labels]] = truth
+    how = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
+    result = {**metrics.judge(truth, scores, patients, *how, prior and prior.clinic), "prevalence": prevalence,
+              "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw), "subgroups": None}
+    if config.subgroups:
+        scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
+        result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(truth, scores, patients, groups, *how)}
+    return {**result, "mistakes": _mistakes(scored, truth, scores, run, threshold)}
+
+
+def _write(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> None:
     buffer = io.BytesIO()
     scored.to_parquet(buffer, index=False)
     storage.write_bytes(directory.scores, buffer.getvalue())
     write_json(directory.metrics, result)
-    log.info("\n%s", as_table(figures))
-    return result
+    log.info("\n%s", as_text(result))
+    for line in warnings(result):
+        log.warning("%s", line)
 
 
-def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str, run: Run) -> pd.DataFrame:
-    """One row a sample, in order of path: path, label, patient_id, split, the score of each label, and where its
-    pixels are (shard, row). About 300 bytes a sample on the driver, and no pixels."""
+def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.ndarray) -> tuple[Prior | None, dict]:
+    """What the scores are re-weighted by, if they are, and the shares of the labels: those of training, those here, and those
+    that would be estimated from the scores alone, whether they are used or not."""
+    known = np.ones((len(truth), 1)) if truth.ndim == 1 else ~np.isnan(truth)
+    present = truth[:, None] == range(len(run.labels)) if truth.ndim == 1 else truth == 1
+    with np.errstate(invalid="ignore"):  # of a finding that is known of no image
+        here = present.sum(axis=0) / known.sum(axis=0)
+    prior = find_prior(config.prevalence, run) if config.prevalence else None
+    estimate = Prior(run.prevalence, (), run.multi).estimated(scores)
+    if prior and not prior.clinic:
+        prior = estimate
+
+    def named(shares) -> dict:
+        return {label: float(share) if np.isfinite(share) else None for label, share in zip(run.labels, shares, strict=True)}
+
+    return prior, {"training": named(run.prevalence), "here": named(here), "estimated": named(estimate.clinic),
+                   "used": named(prior.clinic) if prior else None}
+
+
+def _shift(config: EvaluateConfig, run: Run, facts: dict[str, np.ndarray], scored: pd.DataFrame, scores: np.ndarray) -> dict | None:
+    """How far the images lie from the run's validation images; None of a run that kept no reference."""
+    directory = RunDirectory(config.run)
+    if not storage.exists(directory.reference):
+        return None
+    groups = np.full(len(scored), "all") if run.multi else scored["label"].to_numpy().astype(str)
+    return compare(directory.read(directory.reference, "train"), facts | score_facts(scores, run.labels, run.positive, run.multi),
+                   groups, scored["patient_id"].nunique())
+
+
+def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray) -> dict:
+    """The run's temperature and the calibration error that each label's scores would have without it."""
+    before = metrics.tempered(scores, 1 / run.temperature, run.multi)
+    called = metrics.predicted(before, run.positive, run.threshold)
+    return {"temperature": run.temperature, "ece_before": {
+        label: question.values()["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
+
+
+def _mistakes(scored: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, run: Run, threshold: metrics.Threshold) -> list[dict]:
+    """The calls that were wrong though the model was sure: path, truth, and the score of the label that the call is about."""
+    calls = metrics.find_calls(truth, scores, run.positive, threshold)
+    wrong = [(calls.rows[call], calls.places[call]) for call in calls.surest(~calls.right, MISTAKES)]
+    return [{"path": scored["path"][row], "truth": scored["label"][row], "score_of": run.labels[place], "score": float(scores[row, place])}
+            for row, place in wrong]
+
+
+def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str, run: Run, columns: list[str]) -> pd.DataFrame:
+    """One row a sample, in order of path: path, label, patient_id, more ``columns`` of the table as text, split, the score of
+    each label, the facts of ``metrics.shift``, and where its pixels are (shard, row). About 400 bytes a sample on the driver,
+    and no pixels."""
     shards = [(shard.path, shard.split) for shard in manifest.of_split(split)]
-    task = _ScoreShards(storage.absolute(table), manifest.height, manifest.width, run.labels, Scorer(spark, run))
-    columns = ", ".join(f"`{score_column(label)}` float" for label in run.labels)
-    schema = f"path string, label string, patient_id string, split string, {columns}, shard string, row int"
+    text = list(dict.fromkeys(["path", "label", "patient_id", *columns]))
+    task = _ScoreShards(storage.absolute(table), manifest.height, manifest.width, run.labels, text, Scorer(spark, run))
+    numbers = [*map(score_column, run.labels), *IMAGE_FACTS, *SOURCE_FACTS]
+    schema = ", ".join([*(f"`{name}` string" for name in (*text, "split")), *(f"`{name}` float" for name in numbers),
+                        "shard string", "row int"])
     with settings(spark, {"spark.sql.execution.arrow.pyspark.enabled": True}):
         work = spark.createDataFrame(shards, "shard string, split string").repartition(min(len(shards), 4 * task_slots(spark)))
         return work.mapInArrow(task, schema).toPandas().sort_values("path", ignore_index=True)
@@ -96,6 +179,7 @@ class _ScoreShards:
     height: int
     width: int
     labels: list[str]
+    text: list[str]
     scorer: Scorer
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -104,46 +188,12 @@ class _ScoreShards:
                 yield from self._score(**row).to_batches()
 
     def _score(self, shard: str, split: str) -> pa.Table:
-        table = read_shard(storage.join(self.table, shard), ["path", "label", "patient_id", "pixels"])
-        pixels = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8)
-        scores = self.scorer(pixels.reshape(-1, self.height, self.width))
-        table = table.drop_columns(["pixels"]).append_column("split", pa.array([split] * len(table)))
-        for place, label in enumerate(self.labels):
-            table = table.append_column(score_column(label), pa.array(scores[:, place]))
-        table = table.append_column("shard", pa.array([shard] * len(table)))
-        return table.append_column("row", pa.array(range(len(table)), pa.int32())).replace_schema_metadata(None)
-
-
-def as_table(figures: dict) -> str:
-    """The figures for a person: each rate with its 95 % interval, and the confusion matrix."""
-    def rate(name: str, key: str) -> str:
-        value, interval = figures[key], figures[f"{key}_interval"]
-        shown = "none" if value is None else f"{value:.3f}"
-        within = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else "no interval: too few patients"
-        return f"{name:<12} {shown}  ({within})"
-
-    lines = [f"{figures['n']:,} images of {figures['patients']:,} patients"]
-    if "thresholds" in figures:
-        return "\n".join([*lines, rate("mean AUC", "auc"), *_finding_lines(figures)])
-    lines += [rate("accuracy", "accuracy"), rate("AUC", "auc")]
-    if "threshold" in figures:
-        lines += [rate("sensitivity", "sensitivity"), rate("specificity", "specificity"),
-                  f"{'threshold':<12} {figures['threshold']:.3f}  on the score of {figures['positive_label']}"]
-    labels = figures["labels"]
-    width = max(map(len, labels)) + 2
-    lines.append("truth \\ called".ljust(16) + "".join(label.rjust(width) for label in labels))
-    lines += [label.ljust(16) + "".join(str(count).rjust(width) for count in row)
-              for label, row in zip(labels, figures["confusion"], strict=True)]
-    return "\n".join(lines)
-
-
-def _finding_lines(figures: dict) -> list[str]:
-    """A line a finding, of the images where it is known."""
-    names = ("auc", "sensitivity", "specificity", "threshold")
-    width = max(map(len, [*figures["labels"], "finding"])) + 2
-    lines = ["finding".ljust(width) + f"{'images':>9}{'present':>9}" + "".join(f"{name:>13}" for name in names)]
-    for label, found in figures["per_label"].items():
-        values = {**found, "threshold": figures["thresholds"][label]}
-        shown = ["none" if values[name] is None else f"{values[name]:.3f}" for name in names]
-        lines.append(label.ljust(width) + f"{found['n']:>9,}{found['positives']:>9,}" + "".join(f"{value:>13}" for value in shown))
-    return lines
+        sides = ["source_height", "source_width"]
+        table = read_shard(storage.join(self.table, shard), [*dict.fromkeys([*self.text, *sides]), "pixels"])
+        pixels = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8).reshape(-1, self.height, self.width)
+        heights, widths = (table[side].to_numpy() for side in sides)
+        columns = {name: table[name].cast(pa.string()) for name in self.text} | {"split": pa.array([split] * len(table))}
+        columns |= dict(zip(map(score_column, self.labels), self.scorer(pixels).T, strict=True))
+        columns |= dict(zip(IMAGE_FACTS, image_facts(pixels).T, strict=True))
+        columns |= dict(zip(SOURCE_FACTS, source_facts(heights, widths).T, strict=True))
+        return pa.table({**columns, "shard": pa.array([shard] * len(table)), "row": pa.array(range(len(table)), pa.int32())})

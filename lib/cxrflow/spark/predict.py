@@ -14,17 +14,18 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from cxrflow import schema, storage
+from cxrflow import metrics, schema, storage
 from cxrflow.config import PredictConfig, parse_bytes
 from cxrflow.errors import UserError
 from cxrflow.images import Unreadable
+from cxrflow.metrics import Prior
 from cxrflow.schema import score_column
 from cxrflow.shards import count_labels
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode import decode_files
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
 from cxrflow.spark.parts import Task, read_parts, write_parts
-from cxrflow.spark.score import BATCH, Run, Scorer, read_run
+from cxrflow.spark.score import BATCH, Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import cached, registered_slots, settings
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,18 @@ def check_predict(config: PredictConfig) -> Run:
         if not is_predictions(config.predictions):
             raise UserError(f"--predictions: expected predictions to replace, but {config.predictions!r} holds something "
                             "else, which is left alone; name another folder")
-    return read_run(config.run)
+    run = read_run(config.run)
+    if config.prevalence:
+        find_prior(config.prevalence, run)
+    return run
 
 
 def predict(spark: SparkSession, config: PredictConfig) -> dict:
     """Score every file below ``config.images`` with the run's model, as training saw its images.
 
-    Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, of several findings
-    those that are called with | between; or the reason where the file could not be read. Returns files, scored, unreadable
-    (by reason), counts by predicted label or finding, and seconds. Raises UserError for bad input.
+    Writes one row a file (see ``schema.predictions``): a score for each label and the predicted label, or the
+    reason where the file could not be read. Returns files, scored, unreadable (by reason), counts by predicted
+    label, the prevalence that scores were re-weighted for, if they were, and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
@@ -67,7 +71,9 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             raise UserError(f"--images: expected image files, but there is none below {config.images!r}")
         skipped = listing.where("hidden").count() if is_local else count_hidden(spark, config.images, total)
         log.info("%s files below %s", f"{total:,}", config.images)
-        score = _ScoreFiles(run, memory, Scorer(spark, run))
+        prior = find_prior(config.prevalence, run) if config.prevalence else None
+        given = prior if prior and prior.clinic else None
+        score = _ScoreFiles(memory, _Caller(run, given), Scorer(spark, run))
         if is_local:
             parts = [files.repartition(max(min(total, 2 * registered_slots(spark)), total // FILES_PER_TASK), "path")]
         else:
@@ -80,6 +86,10 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             rows = sum(row["rows"] for row in written)
             if rows != total:
                 raise RuntimeError(f"{total} files were listed, but {rows} became rows; run the job again")
+            if prior and not prior.clinic:
+                prior = _estimated(spark, prior, written, run.labels)
+                again = read_parts(spark, sorted({row["file"] for row in written}), columns)
+                written = _write(again, staging, columns, _Caller(run, prior))
             _replace(config.predictions, {row["file"] for row in written})
         finally:
             storage.remove(staging)
@@ -89,7 +99,8 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     return {
         "files": total, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
-        "predicted": dict(sorted(count_labels(called, run.task)["labels"].items())), "threshold": run.threshold,
+        "predicted": dict(sorted(count_labels(called, run.task)["labels"].items())), "threshold": prior.threshold(run.threshold, run.positive) if prior else run.threshold,
+        "prevalence": dict(zip(run.labels, prior.clinic, strict=True)) if prior else None,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -104,6 +115,15 @@ def _write_unread(spark: SparkSession, files: DataFrame, staging: str, columns: 
     unread = files.join(done, "path", "left_anti").withColumn("reason", F.lit("unreadable")).withColumn(
         "detail", F.lit("Spark could not read it"))
     return _write(unread, staging, columns)
+
+
+def _estimated(spark: SparkSession, prior: Prior, written: list[Row], labels: list[str]) -> Prior:
+    """The prior with the shares that the scores of all files tell: K numbers a file on the driver."""
+    columns = pa.schema([pa.field(score_column(label), pa.float32()) for label in labels])
+    scores = read_parts(spark, sorted({row["file"] for row in written}), columns).toPandas().dropna().to_numpy()
+    if not len(scores):
+        raise UserError("--prevalence estimate: expected images to estimate it from, but none could be read")
+    return prior.estimated(scores)
 
 
 def is_predictions(url: str) -> bool:
@@ -126,16 +146,44 @@ def _replace(predictions: str, staged: set[str]) -> None:
 
 
 @dataclass(frozen=True)
+class _Caller:
+    """From the model's scores to those that are written, and to calls; also of the parts that were written already."""
+
+    run: Run
+    prior: Prior | None
+
+    def rows(self, scores: np.ndarray) -> list[dict]:
+        """The columns that scores (n, K) make, a dict a row."""
+        weighted = self.prior(scores) if self.prior else scores
+        run = self.run
+        threshold = self.prior.threshold(run.threshold, run.positive) if self.prior else run.threshold
+        called = run.named(metrics.predicted(weighted, run.positive, threshold))
+        columns = [score_column(label) for label in run.labels]
+        return [dict(zip(columns, row, strict=True)) | {"predicted_label": label}
+                for row, label in zip(weighted.tolist(), called, strict=True)]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = batch.to_pylist()
+            readable = [row for row in rows if row["reason"] is None]
+            if readable:
+                scores = np.array([[row[score_column(label)] for label in self.run.labels] for row in readable])
+                for row, new in zip(readable, self.rows(scores), strict=True):
+                    row |= new
+            yield pa.RecordBatch.from_pylist(rows, schema=schema.predictions(self.run.labels))
+
+
+@dataclass(frozen=True)
 class _ScoreFiles:
     """Decodes and scores the files of one Spark partition, a small batch at a time."""
 
-    run: Run
     memory: int
+    caller: _Caller
     scorer: Scorer
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         pending: list[dict] = []
-        for row, digest, decoded in decode_files(batches, self.run.recipe, self.memory // 2):
+        for row, digest, decoded in decode_files(batches, self.caller.run.recipe, self.memory // 2):
             result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
             if isinstance(decoded, Unreadable):
                 pending.append({**result, "reason": decoded.reason, "detail": decoded.detail})
@@ -151,7 +199,6 @@ class _ScoreFiles:
         readable = [result for result in results if "pixels" in result]
         if readable:
             scores = self.scorer(np.stack([result.pop("pixels") for result in readable]))
-            for result, row, called in zip(readable, scores.tolist(), self.run.called(scores), strict=True):
-                result |= dict(zip(map(score_column, self.run.labels), row, strict=True))
-                result["predicted_label"] = called
-        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.run.labels))
+            for result, row in zip(readable, self.caller.rows(scores), strict=True):
+                result |= row
+        return pa.RecordBatch.from_pylist(results, schema=schema.predictions(self.caller.run.labels))

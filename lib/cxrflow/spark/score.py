@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from pyspark.sql import SparkSession
 
-from cxrflow import metrics, storage
+from cxrflow import storage
+from cxrflow.config import parse_prevalence
 from cxrflow.errors import UserError
 from cxrflow.findings import from_calls, to_states
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
+from cxrflow.metrics import Prior, Threshold, find_shares
 
 BATCH = 32
 _loaded: dict[str, object] = {}
@@ -31,23 +33,31 @@ class Run:
     labels: list[str]
     """In the order of the model's outputs."""
     positive: int | None
-    threshold: metrics.Threshold
+    threshold: Threshold
     """Chosen on validation data."""
+    temperature: float
+    """By which the model file divides its logits."""
+    prevalence: tuple[float, ...]
+    """Share of each label in the training data; for multi of each finding, where it is known."""
     recipe: Recipe
     """How the images that it was trained on were decoded."""
     backend: str
     model: str
     """Place of the model file."""
 
-    def called(self, scores: np.ndarray) -> list[str]:
-        """Of scores float (n, K): the label that each row stands for, or the findings as one text."""
-        called = metrics.predicted(scores, self.positive, self.threshold)
-        return from_calls(called, self.labels) if self.task == "multi" else [self.labels[place] for place in called]
+    @property
+    def multi(self) -> bool:
+        """Whether an image may have several of the labels."""
+        return self.task == "multi"
+
+    def named(self, called: np.ndarray) -> list[str]:
+        """What ``metrics.predicted`` made, in words: the label of each row, or the findings as one text."""
+        return from_calls(called, self.labels) if self.multi else [self.labels[place] for place in called]
 
     def truth(self, texts: pd.Series, labels: list[str]) -> np.ndarray:
         """What ``metrics.judge`` takes, of a table's column label and its labels: of findings that the run knows and the table
         does not, nothing is known."""
-        if self.task == "multi":
+        if self.multi:
             truth = np.full((len(texts), len(self.labels)), np.nan, np.float32)
             truth[:, [self.labels.index(label) for label in labels]] = to_states(texts.tolist(), labels)
             return truth
@@ -57,13 +67,21 @@ class Run:
 def read_run(url: str) -> Run:
     """Raises UserError where the run directory or a file in it is missing."""
     run = RunDirectory(url)
-    config, history = run.read(run.config, "train"), run.read(run.history, "train")
+    config, kept = run.read(run.config, "train"), run.read(run.history, "train")["kept"]
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
     labels, positive = config["labels"], config["positive_label"]
-    return Run(task=config.get("task", "single"), labels=labels, positive=None if positive is None else labels.index(positive),
-               threshold=history["kept"]["threshold"], recipe=Recipe(**config["recipe"]),
+    return Run(task=config["task"], labels=labels, positive=None if positive is None else labels.index(positive),
+               threshold=kept["threshold"], temperature=kept["temperature"],
+               prevalence=tuple(config["prevalence"][label] for label in labels), recipe=Recipe(**config["recipe"]),
                backend=config["backend"], model=run.model)
+
+
+def find_prior(flag: str, run: Run) -> Prior:
+    """How scores are re-weighted for ``--prevalence``; without a clinic's shares, which are yet to be estimated, for
+    ``estimate``. Raises UserError where the flag does not suit the run."""
+    given = parse_prevalence(flag)
+    return Prior(run.prevalence, find_shares(given, run.labels, run.positive, run.multi) if given else (), run.multi)
 
 
 class Scorer:

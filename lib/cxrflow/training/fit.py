@@ -19,6 +19,8 @@ from cxrflow.config import TrainConfig, to_dict
 from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.metrics.shift import image_facts
+from cxrflow.preflight.machine import versions
 from cxrflow.training.augment import augment, find_policy
 from cxrflow.training.averaging import WeightAverage
 from cxrflow.training.budget import feed_size
@@ -45,6 +47,7 @@ from cxrflow.training.predictor import build_predictor, show_views
 from cxrflow.training.pretrained import load_initial, settle
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
+from cxrflow.training.reference import write_reference
 from cxrflow.training.source import find_fetch
 from cxrflow.training.summary import summarise
 from cxrflow.training.task import TASKS
@@ -111,6 +114,8 @@ class _Trainer:
         self._best: dict | None = self._start["best"]
         self._kept: dict | None = self._start["kept"]
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
+        self._val_facts: np.ndarray | None = None
+        self._scored: tuple[np.ndarray, np.ndarray] | None = None  # truth and scores of the model to keep
         self._claimed = False
         self._stopped_at: dict = {}
         self._begun: set[str] = set()
@@ -202,6 +207,8 @@ class _Trainer:
             "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
             "workers": self._worker.size, "task": self._manifest.task, "labels": self._manifest.labels,
             "recipe": self._manifest.recipe(), "positive_label": None if self._positive is None else self._manifest.labels[self._positive],
+            "prevalence": self._manifest.prevalence("train"), "data": self._manifest.facts(),
+            "versions": versions(self._config.launcher, keras.backend.backend()),
             "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
 
     def _feed_facts(self) -> dict:
@@ -226,7 +233,8 @@ class _Trainer:
             truth, logits = self._score_val(self._model)
         self._require_finite(logits, "the logit of a validation image", epoch + 1)
         record = {
-            "epoch": epoch + 1, "loss": loss, **self._validation_metrics(truth, logits, temperature=1.0),
+            "epoch": epoch + 1, "loss": loss,
+            **self._task.validation_metrics(truth, metrics.with_temperature(logits, 1.0, self._task.multi)),
             "learning_rate": self._learning_rate(),
             "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
             "fed": fed,
@@ -235,7 +243,8 @@ class _Trainer:
             record["exchange_share"] = exchanged / seconds
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
-            self._best, self._kept = record, self._fitted(truth, logits, views=1)
+            self._best = record
+            self._keep(truth, logits, views=1)
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
@@ -301,23 +310,26 @@ class _Trainer:
 
     def _score_val(self, model) -> tuple[np.ndarray, np.ndarray]:
         """(truth, logits float32 (n, K)) of all workers' samples of the val split; see ``task``. Collective."""
-        truth, logits = [], []
+        truth, logits, facts = [], [], []
         for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
+            if self._val_facts is None:  # they are the same in every epoch
+                facts.append(image_facts(batch.pixels[:true, ..., 0]))
             truth.append(self._task.truth(batch.targets[:true]))
             logits.append(np.asarray(model.predict_on_batch(batch.pixels))[:true])
+        if self._val_facts is None:
+            self._val_facts = self._worker.gather(np.concatenate(facts))
         return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(logits))
 
-    def _validation_metrics(self, truth: np.ndarray, logits: np.ndarray, temperature: float) -> dict:
-        return self._task.validation_metrics(truth, metrics.with_temperature(logits, temperature, self._task.multi))
-
-    def _fitted(self, truth: np.ndarray, logits: np.ndarray, views: int) -> dict:
-        """What is fitted to the val split's logits of so many views, and how good the scores are with it."""
+    def _keep(self, truth: np.ndarray, logits: np.ndarray, views: int) -> None:
+        """Note the last epoch's model as the one to keep: what is fitted to the val split's logits of so many views, and how
+        good the scores are with it."""
         temperature = metrics.fit_temperature(logits, truth)
-        threshold = metrics.fit_threshold(truth, metrics.with_temperature(logits, temperature, self._task.multi), self._positive,
-                                          self._config.threshold, self._config.sensitivity)
-        return {"epoch": len(self._epochs), "views": views, "temperature": temperature, "threshold": threshold,
-                **self._validation_metrics(truth, logits, temperature)}
+        scores = metrics.with_temperature(logits, temperature, self._task.multi)
+        threshold = metrics.fit_threshold(truth, scores, self._positive, self._config.threshold, self._config.sensitivity)
+        self._kept = {"epoch": len(self._epochs), "views": views, "temperature": temperature, "threshold": threshold,
+                      **self._task.validation_metrics(truth, scores)}
+        self._scored = truth, scores
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
@@ -327,11 +339,17 @@ class _Trainer:
         it had."""
         with self._writing():
             if best and self._best["epoch"] == len(self._epochs):
-                save_predictor(show_views(self._averaged(), 1), self._kept, self._task.activation, self._run.model)
+                self._save(show_views(self._averaged(), 1))
             self._write_history(finished=False)
 
     def _write_history(self, finished: bool) -> None:
         write_json(self._run.history, {"epochs": self._epochs, "best": self._best, "kept": self._kept, "finished": finished})
+
+    def _save(self, seen: keras.Model) -> None:
+        """Write the model to keep, of which ``seen`` gives the logits, and what its validation images look like."""
+        save_predictor(seen, self._kept, self._task.activation, self._run.model)
+        if self._scored:
+            write_reference(self._run, self._manifest, self._positive, self._val_facts, *self._scored)
 
     def _averaged(self) -> keras.Model:
         """The network with the average of the weights, in float32. Not the one that is trained, which knows an optimizer: so
@@ -357,10 +375,10 @@ class _Trainer:
         """Keep what the last epoch has made, and return the summary of the run; collective."""
         seen = show_views(self._averaged(), self._config.views)
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
-        self._kept = self._fitted(*self._score_val(native(seen)), self._config.views)
+        self._keep(*self._score_val(native(seen)), self._config.views)
         if self._worker.rank == 0:
             with self._writing():
-                save_predictor(seen, self._kept, self._task.activation, self._run.model)
+                self._save(seen)
                 self._write_history(finished=True)
         return summarise(self._epochs, self._best, self._kept, self._run.url, workers=self._worker.size,
                          backend=keras.backend.backend())

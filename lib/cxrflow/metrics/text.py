@@ -1,0 +1,62 @@
+"""The figures of an evaluation for a person at a terminal."""
+
+from __future__ import annotations
+
+
+def as_text(result: dict) -> str:
+    """What ``spark.evaluate.evaluate`` found: figures with their 95 % intervals, the confusion matrix, subgroups."""
+    lines = [f"{result['n']:,} images of {result['patients']:,} patients"]
+    if "accuracy" in result:
+        lines.append(_figure("accuracy", result, "accuracy"))
+    if "threshold" in result:
+        lines += [_figure(name, result, key) for name, key in (
+            ("AUC", "auc"), ("avg precision", "average_precision"), ("sensitivity", "sensitivity"), ("specificity", "specificity"))]
+        lines += [_figure("calibration", result["calibration"], "ece") + f"; {result['calibration']['ece_of_calibrated']:.3f} by chance",
+                  f"{'threshold':<14} {result['threshold']:.3f}  on the score of {result['positive_label']}"]
+    else:
+        lines.append(_figure("mean AUC", result, "auc"))
+        lines += [_figure(f"AUC {label}", figures, "auc") for label, figures in result["per_label"].items()]
+    return "\n".join(lines + _confusion(result) + _subgroups(result.get("subgroups")))
+
+
+def _figure(name: str, figures: dict, key: str) -> str:
+    value, interval = figures[key], figures[f"{key}_interval"]
+    shown = "none " if value is None else f"{value:.3f}"
+    within = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else "no interval: too few patients"
+    return f"{name:<14} {shown}  ({within})"
+
+
+def _confusion(result: dict) -> list[str]:
+    if "confusion" not in result:
+        return []
+    labels = result["labels"]
+    width = max(map(len, labels)) + 2
+    rows = [label.ljust(16) + "".join(str(count).rjust(width) for count in row)
+            for label, row in zip(labels, result["confusion"], strict=True)]
+    return ["truth \\ called".ljust(16) + "".join(label.rjust(width) for label in labels), *rows]
+
+
+def _subgroups(subgroups: dict | None) -> list[str]:
+    if not subgroups:
+        return []
+    key = "accuracy" if all("accuracy" in group for group in subgroups["groups"].values()) else "auc"
+    lines = [_figure(name, group, key) + f"  {group['n']:,} images" + ("  worst" if name == subgroups["worst"] else "")
+             for name, group in subgroups["groups"].items()]
+    return [f"{key} by subgroup", *lines]
+
+
+def warnings(result: dict) -> list[str]:
+    """What a person should know before the figures are believed."""
+    found = []
+    shift = result["shift"]
+    if shift and shift["large"]:
+        facts = ", ".join(f"{name} ({shift['facts'][name]['trained']:.4g} there, {shift['facts'][name]['here']:.4g} here, "
+                          f"D {shift['facts'][name]['distance']:.2f})" for name in shift["large"])
+        found.append(f"These images are not like those that the model was validated on: {facts}. D is the {shift['measure']}, and large "
+                     f"from {shift['limit']:.2f} on: the figures hold for these images only, and the threshold may not fit them.")
+    used = result["prevalence"]["used"]
+    here = result["prevalence"]["here"]
+    if used and any(here[label] is not None and abs(used[label] - here[label]) > 0.1 for label in used):
+        found.append("The scores were re-weighted for another prevalence than that of these images, so calibration, measured on "
+                     "them, means little; sensitivity, specificity and AUC are not touched by it.")
+    return found

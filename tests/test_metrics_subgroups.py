@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cxrflow import metrics
+from cxrflow.metrics.subgroups import FEWEST
+
+LABELS = ["NORMAL", "PNEUMONIA"]
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Groups: well alone, two kinds of ill, both labels, and a tiny one that is all wrong."""
+    random = np.random.default_rng(0)
+    groups = np.repeat(["well", "plain", "subtle", "both", "tiny"], [60, 40, 40, 40, FEWEST - 1])
+    ill = np.isin(groups, ["plain", "subtle"]) | ((groups == "both") & (np.arange(len(groups)) % 2 == 0))
+    far = np.select([groups == "plain", groups == "subtle"], [3.0, 0.7], 1.5)
+    score = 1 / (1 + np.exp(-(np.where(ill, far, -1.5) + random.normal(size=len(groups)))))
+    score[groups == "tiny"] = 0.99
+    patients = np.arange(len(groups)) // 2
+    scores = np.stack([1 - score, score], axis=1)
+    return ill, score, groups, metrics.judge_subgroups(ill.astype(int), scores, patients, groups, LABELS, 1, 0.5, bootstrap=200)
+
+
+def test_each_group_has_its_own_rates(judged):
+    ill, score, groups, found = judged
+    assert found["groups"].keys() == set(groups)
+    both = found["groups"]["both"]
+    inside = groups == "both"
+    assert (both["n"], both["patients"], both["positives"], both["auc_against"]) == (40, 20, 20, None)
+    assert both["sensitivity"] == (score >= 0.5)[inside & ill].mean() and both["specificity"] == (score < 0.5)[inside & ~ill].mean()
+    assert both["auc"] == pytest.approx(roc_auc_score(ill[inside], score[inside]))
+    assert both["auc_interval"][0] < both["auc"] <= both["auc_interval"][1] and both["accuracy_interval_by_patient"]
+
+
+def test_a_group_of_one_label_is_ranked_against_all_of_the_other(judged):
+    ill, score, groups, found = judged
+    subtle, well = found["groups"]["subtle"], found["groups"]["well"]
+    rows = (groups == "subtle") | ~ill
+    assert subtle["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and subtle["auc_against"] == "all NORMAL"
+    assert subtle["specificity"] is None and subtle["accuracy"] == subtle["sensitivity"]
+    rows = (groups == "well") | ill
+    assert well["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and well["auc_against"] == "all PNEUMONIA"
+
+
+def test_the_worst_group_is_not_one_of_a_handful(judged):
+    found = judged[3]
+    assert found["groups"]["tiny"]["accuracy"] == 0 and found["worst"] == "subtle"
+
+
+def test_groups_of_more_labels_and_of_several_findings():
+    random = np.random.default_rng(1)
+    groups = np.repeat(["a", "b"], 50)
+    truth = random.integers(0, 3, 100)
+    scores = np.eye(3)[np.where(groups == "b", (truth + 1) % 3, truth)] * 0.8 + 0.1
+    found = metrics.judge_subgroups(truth, scores, np.arange(100), groups, ["x", "y", "z"], 2, None, bootstrap=20)
+    assert (found["groups"]["a"]["accuracy"], found["groups"]["b"]["accuracy"], found["worst"]) == (1, 0, "b")
+    several = random.integers(0, 2, (100, 2)).astype(float)
+    several[:10, 1] = np.nan
+    scores = np.abs(several - (groups == "a")[:, None] * 0.9 - 0.05)
+    found = metrics.judge_subgroups(several, np.nan_to_num(scores), np.arange(100), groups, ["x", "y"], 0, [0.5, 0.5], bootstrap=20)
+    assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
+
+
+def test_the_surest_calls():
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.01, 0.99], [0.7, 0.3]])
+    calls = metrics.find_calls(np.array([1, 1, 0, 0]), scores, 1, 0.5)
+    assert calls.rows[calls.surest(~calls.right, 5)].tolist() == [2, 0] and calls.places.tolist() == [1] * 4
+    assert calls.rows[calls.surest(calls.right, 1)].tolist() == [3] and calls.least_sure(1).tolist() == [1]
+    # From a threshold of 0.99 on, 0.6 is no near thing.
+    assert metrics.find_calls(np.array([1, 1, 0, 0]), scores, 1, 0.99).least_sure(1).tolist() == [2]
+    three = metrics.find_calls(np.array([0, 1]), np.array([[0.2, 0.5, 0.3], [0.05, 0.9, 0.05]]), 2, None)
+    assert (three.places.tolist(), three.right.tolist(), three.least_sure(1).tolist()) == ([1, 1], [False, True], [0])
+    several = metrics.find_calls(np.array([[1, np.nan], [0, 0]]), np.array([[0.3, 0.9], [0.1, 0.6]]), 0, [0.5, None])
+    assert list(zip(several.rows, several.places, several.right, strict=True)) == [(0, 0, False), (1, 0, True), (1, 1, False)]
