@@ -95,7 +95,7 @@ def step_times(flags: argparse.Namespace) -> dict[str, float]:
     times = {}
     if flags.scaling:
         rows = json.loads(flags.scaling.read_text().splitlines()[-1])["results"]
-        times = {f"{row['launcher']}, {row['size']} px": row["step_seconds"] for row in rows}
+        times = {f"{row['launcher']}, {row['size']} px, {1000 * row['step_seconds']:.0f} ms": row["step_seconds"] for row in rows}
     return times | {f"{1000 * seconds:g} ms": seconds for seconds in flags.step_seconds}
 
 
@@ -117,7 +117,7 @@ def as_table(times: dict[str, float], size: float, flags: argparse.Namespace) ->
             for precision, share in PRECISIONS.items():
                 steps = [predict(n, seconds, share * size, gigabits, flags.latency, flags.spread) for n in SHOWN]
                 cells = " | ".join(f"{step.efficiency():.1%} / {step.efficiency(flags.overlap):.1%}" for step in steps)
-                lines.append(f"| {name} ({1000 * seconds:.0f} ms) | {gigabits} | {precision} | {cells} | {steps[-1].limit()} |")
+                lines.append(f"| {name} | {gigabits} | {precision} | {cells} | {steps[-1].limit()} |")
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
 Keras' images are (B, H, W, C); torch's operations take (B, C, H, W), which may lie in memory as Keras' do
 (``torch.channels_last``), so that a view leads from one to the other. Keras 3.15 copies instead: each input of a pool
 once and of a convolution twice, and the same again on the way back. It normalises a batch by ten operations over all
-values, for which torch has a kernel, and takes 0.1 ms in Python for each call of a layer. On one core of a CPU all that
-was more than half of a step; see .docs/scaling.md. The layers here give the same numbers up to rounding. They can go
+values, for which torch has a kernel, and spends 0.2 ms in Python on each call of a layer. On one core of a CPU all that
+was a third to a half of a step; see .docs/scaling.md. The layers here give the same numbers up to rounding. They can go
 once tests/benchmarks/scaling.py reaches its goal of torch to TensorFlow without them.
 """
 
@@ -37,7 +37,7 @@ def native(model, normalisation: bool = True):
 
 def _keep_memory() -> None:
     """Have the C library keep what is freed: torch asks for the buffers of every step anew, and to get the large ones from
-    the system took a fifteenth of a step. TensorFlow keeps its own."""
+    the system took a twentieth of a step. TensorFlow keeps its own."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc's
         library.mallopt(M_MMAP_MAX, 0)
