@@ -86,7 +86,6 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         from cxrflow.training.optimizer import build_optimizer
 
         if keras.backend.backend() == "torch":
-            import torch
 
             from cxrflow.launch.torch import TorchWorker
 

@@ -33,7 +33,7 @@ def mixed(size):  # what the networks of cxrflow have not, or not yet
 
 def steps(model, pixels, targets):
     keras.utils.set_random_seed(5)
-    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(1e-3), loss=keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
     losses = [float(model.train_on_batch(pixels, targets, return_dict=True)["loss"]) for _ in range(2)]
     return losses, model.predict_on_batch(pixels), model.get_weights()
 
@@ -59,7 +59,7 @@ print(json.dumps(found))
 
 
 # Sizes for which "same" pads one end only, and both alike. bfloat16 keeps 8 bits, of which two steps leave fewer.
-@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 1e-5), ("float32", 37, 1e-5), ("mixed_bfloat16", 32, 4e-2)])
+@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 5e-5), ("float32", 37, 5e-5), ("mixed_bfloat16", 32, 4e-2)])
 def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
     done = subprocess.run([sys.executable, "-c", STEPS, policy, str(size)], capture_output=True, text=True,
                           env={**os.environ, "KERAS_BACKEND": "torch"})

@@ -81,7 +81,7 @@ def _rule(flag: str, expected: str, rule: str) -> None:
         groups = re.compile(rule).groups
     except re.error as error:
         raise UserError(f"{flag}: expected {expected}, got {rule!r} ({error})") from None
-    _require(groups > 0, f"{flag}: expected a regular expression with a (group), got {rule!r}")
+    _require(groups > 0, f"{flag}: expected {expected} with a (group), got {rule!r}")
 
 
 def parse_prevalence(prevalence: str) -> dict[str, float] | float | None:

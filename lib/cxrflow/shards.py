@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from cxrflow import storage
 from cxrflow.findings import tally
-from cxrflow.schema import SAMPLES
 
 
 def write_shard(folder: str, split: str, table: pa.Table) -> str:

@@ -9,7 +9,7 @@ import types
 import warnings
 
 import torch
-from feeding import BATCH_ROWS, SHAPE, Batches, Epoch, feeds, join, samples, serve
+from feeding import BATCH_ROWS, Batches, Epoch, feeds, join, samples, serve
 
 
 def stand_in(name: str, **content) -> None:
