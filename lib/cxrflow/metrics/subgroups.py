@@ -68,4 +68,4 @@ def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, inside:
     if not asked:
         return {"auc": None, "auc_interval": None}
     areas = resamples.of(lambda weights: {"auc": np.mean([question(weights)["auc"] for question in asked], axis=0)})
-    return {"auc": float(np.mean([question.values()["auc"] for question in asked])), "auc_interval": percentiles(areas["auc"])}
+    return {"auc": float(np.mean([question.values["auc"] for question in asked])), "auc_interval": percentiles(areas["auc"])}

@@ -140,7 +140,7 @@ def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray) -> dict | None
     before = metrics.tempered(scores, 1 / run.temperature, run.multi)
     called = metrics.predicted(before, run.positive, run.threshold)
     return {"temperature": run.temperature, "ece_before": {
-        label: question.values()["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
+        label: question.values["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
 
 
 def _mistakes(scored: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, run: Run, threshold: metrics.Threshold) -> list[dict]:
