@@ -63,8 +63,8 @@ def _of_two(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients:
 
 def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, inside: np.ndarray, resamples: Resamples) -> dict:
     part = np.where(inside[:, None], truth, np.nan)
-    asked = [question for question in questions(part, scores, called, [str(place) for place in range(truth.shape[1])], 0).values()
-             if len(set(question.positive.tolist())) == 2]
+    every = questions(part, scores, called, [str(place) for place in range(truth.shape[1])], 0).values()
+    asked = [question for question in every if len(set(question.positive.tolist())) == 2]
     if not asked:
         return {"auc": None, "auc_interval": None}
     areas = resamples.of(lambda weights: {"auc": np.mean([question(weights)["auc"] for question in asked], axis=0)})
