@@ -62,6 +62,13 @@ def test_groups_of_more_labels_and_of_several_findings():
     assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
 
 
+def test_groups_of_numbers_are_in_their_order():
+    groups = np.array(["1100", "224 to 300", "b", "a", "90.5"])
+    scores = np.tile([0.4, 0.6], (5, 1))
+    found = metrics.judge_subgroups(np.array([0, 1, 0, 1, 0]), scores, np.arange(5), groups, LABELS, 1, 0.5, bootstrap=5)
+    assert list(found["groups"]) == ["90.5", "224 to 300", "1100", "a", "b"] and found["worst"] is None
+
+
 def test_the_surest_calls():
     scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.01, 0.99], [0.7, 0.3]])
     calls = metrics.find_calls(np.array([1, 1, 0, 0]), scores, 1, 0.5)

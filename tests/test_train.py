@@ -166,8 +166,9 @@ def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, t
     assert (done["files"], done["scored"], len(predictions), predictions["reason"].notna().sum()) == (52, 48, 52, 4)
     assert done["prevalence"] == pytest.approx(figures["prevalence"]["estimated"], abs=1e-4)
     assert (predictions.loc[before.index, "predicted_label"] == before["predicted_label"]).all()
-    share = done["prevalence"]["SYNTHETIC_OPACITY"]
-    np.testing.assert_allclose(odds(predictions.loc[before.index]) / odds(before), share / (1 - share) / (training / (1 - training)), rtol=1e-3)
+    shares = done["prevalence"]
+    expected = shares["SYNTHETIC_OPACITY"] / shares["SYNTHETIC_NORMAL"] / (training / (1 - training))
+    np.testing.assert_allclose(odds(predictions.loc[before.index]) / odds(before), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("change", "words"), [

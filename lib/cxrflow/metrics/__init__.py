@@ -15,6 +15,6 @@ from cxrflow.metrics.ranking import auc
 from cxrflow.metrics.subgroups import judge_subgroups
 from cxrflow.metrics.thresholds import CRITERIA, fit_threshold, youden_threshold
 
-__all__ = ["CRITERIA", "Prior", "Threshold", "auc", "ece", "estimate_prevalence", "find_calls", "find_shares", "fit_temperature", "fit_threshold",
-           "judge", "judge_subgroups", "positive_index", "predicted", "reliability", "tempered", "wilson",
-           "with_temperature", "youden_threshold"]
+__all__ = ["CRITERIA", "Prior", "Threshold", "auc", "ece", "estimate_prevalence", "find_calls", "find_shares", "fit_temperature",
+           "fit_threshold", "judge", "judge_subgroups", "positive_index", "predicted", "reliability", "tempered",
+           "wilson", "with_temperature", "youden_threshold"]

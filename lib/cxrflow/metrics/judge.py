@@ -17,8 +17,9 @@ def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: l
     """Everything that evaluate.py reports of a set of samples, as plain data for JSON; what has no value is None.
 
     ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K); ``patients``: any (n,); ``prevalence``: a clinic's
-    share of each label, for predictive values there. Always there: ``n``, ``patients``, ``labels``, ``auc`` and its interval. With two labels the figures of ``Question.figures`` about the positive
-    one; otherwise those of each label in ``per_label``, and their means in ``macro``.
+    share of each label, for predictive values there. Always there: ``n``, ``patients``, ``labels``, ``auc`` and its interval.
+    With two labels the figures of ``Question.figures`` about the positive one; otherwise those of each label in ``per_label``,
+    and their means in ``macro``.
     """
     called = predicted(scores, positive, threshold)
     asked = questions(truth, scores, called, labels, positive)
@@ -55,8 +56,8 @@ def _means(asked: dict[str, Question], resampled: dict[tuple[str, str], np.ndarr
     a finding that is nowhere present, are left out."""
     means: dict = {}
     for name in MEANS:
-        of = [label for label, question in asked.items() if question.values()[name] is not None]
-        values = [asked[label].values()[name] for label in of]
+        of = [label for label, question in asked.items() if question.values[name] is not None]
+        values = [asked[label].values[name] for label in of]
         means[name] = float(np.mean(values)) if of else None
         means[f"{name}_interval"] = percentiles(np.mean([resampled[label, name] for label in of], axis=0)) if of else None
     return means

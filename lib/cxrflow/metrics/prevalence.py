@@ -84,4 +84,5 @@ def estimate_prevalence(scores: np.ndarray, training: tuple[float, ...], multi: 
         before, shares = shares, Prior(training, tuple(shares))(scores).mean(axis=0)
         if np.abs(shares - before).max() < 1e-7:
             break
-    return tuple(max(float(share), 1e-6) for share in shares)  # at 0, scores could not be told apart any more
+    shares = np.maximum(shares, 1e-6)  # at 0, scores could not be told apart any more
+    return tuple((shares / shares.sum()).tolist())

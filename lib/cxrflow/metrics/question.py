@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from cxrflow.metrics.calibration import BINS, bin_of, ece_of_calibrated, reliability
@@ -50,7 +52,7 @@ class Question:
         Rates have Wilson's interval, and where patients have several images also ``_interval_by_patient``, the bootstrap's. With a
         clinic's ``prevalence``, also its predictive values.
         """
-        values = self.values()
+        values = self.values
         several = len(np.unique(patients[self._rows])) < len(self.scores)
         found: dict = {"n": len(self.scores), "positives": int(self.positive.sum())}
         for place, name in enumerate(RATES):
@@ -67,6 +69,7 @@ class Question:
             found["clinic"] = _predictive(prevalence, values, resampled)
         return {**found, "calibration": self.calibration(resampled)}
 
+    @cached_property
     def values(self) -> dict:
         """Every figure of the samples as they are, None where it has no value."""
         figures = {name: float(value[0]) for name, value in self(np.ones((1, len(self._rows)))).items()}
@@ -75,7 +78,7 @@ class Question:
     def calibration(self, resampled: dict[str, np.ndarray]) -> dict:
         """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram. The error's
         interval begins at 0 where calibrated scores would have such an error too."""
-        values, by_chance = self.values(), ece_of_calibrated(self.scores)
+        values, by_chance = self.values, ece_of_calibrated(self.scores)
         interval = basic(values["ece"], resampled["ece"])
         if interval and values["ece"] <= np.quantile(by_chance, 0.975):
             interval[0] = 0.0

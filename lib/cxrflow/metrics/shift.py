@@ -59,7 +59,8 @@ def score_facts(scores: np.ndarray, labels: list[str], positive: int, multi: boo
 def describe(facts: dict[str, np.ndarray], groups: np.ndarray) -> dict:
     """A reference to compare with: of each group its ``n``, and ``facts`` by name in at most KEPT numbers, from the smallest,
     which tell D to within half a percent. ``facts``: float (n,) by name; ``groups``: text (n,), the labels."""
-    return {name: {"n": int((groups == name).sum()), "facts": {fact: _keep(values[groups == name]) for fact, values in facts.items()}}
+    return {name: {"n": int((groups == name).sum()),
+                   "facts": {fact: _keep(values[groups == name]) for fact, values in facts.items()}}
             for name in np.unique(groups).tolist()}
 
 
@@ -88,8 +89,10 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
         trained = np.concatenate([kept for _, kept in parts])
         weights = np.concatenate([np.full(len(kept), share / len(kept)) for share, kept in parts])
         here = np.round(here.astype(float), 5)
-        found[name] = {"distance": distance(trained, weights, here), "trained": _median(trained, weights), "here": float(np.median(here))}
-    large = sorted((name for name, fact in found.items() if fact["distance"] >= limit), key=lambda name: -found[name]["distance"])
+        found[name] = {"distance": distance(trained, weights, here), "trained": _median(trained, weights),
+                       "here": float(np.median(here))}
+    ordered = sorted(found, key=lambda name: -found[name]["distance"])
+    large = [name for name in ordered if found[name]["distance"] >= limit]
     return {"measure": "two-sample Kolmogorov-Smirnov statistic", "limit": limit, "facts": found, "large": large}
 
 

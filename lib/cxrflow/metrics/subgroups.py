@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import numpy as np
 
 from cxrflow.metrics.decision import Threshold, predicted
@@ -25,7 +28,7 @@ def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray,
     called = predicted(scores, positive, threshold)
     resamples = Resamples(patients, bootstrap, seed)
     found = {}
-    for name in np.unique(groups).tolist():
+    for name in sorted(set(groups.tolist()), key=_in_order):
         inside = groups == name
         figures = {"n": int(inside.sum()), "patients": len(np.unique(patients[inside]))}
         if truth.ndim == 2:
@@ -37,6 +40,12 @@ def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray,
                               ("accuracy",), patients, resamples)
         found[name] = figures
     return {"groups": found, "worst": _worst(found, "auc" if truth.ndim == 2 else "accuracy")}
+
+
+def _in_order(name: str) -> tuple[float, str]:
+    """Names that begin with a number in its order, then the others."""
+    number = re.match(r"\d+(\.\d+)?", name)
+    return float(number[0]) if number else math.inf, name
 
 
 def _worst(found: dict[str, dict], figure: str) -> str | None:
@@ -63,9 +72,9 @@ def _of_two(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients:
 
 def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, inside: np.ndarray, resamples: Resamples) -> dict:
     part = np.where(inside[:, None], truth, np.nan)
-    asked = [question for question in questions(part, scores, called, [str(place) for place in range(truth.shape[1])], 0).values()
-             if len(set(question.positive.tolist())) == 2]
+    every = questions(part, scores, called, [str(place) for place in range(truth.shape[1])], 0).values()
+    asked = [question for question in every if len(set(question.positive.tolist())) == 2]
     if not asked:
         return {"auc": None, "auc_interval": None}
     areas = resamples.of(lambda weights: {"auc": np.mean([question(weights)["auc"] for question in asked], axis=0)})
-    return {"auc": float(np.mean([question.values()["auc"] for question in asked])), "auc_interval": percentiles(areas["auc"])}
+    return {"auc": float(np.mean([question.values["auc"] for question in asked])), "auc_interval": percentiles(areas["auc"])}

@@ -9,9 +9,10 @@ def as_text(result: dict) -> str:
     if "accuracy" in result:
         lines.append(_figure("accuracy", result, "accuracy"))
     if "threshold" in result:
+        by_chance = result["calibration"]["ece_of_calibrated"]
         lines += [_figure(name, result, key) for name, key in (
             ("AUC", "auc"), ("avg precision", "average_precision"), ("sensitivity", "sensitivity"), ("specificity", "specificity"))]
-        lines += [_figure("calibration", result["calibration"], "ece") + f"; {result['calibration']['ece_of_calibrated']:.3f} by chance",
+        lines += [_figure("calibration", result["calibration"], "ece") + f"; {by_chance:.3f} by chance",
                   f"{'threshold':<14} {result['threshold']:.3f}  on the score of {result['positive_label']}"]
     else:
         lines.append(_figure("mean AUC", result, "auc"))

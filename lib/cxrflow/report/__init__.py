@@ -1,1 +1,2 @@
-"""A finished run as pictures and one HTML page. No Spark, no Keras: it reads the small files that jobs left."""
+"""A finished run as pictures and one HTML page. No Spark, and Keras only in a process of its own (``gradcam``): it reads the
+files that jobs left."""

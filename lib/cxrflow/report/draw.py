@@ -36,40 +36,48 @@ class Picture:
 
 def of_training(history: dict) -> dict[str, Picture]:
     epochs, kept = history["epochs"], history["kept"]
+    first, last = epochs[0]["val_loss"], epochs[-1]["val_loss"]
     return {
         "loss": _picture(plots.loss(epochs, kept["epoch"]), "Loss on training and validation images",
-                         f"from {epochs[0]['val_loss']:.3f} to {epochs[-1]['val_loss']:.3f} on validation images over {len(epochs)} epochs"),
+                         f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs"),
         "validation": _picture(plots.validation(epochs, kept["epoch"]), "AUC and accuracy on validation images, at the highest score",
                                f"AUC {_number(kept['val_auc'])} after epoch {kept['epoch']}, which was kept")}
 
 
 def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
     """``truth``: int (n,), or float (n, K) for multi."""
-    labels, two = decision.labels, "threshold" in metrics
-    places = [decision.positive] if two else range(len(labels))
-    found = {}
-    for place in places:
+    pictures = _of_ranking(metrics, scored, truth, decision)
+    if "confusion" in metrics:
+        matrix, labels = metrics["confusion"], decision.labels
+        right = [f"{label}: {row[place]} of {sum(row)} right" for place, (label, row) in enumerate(zip(labels, matrix, strict=True))]
+        pictures["confusion"] = _picture(plots.confusion(matrix, labels), "What was called, by the truth; shares are of each row",
+                                         "; ".join(right))
+    return pictures | _of_scores(metrics, scored, truth, decision) | _of_subgroups(metrics)
+
+
+def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
+    """ROC and precision-recall curves: of the positive label, or of each against the rest."""
+    two, roc, precision = "threshold" in metrics, {}, {}
+    for place in [decision.positive] if two else range(len(decision.labels)):
+        label = decision.labels[place]
         known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, place])
         positive = (truth == place if truth.ndim == 1 else truth[:, place] == 1)[known]
         if positive.any() and not positive.all():
-            found[labels[place]] = curves(positive, scored[score_column(labels[place])].to_numpy()[known],
-                                          scored["patient_id"].to_numpy()[known])
-    pictures = {}
-    if found:
-        at = (metrics["sensitivity"], metrics["specificity"]) if two else None
-        pictures["roc"] = _picture(
-            plots.roc({label: pair[0] for label, pair in found.items()}, at), "ROC: sensitivity against false alarms at every threshold",
-            f"AUC {_number(metrics['auc'])}{_within(metrics['auc_interval'])}")
-        precision = metrics["average_precision"] if two else metrics["macro"]["average_precision"]
-        pictures["precision_recall"] = _picture(
-            plots.precision_recall({label: pair[1] for label, pair in found.items()}, (metrics["sensitivity"], metrics["ppv"]) if two else None,
+            roc[label], precision[label] = curves(
+                positive, scored[score_column(label)].to_numpy()[known], scored["patient_id"].to_numpy()[known])
+    if not roc:
+        return {}
+    called = two and metrics["ppv"] is not None
+    average = metrics["average_precision"] if two else metrics["macro"]["average_precision"]
+    return {
+        "roc": _picture(
+            plots.roc(roc, (metrics["sensitivity"], metrics["specificity"]) if two else None),
+            "ROC: sensitivity against false alarms at every threshold", f"AUC {_number(metrics['auc'])}{_within(metrics['auc_interval'])}"),
+        "precision_recall": _picture(
+            plots.precision_recall(precision, (metrics["sensitivity"], metrics["ppv"]) if called else None,
                                    metrics["positives"] / metrics["n"] if two else None),
-            "Precision against sensitivity at every threshold; it depends on how common the finding is here", f"average precision {_number(precision)}")
-    if "confusion" in metrics:
-        pictures["confusion"] = _picture(plots.confusion(metrics["confusion"], labels), "What was called, by the truth; shares are of each row",
-                                         "; ".join(f"{label}: {row[place]} of {sum(row)} right" for place, (label, row) in
-                                                   enumerate(zip(labels, metrics["confusion"], strict=True))))
-    return pictures | _of_scores(metrics, scored, truth, decision) | _of_subgroups(metrics)
+            "Precision against sensitivity at every threshold; it depends on how common the finding is here",
+            f"average precision {_number(average)}")}
 
 
 def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:

@@ -145,15 +145,15 @@ def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray) -> dict:
     before = metrics.tempered(scores, 1 / run.temperature, run.multi)
     called = metrics.predicted(before, run.positive, run.threshold)
     return {"temperature": run.temperature, "ece_before": {
-        label: question.values()["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
+        label: question.values["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
 
 
 def _mistakes(scored: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, run: Run, threshold: metrics.Threshold) -> list[dict]:
     """The calls that were wrong though the model was sure: path, truth, and the score of the label that the call is about."""
     calls = metrics.find_calls(truth, scores, run.positive, threshold)
     wrong = [(calls.rows[call], calls.places[call]) for call in calls.surest(~calls.right, MISTAKES)]
-    return [{"path": scored["path"][row], "truth": scored["label"][row], "score_of": run.labels[place], "score": float(scores[row, place])}
-            for row, place in wrong]
+    return [{"path": scored["path"][row], "truth": scored["label"][row], "score_of": run.labels[place],
+             "score": float(scores[row, place])} for row, place in wrong]
 
 
 def score_table(spark: SparkSession, table: str, manifest: Manifest, split: str, run: Run, columns: list[str]) -> pd.DataFrame:
