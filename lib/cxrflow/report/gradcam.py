@@ -40,8 +40,11 @@ def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.n
         file, asked, answer = (Path(folder) / name for name in ("model.keras", "in.npz", "out.npz"))
         file.write_bytes(storage.read_bytes(model))
         np.savez(asked, pixels=pixels, places=places, multi=multi)
+        # It finds cxrflow where this process did, which may be an archive that Spark brought.
+        environment = {**os.environ, **_ONE_THREAD, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3",
+                       "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run([sys.executable, "-m", __name__, str(file), str(asked), str(answer)], capture_output=True, text=True,
-                              env={**os.environ, **_ONE_THREAD, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"})
+                              env=environment)
         if done.returncode:
             return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         with np.load(answer) as found:
