@@ -1,6 +1,6 @@
 """Train a classifier on a table, on one or many workers, streaming the images from Parquet.
 
-The run directory receives the model with the best validation AUC, the history and the configuration. For example,
+The run directory receives the model, the history and the configuration. For example,
 with two workers that Horovod starts in two Spark task slots:
 
     spark-submit jobs/train.py --table /data/table --run /data/run --launcher horovod --workers 2

@@ -36,6 +36,8 @@ with average.applied():
 found["live"] = [float(abs(mine - own).max()) for mine, own in zip(model.get_weights(), walk[-1])]
 with average.applied():
     found["changed"] = float(number(model.weights[0]).min())
+counting = keras.Model(inputs, keras.layers.Normalization()(inputs))  # which has a whole number among its weights
+WeightAverage(counting, epochs=1.0, steps_per_epoch=10).update()
 off = WeightAverage(model, epochs=0, steps_per_epoch=10)
 off.update()
 with off.applied():

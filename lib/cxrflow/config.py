@@ -241,7 +241,7 @@ class TrainConfig:
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
     threshold: str = "balanced"
-    """How the threshold of a call is fitted to the validation data: balanced (where a logistic regression of the truth on
+    """With two labels or several findings, how the threshold of a call is fitted to the validation data: balanced (where a logistic regression of the truth on
     the score's logit, both classes of the same weight, says 0.5) or youden (greatest sensitivity + specificity)."""
     sensitivity: float | None = None
     """A wanted sensitivity, such as 0.95: the threshold is then the highest that reaches it on the validation data."""

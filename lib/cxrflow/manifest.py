@@ -11,6 +11,7 @@ from cxrflow import storage
 from cxrflow.errors import UserError
 
 TABLE_VERSION = 3
+RUN_VERSION = 2
 PICTURES = ("loss", "validation", "roc", "precision_recall", "confusion", "reliability", "scores", "subgroups")
 
 
@@ -169,11 +170,14 @@ class RunDirectory:
         return storage.join(self.url, f"{name}.png")
 
     def read(self, url: str, made_by: str) -> dict:
-        """One of the JSON files. Raises UserError where it is missing, with the job that makes it."""
+        """One of the JSON files. Raises UserError where it is missing, with the job that makes it, or of another version."""
         if not storage.exists(url):
             raise UserError(f"--run: expected a run directory with {url.rsplit('/', 1)[1]}, found none in "
                             f"{self.url!r}; run jobs/{made_by}.py first or name another folder")
-        return json.loads(storage.read_bytes(url))
+        content = json.loads(storage.read_bytes(url))
+        if url == self.config and content.get("version") != RUN_VERSION:
+            raise UserError(f"--run: expected a run of version {RUN_VERSION} in {self.url!r}, got {content.get('version')}; train again")
+        return content
 
     def holds_run(self) -> bool:
         """Whether a run wrote here; one that died before its first checkpoint has not."""
@@ -185,6 +189,12 @@ class RunDirectory:
         if not self.holds_run():
             return
         # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
-        for url in [self.checkpoints, self.history, self.model, self.reference, self.metrics, self.scores, self.report,
-                    *map(self.picture, PICTURES), self.config]:
+        for url in [self.checkpoints, self.history, self.model, self.reference]:
+            storage.remove(url)
+        self.clear_judgement()
+        storage.remove(self.config)
+
+    def clear_judgement(self) -> None:
+        """Remove what was found of a model that is no longer the run's: figures, scores and the report."""
+        for url in [self.metrics, self.scores, self.report, *map(self.picture, PICTURES)]:
             storage.remove(url)

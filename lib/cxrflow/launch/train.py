@@ -80,6 +80,9 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
             raise UserError(f"--table: expected images of every label in train and in val, but {split} of "
                             f"{config.table!r} has none of {', '.join(missing)}; ingest more patients with that label, "
                             "or with another --split or --seed")
+    if config.sensitivity is not None and len(manifest.labels) > 2:
+        raise UserError(f"--sensitivity: expected none for a table of more than two labels, where the highest score decides; got "
+                        f"{config.sensitivity:g}")
     if config.positive_label is not None and config.positive_label not in manifest.labels:
         raise UserError(f"--positive-label: expected one of {', '.join(manifest.labels)}; got {config.positive_label!r}")
 

@@ -4,6 +4,7 @@ no executor has to reach the run directory. Keras is imported on executors only.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from cxrflow.findings import from_calls, to_states
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory
 from cxrflow.metrics import Prior, Threshold, find_shares
+
+log = logging.getLogger(__name__)
 
 BATCH = 32
 _loaded: dict[str, object] = {}
@@ -67,9 +70,12 @@ class Run:
 def read_run(url: str) -> Run:
     """Raises UserError where the run directory or a file in it is missing."""
     run = RunDirectory(url)
-    config, kept = run.read(run.config, "train"), run.read(run.history, "train")["kept"]
+    config, history = run.read(run.config, "train"), run.read(run.history, "train")
+    kept = history["kept"]
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
+    if not history["finished"]:
+        log.warning("the training in %s is not finished: its model is that of epoch %d of %d", run.url, kept["epoch"], config["train"]["epochs"])
     labels, positive = config["labels"], config["positive_label"]
     return Run(task=config["task"], labels=labels, positive=None if positive is None else labels.index(positive),
                threshold=kept["threshold"], temperature=kept["temperature"],

@@ -24,7 +24,8 @@ class WeightAverage:
         any number of workers. 0: no average, ``applied`` shows the model as it is."""
         self._decay = math.exp(-1 / (epochs * steps_per_epoch)) if epochs else 0.0
         self._steps = 0
-        self._weights = model.weights if epochs else []
+        # What layers count in whole numbers is no weight to average.
+        self._weights = [weight for weight in model.weights if epochs and keras.backend.is_float_dtype(weight.dtype)]
         self.variables = [keras.Variable(keras.ops.copy(weight), trainable=False, name=f"average_{number}", dtype=weight.dtype)
                           for number, weight in enumerate(self._weights)]
         """What a checkpoint keeps, beside ``steps``."""

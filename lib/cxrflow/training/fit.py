@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import random
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -14,11 +12,11 @@ from contextlib import closing, contextmanager
 import keras
 import numpy as np
 
-from cxrflow import __version__, metrics, storage
+from cxrflow import __version__, metrics
 from cxrflow.config import TrainConfig, to_dict
 from cxrflow.errors import JobError
 from cxrflow.launch.worker import Worker
-from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import image_facts
 from cxrflow.preflight.machine import versions
 from cxrflow.training.augment import augment, find_policy
@@ -38,16 +36,16 @@ from cxrflow.training.checkpoint import (
     write_checkpoint,
 )
 from cxrflow.training.feed import Batch, Feed
+from cxrflow.training.kept import Kept
 from cxrflow.training.ledger import Ledger
 from cxrflow.training.native import native
-from cxrflow.training.network import saved_network, trained_network
+from cxrflow.training.network import begin_with_file, saved_network, trained_network
 from cxrflow.training.normalisation import combine, put
 from cxrflow.training.optimizer import build_optimizer
-from cxrflow.training.predictor import build_predictor, show_views
-from cxrflow.training.pretrained import load_initial, settle
+from cxrflow.training.predictor import show_views
+from cxrflow.training.pretrained import settle
 from cxrflow.training.progress import Progress
 from cxrflow.training.quality import batch_variance, rank_correlation
-from cxrflow.training.reference import write_reference
 from cxrflow.training.source import find_fetch
 from cxrflow.training.summary import summarise
 from cxrflow.training.task import TASKS
@@ -109,13 +107,11 @@ class _Trainer:
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
         self._average = WeightAverage(self._model, config.ema_epochs, self._steps)
         self._restore(found.arrays)
-        self._positive = positive_label(config, self._manifest)
         self._epochs: list[dict] = self._start["epochs"]
         self._best: dict | None = self._start["best"]
-        self._kept: dict | None = self._start["kept"]
+        self._kept = Kept(config, self._manifest, self._run, self._start["kept"])
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
         self._val_facts: np.ndarray | None = None
-        self._scored: tuple[np.ndarray, np.ndarray] | None = None  # truth and scores of the model to keep
         self._claimed = False
         self._stopped_at: dict = {}
         self._begun: set[str] = set()
@@ -147,7 +143,7 @@ class _Trainer:
             restore(self._model, self._average, arrays, self._worker)
         else:
             if self._config.init_weights and self._worker.rank == 0:
-                load_initial(self._model, self._config.init_weights)
+                begin_with_file(self._model, self._config, self._manifest)
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
         settle(self._model)
         self._average.begin(self._start["steps"])
@@ -168,7 +164,7 @@ class _Trainer:
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
         checkpoint = Checkpoint({
             "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
-            "best": self._best, "kept": self._kept, "config": to_dict(self._config), "table": table_digest(self._manifest),
+            "best": self._best, "kept": self._kept.record, "config": to_dict(self._config), "table": table_digest(self._manifest),
             "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays)
         self._worker.at("checkpoint", epoch=epoch)
         with self._writing():
@@ -203,10 +199,11 @@ class _Trainer:
 
     def _write_config(self) -> None:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
+        positive = self._kept.positive
         write_json(self._run.config, {
-            "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
+            "version": RUN_VERSION, "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
             "workers": self._worker.size, "task": self._manifest.task, "labels": self._manifest.labels,
-            "recipe": self._manifest.recipe(), "positive_label": None if self._positive is None else self._manifest.labels[self._positive],
+            "recipe": self._manifest.recipe(), "positive_label": None if positive is None else self._manifest.labels[positive],
             "prevalence": self._manifest.prevalence("train"), "data": self._manifest.facts(),
             "versions": versions(self._config.launcher, keras.backend.backend()),
             "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
@@ -244,7 +241,7 @@ class _Trainer:
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = record
-            self._keep(truth, logits, views=1)
+            self._kept.fit(record["epoch"], 1, truth, logits, self._val_facts)
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
             self._write_results(self._best["epoch"] == record["epoch"])
@@ -321,16 +318,6 @@ class _Trainer:
             self._val_facts = self._worker.gather(np.concatenate(facts))
         return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(logits))
 
-    def _keep(self, truth: np.ndarray, logits: np.ndarray, views: int) -> None:
-        """Note the last epoch's model as the one to keep: what is fitted to the val split's logits of so many views, and how
-        good the scores are with it."""
-        temperature = metrics.fit_temperature(logits, truth)
-        scores = metrics.with_temperature(logits, temperature, self._task.multi)
-        threshold = metrics.fit_threshold(truth, scores, self._positive, self._config.threshold, self._config.sensitivity)
-        self._kept = {"epoch": len(self._epochs), "views": views, "temperature": temperature, "threshold": threshold,
-                      **self._task.validation_metrics(truth, scores)}
-        self._scored = truth, scores
-
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
 
@@ -339,17 +326,11 @@ class _Trainer:
         it had."""
         with self._writing():
             if best and self._best["epoch"] == len(self._epochs):
-                self._save(show_views(self._averaged(), 1))
+                self._kept.save(show_views(self._averaged(), 1))
             self._write_history(finished=False)
 
     def _write_history(self, finished: bool) -> None:
-        write_json(self._run.history, {"epochs": self._epochs, "best": self._best, "kept": self._kept, "finished": finished})
-
-    def _save(self, seen: keras.Model) -> None:
-        """Write the model to keep, of which ``seen`` gives the logits, and what its validation images look like."""
-        save_predictor(seen, self._kept, self._task.activation, self._run.model)
-        if self._scored:
-            write_reference(self._run, self._manifest, self._positive, self._val_facts, *self._scored)
+        write_json(self._run.history, {"epochs": self._epochs, "best": self._best, "kept": self._kept.record, "finished": finished})
 
     def _averaged(self) -> keras.Model:
         """The network with the average of the weights, in float32. Not the one that is trained, which knows an optimizer: so
@@ -375,31 +356,13 @@ class _Trainer:
         """Keep what the last epoch has made, and return the summary of the run; collective."""
         seen = show_views(self._averaged(), self._config.views)
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
-        self._keep(*self._score_val(native(seen)), self._config.views)
+        self._kept.fit(len(self._epochs), self._config.views, *self._score_val(native(seen)), self._val_facts)
         if self._worker.rank == 0:
             with self._writing():
-                self._save(seen)
+                self._kept.save(seen)
                 self._write_history(finished=True)
-        return summarise(self._epochs, self._best, self._kept, self._run.url, workers=self._worker.size,
+        return summarise(self._epochs, self._best, self._kept.record, self._run.url, workers=self._worker.size,
                          backend=keras.backend.backend())
-
-
-def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
-    """The place of the label that sensitivity is about; None of several findings, each of which has its own."""
-    if manifest.task == "multi":
-        return None
-    if config.positive_label is None:
-        return metrics.positive_index(manifest.labels)
-    return manifest.labels.index(config.positive_label)
-
-
-def save_predictor(seen: keras.Model, kept: dict, activation: str, url: str) -> None:
-    """Write the model that gives calibrated scores; ``seen`` is what ``show_views`` made."""
-    model = build_predictor(seen, kept["temperature"], activation)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        model.save(path)
-        storage.write_bytes(url, storage.read_bytes(path))
 
 
 def _rank_of(record: dict) -> tuple[float, float]:

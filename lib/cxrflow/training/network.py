@@ -14,6 +14,7 @@ from cxrflow.training.initial import drawn_by_numpy
 from cxrflow.training.models import build_model
 from cxrflow.training.native import native
 from cxrflow.training.normalisation import synchronise
+from cxrflow.training.pretrained import load_initial, settle
 
 
 def saved_network(config: TrainConfig, manifest: Manifest) -> keras.Model:
@@ -31,6 +32,16 @@ def trained_network(config: TrainConfig, manifest: Manifest, worker: Worker) -> 
     if together:
         synchronise(model, worker)
     return model
+
+
+def begin_with_file(model: keras.Model, config: TrainConfig, manifest: Manifest) -> None:
+    """Give the network that is trained the weights in ``config.init_weights``. Files name arrays by Keras' own layers, so they
+    are read into the network that is saved. Raises UserError as ``load_initial`` does."""
+    network = saved_network(config, manifest)
+    network.set_weights(model.get_weights())  # of the head, which may not be in the file
+    load_initial(network, config.init_weights)
+    model.set_weights(network.get_weights())
+    settle(model)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cxrflow.training.parts import layers_of, parts
 
 log = logging.getLogger(__name__)
 
+
 def load_initial(model, url: str) -> None:
     """Give ``model`` the weights of a file.
 

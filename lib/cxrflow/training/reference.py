@@ -11,7 +11,7 @@ from cxrflow.metrics.shift import IMAGE_FACTS, describe, score_facts
 SPLIT = "val"  # the model has not seen these images, so their scores are such as new ones get
 
 
-def write_reference(run: RunDirectory, manifest: Manifest, positive: int, facts: np.ndarray, truth: np.ndarray,
+def write_reference(run: RunDirectory, manifest: Manifest, positive: int | None, facts: np.ndarray, truth: np.ndarray,
                     scores: np.ndarray) -> None:
     """``facts``: float (n, 4), see ``image_facts``; ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K). The
     sizes of the source files come from the table's audit."""

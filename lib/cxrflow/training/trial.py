@@ -38,17 +38,16 @@ def run_step(config) -> dict:
     from cxrflow.manifest import read_manifest
     from cxrflow.training.augment import augment, find_policy
     from cxrflow.training.feed import Feed
-    from cxrflow.training.network import trained_network
+    from cxrflow.training.network import begin_with_file, trained_network
     from cxrflow.training.optimizer import build_optimizer
     from cxrflow.training.parts import layers_of
-    from cxrflow.training.pretrained import load_initial
     from cxrflow.training.task import TASKS
 
     manifest = read_manifest(config.table)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
     if config.init_weights:
-        load_initial(model, config.init_weights)
+        begin_with_file(model, config, manifest)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])

@@ -96,7 +96,7 @@ class MLflow:
             self._client.set_terminated(self.run_id, STATUS[event["status"]], _milliseconds(event))
 
     def _log_kept(self, milliseconds: int) -> None:
-        """The figures of the epoch whose model was kept: what runs are compared by."""
+        """The validation figures of the model that was kept: what runs are compared by."""
         kept = self._run.read(self._run.history, "train")["kept"]
         self._client.log_batch(self.run_id, metrics=[
             Metric(f"kept/{name}", float(kept[name]), milliseconds, 0)
