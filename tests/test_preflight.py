@@ -47,7 +47,7 @@ def good_tasks() -> list[dict]:
              "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
              "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
              "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
-                      "peak_bytes": 600 * MB, "image_bytes": 10 * MB, "gpus": 0}}
+                      "peak_bytes": 600 * MB, "image_bytes": 10 * MB, "weight_bytes": 0, "gpus": 0}}
             for rank, host in enumerate(["ada", "bob"])]
 
 

@@ -114,7 +114,6 @@ def test_two_workers_go_the_way_of_one_also_where_they_stop_and_one_of_the_other
     """The network has neither dropout nor batch normalisation, so with the same global batch only the averaging of gradients
     can differ."""
     settings = dict(table=str(table), epochs=2, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
-    # On the backend that the stopped run begins on: initial weights differ between backends.
     launch(spark, TrainConfig(run=str(tmp_path / "alone"), launcher=first, workers=1, batch_size=8, **settings))
     launch(spark, TrainConfig(run=str(tmp_path / "together"), launcher=first, workers=2, batch_size=4, **settings))
     np.testing.assert_allclose(figures(tmp_path / "together"), figures(tmp_path / "alone"), rtol=1e-4)
@@ -162,7 +161,8 @@ def test_a_finished_run_does_nothing_unless_it_lost_a_file_and_overwrite_begins_
     assert not goes_on(RunDirectory(config.run), changed(config, overwrite=True))
     (run / "history.json").unlink()  # as where it died between its last checkpoint and the files after it
     run_local(table, "plain", (run, 0), resume="auto")
-    assert history(run)["best"]["epoch"] == written["best"]["epoch"] and len(history(run)["epochs"]) == 3
+    again = history(run)
+    assert again["finished"] and again["kept"] == pytest.approx(written["kept"], rel=1e-5) and again["epochs"] == written["epochs"]
 
 
 def test_a_second_run_into_one_directory_is_refused(stopped):

@@ -230,8 +230,8 @@ class TrainConfig:
     """Views of an image over which the saved model averages: 5 (as it is, a little smaller and larger, and of other shapes), or
     1, which scores five times as fast."""
     precision: str = "float32"
-    """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies; on a GPU with tensor
-    cores about twice as fast). Weights, checkpoints, output and the saved model are float32."""
+    """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies, made for GPUs with
+    tensor cores). Weights, checkpoints, output and the saved model are float32."""
     gradient_dtype: str = "float32"
     """What gradients are sent to the other workers as: float32, float16 or bfloat16, half the bytes for fewer digits (3 or 2
     decimal ones). float16 has none for a gradient below 6e-8 or above 65504; bfloat16 has float32's range."""

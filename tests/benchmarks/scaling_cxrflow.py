@@ -36,7 +36,7 @@ def on_own_cores(tables: list[str], folder: str, threads: int):
 
         from cxrflow.training.fit import fit
 
-        cores = sorted(os.sched_getaffinity(0))[worker.local_rank * threads:][:threads]
+        cores = sorted(os.sched_getaffinity(0))[worker.rank * threads:][:threads]
         for thread in os.listdir("/proc/self/task"):  # those that Horovod or torch have started; later ones inherit it
             os.sched_setaffinity(int(thread), cores)
         for number, table in enumerate(tables):

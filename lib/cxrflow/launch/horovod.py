@@ -49,9 +49,29 @@ class Launch:
         self._spark.sparkContext.cancelJobGroup(f"horovod.spark.run.{self._job}")
 
 
+_guests: list[threading.Event] = []
+_originals: list[tuple] = []
+_lock = threading.Lock()
+
+
 @contextmanager
 def as_guest(abort: threading.Event) -> Iterator[None]:
-    """Have Horovod behave as a part of a program, not as the whole of it, for the length of a block."""
+    """Have Horovod behave as a part of a program, not as the whole of it, for the length of a block. Blocks may overlap: a
+    launch that was left behind, for its machine is gone, ends when it likes."""
+    with _lock:
+        if not _guests:
+            _change_horovod()
+        _guests.append(abort)
+    try:
+        yield
+    finally:
+        with _lock:
+            _guests.remove(abort)
+            while _originals and not _guests:
+                setattr(*_originals.pop())
+
+
+def _change_horovod() -> None:
     import horovod.runner.gloo_run as gloo_run
     import horovod.runner.util.threads as threads
     import horovod.spark.runner as runner
@@ -67,19 +87,14 @@ def as_guest(abort: threading.Event) -> Iterator[None]:
 
     changes = [
         # It takes Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event.
-        (gloo_run, "register_shutdown_event", lambda: abort),
+        (gloo_run, "register_shutdown_event", lambda: _guests[-1]),
         # Its threads may wait for ever for a machine that is gone, and the process for them.
         (threads, "in_thread", in_daemon), (runner, "in_thread", in_daemon),
         # The one for the Spark job shows the job's cancellation as a stack trace of Python and Java.
         (threading, "excepthook", hook)]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
-    try:
-        for owner, name, value in changes:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+    for owner, name, value in changes:
+        _originals.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
 
 
 def meet_at(host: str) -> None:
@@ -136,7 +151,7 @@ class HorovodWorker(WatchedWorker):
 
     def __init__(self, hvd, tf, agent: Agent, gradient_dtype: str = "float32"):
         self._hvd, self._tf, self.agent, self._dtype = hvd, tf, agent, gradient_dtype
-        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self.rank, self.size = hvd.rank(), hvd.size()
         with tf.device("/cpu:0"):
             self._seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
 

@@ -57,6 +57,9 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
             os.environ["GLOO_SOCKET_IFNAME"] = name
         gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # statistics and plain data stay on CPUs
+        from cxrflow.training.native import keep_memory
+
+        keep_memory()
         try:
             result = function(config, TorchWorker(agent, config.gradient_dtype))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it
@@ -114,7 +117,6 @@ class TorchWorker(WatchedWorker):
         self.agent, self._dtype, self._seconds = agent, getattr(torch, gradient_dtype), 0.0
         self._flowing = _flowing(self._average)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank = int(os.environ["LOCAL_RANK"])
 
     def average_gradients(self, gradients: list) -> list:
         import torch

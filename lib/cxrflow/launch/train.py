@@ -38,8 +38,6 @@ def check_train(config: TrainConfig) -> None:
 def _check(config: TrainConfig) -> None:
     find_launcher(config.launcher)
     check_model(config.model)
-    if config.init_weights and (not storage.exists(config.init_weights) or storage.is_folder(config.init_weights)):
-        raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     find_policy(config.augment)
     check_watch(config)
     if config.launcher == "local" and config.workers != 1:
@@ -54,6 +52,8 @@ def _check(config: TrainConfig) -> None:
         check_resumable(state, _absolute(config), manifest)
         feed_size(config, manifest, state["feed"])
         return
+    if config.init_weights and (not storage.exists(config.init_weights) or storage.is_folder(config.init_weights)):
+        raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     feed_size(config, manifest)
     # A run that died before its first checkpoint has left nothing that is worth keeping.
     if storage.exists(run.config) and not config.overwrite and (storage.exists(run.model) or has_checkpoint(run)):

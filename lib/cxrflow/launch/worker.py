@@ -22,8 +22,6 @@ class Worker:
     """Which worker this is: 0 to size - 1. Only rank 0 writes files."""
     size: int = 1
     """Number of workers."""
-    local_rank: int = 0
-    """Which of the workers on this machine."""
     tell: Callable[[dict], None] = staticmethod(show)
     """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
 

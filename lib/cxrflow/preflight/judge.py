@@ -12,6 +12,9 @@ from cxrflow.preflight.verdict import SKIPPED, Row, failed, note, ok
 MOST_NAMED = 4
 FRAMEWORK_BYTES = 700 * 2**20
 """What a worker's framework, model and libraries take where no step has measured it."""
+CHECKPOINT_COPIES = 9
+"""Of the weights: themselves, their average and the optimizer's two moments, as arrays and as the bytes that are written, and
+the network that is saved."""
 
 
 def judge(config: TrainConfig, manifest: Manifest, driver: dict[str, str], tasks: list[dict]) -> list[Row]:
@@ -159,9 +162,9 @@ def judge_memory(config: TrainConfig, tasks: list[dict]) -> Row:
 
 
 def step_bytes(step: dict, batch_size: int) -> int:
-    """A worker's bytes beside its feed: what the step's process took at most, and the layers' values of a larger
-    batch."""
-    return step["peak_bytes"] + step["image_bytes"] * max(0, batch_size - step["batch"])
+    """A worker's bytes beside its feed: what the step's process took at most, the layers' values of a larger batch, and
+    a checkpoint."""
+    return step["peak_bytes"] + step["image_bytes"] * max(0, batch_size - step["batch"]) + CHECKPOINT_COPIES * step["weight_bytes"]
 
 
 def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import keras
@@ -29,6 +29,7 @@ class WeightAverage:
         self.variables = [keras.Variable(keras.ops.copy(weight), trainable=False, name=f"average_{number}", dtype=weight.dtype)
                           for number, weight in enumerate(self._weights)]
         """What a checkpoint keeps, beside ``steps``."""
+        self._blend = self._compiled_blend()
 
     def begin(self, steps: int) -> None:
         """Start from the model's weights as they are now, or, after ``steps`` others, from what a checkpoint has brought to
@@ -39,11 +40,22 @@ class WeightAverage:
                 average.assign(weight)
 
     def update(self) -> None:
-        """After a step. Takes about as long as copying the weights twice."""
+        """After a step."""
         self._steps += 1
-        share = 1 - min(self._decay, (1 + self._steps / 10) / (10 + self._steps / 10))
-        for average, weight in zip(self.variables, self._weights, strict=True):
-            average.assign_add(share * (weight - average))
+        self._blend(1 - min(self._decay, (1 + self._steps / 10) / (10 + self._steps / 10)))
+
+    def _compiled_blend(self) -> Callable[[float], None]:
+        def blend(share):
+            for average, weight in zip(self.variables, self._weights, strict=True):
+                average.assign_add(share * (weight - average))
+
+        if keras.backend.backend() != "tensorflow":
+            return blend
+        import tensorflow as tf
+
+        # One operation after the other from Python takes several times as long, a twentieth of a step.
+        compiled = tf.function(blend, input_signature=[tf.TensorSpec([], tf.float32)], jit_compile=False)
+        return lambda share: compiled(tf.constant(share, tf.float32))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -116,7 +116,7 @@ class _Trainer:
         self._stopped_at: dict = {}
         self._begun: set[str] = set()
         if self._epochs and worker.rank == 0:  # the run may have died between its checkpoint and the files after it
-            self._write_results(self._start["samples"] == 0)
+            self._write_results(whole=self._start["samples"] == 0)
         self._progress = Progress(config, worker, self._train.plan(), self._val.plan())
         if self.first_epoch < config.epochs:
             self._progress.start(self.first_epoch, self._start["samples"], keras.backend.backend())
@@ -228,7 +228,6 @@ class _Trainer:
         with self._average.applied():
             combine(self._model, self._worker)
             truth, logits = self._score_val(self._model)
-        self._require_finite(logits, "the logit of a validation image", epoch + 1)
         record = {
             "epoch": epoch + 1, "loss": loss,
             **self._task.validation_metrics(truth, metrics.with_temperature(logits, 1.0, self._task.multi)),
@@ -244,7 +243,7 @@ class _Trainer:
             self._kept.fit(record["epoch"], 1, truth, logits, self._val_facts)
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
-            self._write_results(self._best["epoch"] == record["epoch"])
+            self._write_results(whole=True)
         self._progress.end_epoch(record)
         if epoch + 1 < self._config.epochs and self._clock.stops():
             self._stopped_at = {"epochs": epoch + 1, "samples": 0}
@@ -308,6 +307,8 @@ class _Trainer:
     def _score_val(self, model) -> tuple[np.ndarray, np.ndarray]:
         """(truth, logits float32 (n, K)) of all workers' samples of the val split; see ``task``. Collective."""
         truth, logits, facts = [], [], []
+        if not model.compiled:
+            model.compile(jit_compile=False)  # as the one that is trained
         for batch in self._watched(self._val.epoch(), "validate", len(self._epochs)):
             true = len(batch.sample_ids)
             if self._val_facts is None:  # they are the same in every epoch
@@ -316,16 +317,18 @@ class _Trainer:
             logits.append(np.asarray(model.predict_on_batch(batch.pixels))[:true])
         if self._val_facts is None:
             self._val_facts = self._worker.gather(np.concatenate(facts))
-        return self._worker.gather(np.concatenate(truth)), self._worker.gather(np.concatenate(logits))
+        found = self._worker.gather(np.concatenate(logits))
+        self._require_finite(found, "the logit of a validation image", len(self._epochs))
+        return self._worker.gather(np.concatenate(truth)), found
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
 
-    def _write_results(self, best: bool) -> None:
-        """The epochs' records and, where the weights are the ``best`` so far, the model: a run that dies keeps what
-        it had."""
+    def _write_results(self, whole: bool) -> None:
+        """The epochs' records and, where the weights are those of a ``whole`` epoch and that is the best so far, the model: a run
+        that dies keeps what it had."""
         with self._writing():
-            if best and self._best["epoch"] == len(self._epochs):
+            if whole and self._best["epoch"] == len(self._epochs):
                 self._kept.save(show_views(self._averaged(), 1))
             self._write_history(finished=False)
 
@@ -338,6 +341,7 @@ class _Trainer:
         network = saved_network(self._config, self._manifest)
         with self._average.applied():
             network.set_weights(self._model.get_weights())
+        settle(network)
         return network
 
     @contextmanager

@@ -16,6 +16,8 @@ import functools
 import keras
 from keras import layers
 
+from cxrflow.training.pretrained import settle
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 LARGEST_INT = 2**31 - 1
 
@@ -29,15 +31,16 @@ def native(model, normalisation: bool = True):
     """
     if keras.backend.backend() != "torch":
         return model
-    _keep_memory()
     twin = keras.models.clone_model(model, clone_function=functools.partial(_native, normalisation=normalisation), recursive=True)
     twin.set_weights(model.get_weights())
+    settle(twin)
     return twin
 
 
-def _keep_memory() -> None:
-    """Have the C library keep what is freed: torch asks for the buffers of every step anew, and to get the large ones from
-    the system took a twentieth of a step. TensorFlow keeps its own."""
+def keep_memory() -> None:
+    """Have the C library keep what this process frees, for good: torch asks for the buffers of every step anew, and to get
+    the large ones from the system took a twentieth of a step. TensorFlow keeps its own. For a worker's process, which is
+    there for nothing else."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc's
         library.mallopt(M_MMAP_MAX, 0)

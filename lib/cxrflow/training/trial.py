@@ -37,6 +37,7 @@ def run_step(config) -> dict:
     from cxrflow.launch.worker import Worker
     from cxrflow.manifest import read_manifest
     from cxrflow.training.augment import augment, find_policy
+    from cxrflow.training.averaging import WeightAverage
     from cxrflow.training.feed import Feed
     from cxrflow.training.network import begin_with_file, trained_network
     from cxrflow.training.optimizer import build_optimizer
@@ -59,7 +60,8 @@ def run_step(config) -> dict:
     if not all(np.isfinite(loss) and np.isfinite(weights).all() for weights in model.get_weights()):
         raise ValueError(f"the loss of the step is {loss}, and after it some weights are not finite: is "
                          f"--learning-rate {config.learning_rate:g} too high?")
-    return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH,
+    WeightAverage(model, 1.0, 1).update()
+    return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH, "weight_bytes": 4 * model.count_params(),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "image_bytes": KEPT * sum((2 if "16" in layer.compute_dtype else 4) * math.prod(tensor.shape[1:])
                                       for layer in layers_of(model) for tensor in keras.tree.flatten(layer.output))}

@@ -45,7 +45,7 @@ def _step(event: dict) -> str | None:
 
 
 def _epoch(event: dict) -> str:
-    left = f", {duration(event['seconds_left'])} left" if event["epoch"] < event["epochs"] else ""
+    left = f", {duration(event['seconds_left'])} left" if event["seconds_left"] >= 1 else ""
     return (f"epoch {event['epoch']}/{event['epochs']}: loss {event['loss']:.4f}, val loss {event['val_loss']:.4f}, "
             f"val AUC {event['val_auc']:.4f}, val accuracy {event['val_accuracy']:.3f}, "
             f"{event['images_per_second']:.0f} images/s, {duration(event['seconds'])}{left}")
