@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -91,6 +93,17 @@ def test_each_of_several_findings_is_judged_where_it_is_known():
     assert (c["n"], c["auc"], c["sensitivity"], c["specificity"]) == (4, None, None, 1.0)
     assert figures["auc"] == figures["macro"]["auc"] == 0.375 == metrics.auc(truth, scores)
     assert figures["thresholds"] == {"a": 0.35, "b": 0.65, "c": None}
+
+
+def test_of_a_finding_that_is_nowhere_known_there_are_no_figures():
+    truth = np.array([[1, np.nan], [0, np.nan], [1, np.nan]])
+    figures = metrics.judge(truth, np.array([[0.9, 0.5], [0.2, 0.6], [0.3, 0.7]]), np.array([0, 0, 1]), ["a", "b"], None,
+                            threshold=[0.5, None], bootstrap=10, prevalence=(0.1, 0.2))
+    unknown = figures["per_label"]["b"]
+    assert (unknown["n"], unknown["positives"], unknown["clinic"]["ppv"], unknown["calibration"].pop("bins")) == (0, 0, None, [])
+    assert set(unknown["calibration"].values()) == set(unknown["operating_points"][0].values()) - {0.9} == {None}
+    assert all(unknown[name] is None for name in ("accuracy", "accuracy_interval", "auc", "auc_interval", "sensitivity"))
+    assert figures["auc"] == figures["per_label"]["a"]["auc"] == 1.0 and json.dumps(figures, allow_nan=False)
 
 
 def test_one_class_alone_has_no_auc():

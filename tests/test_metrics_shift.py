@@ -68,6 +68,22 @@ def test_of_few_patients_chance_gives_more(reference, site):
     assert found["limit"] > 0.55 and found["large"] == []
 
 
+@pytest.mark.parametrize(("kept", "limit"), [((12, 500), 0.54), ((256, 256), shift.LARGE)])
+def test_a_label_that_was_rare_in_training_and_is_common_here_tells_little(kept, limit):
+    """300 patients of the same two kinds: none of them shifted, whatever the reference has of which kind."""
+    random, here, warned = np.random.default_rng(0), np.repeat(["NORMAL", "PNEUMONIA"], [285, 15]), 0
+
+    def drawn(groups):
+        return {"mean": random.normal(size=len(groups)) + 2 * (groups == "PNEUMONIA")}
+
+    for _ in range(400):
+        groups = np.repeat(["NORMAL", "PNEUMONIA"], kept)
+        found = shift.compare({"patients": 512, "groups": shift.describe(drawn(groups), groups)}, drawn(here), here, 300)
+        assert found["limit"] == pytest.approx(limit, abs=0.01)
+        warned += bool(found["large"])
+    assert warned <= 2
+
+
 def test_labels_that_training_did_not_have_are_compared_with_all_of_it(reference, site):
     pixels, labels = site
     found = shift.compare(reference, facts_of(pixels), np.full(len(labels), "another"), 120)

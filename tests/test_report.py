@@ -1,36 +1,49 @@
 """The page of runs that no training here makes: of several findings an image, and one that was not evaluated."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cxrflow.config import EvaluateConfig, ReportConfig, TrainConfig, to_dict
+from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.report.page import write_report
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
-from cxrflow.spark.evaluate import _write, judge_scored
+from cxrflow.spark.evaluate import _write, check_evaluate, judge_scored
 from cxrflow.spark.score import Run
 
-FINDINGS = ["Edema", "Effusion", "Mass"]
+FINDINGS = ["Edema", "Effusion", "Mass", "Nodule"]
+TOLD = FINDINGS[:3]  # by the table that is judged
 
 
 @pytest.fixture
 def trained(table, tmp_path) -> RunDirectory:
-    """The records of a run on the phantoms, as if each image could have several of three findings."""
+    """The records of a run on the phantoms, as if each image could have several of four findings."""
     manifest, run = read_manifest(str(table)), RunDirectory(str(tmp_path / "run"))
-    counts = {"train": dict.fromkeys(FINDINGS, 10), "val": dict.fromkeys(FINDINGS, 5)}
+    counts = {"train": dict.fromkeys(FINDINGS, 13), "val": dict.fromkeys(FINDINGS, 5)}
     write_json(run.config, {
-        "cxrflow": "0", "keras": "3", "backend": "torch", "workers": 1, "labels": FINDINGS, "recipe": manifest.recipe(),
-        "positive_label": "Mass", "prevalence": dict.fromkeys(FINDINGS, 0.3), "data": {**manifest.facts(), "counts": counts},
-        "versions": {"python": "3"}, "train": to_dict(TrainConfig(table=str(table), run=run.url)), "ingest": manifest.config})
-    epoch = {"epoch": 1, "loss": 0.7, "val_loss": 0.6, "val_auc": 0.8, "val_accuracy": 0.9}
-    write_json(run.history, {"epochs": [epoch], "best": {**epoch, "threshold": [0.5, 0.4, None], "temperature": 2.0}})
+        "cxrflow": "0", "keras": "3", "backend": "torch", "workers": 1, "task": "multi", "labels": FINDINGS,
+        "recipe": manifest.recipe(), "positive_label": None, "prevalence": dict.fromkeys(FINDINGS, 0.3),
+        "data": {**manifest.facts(), "counts": counts, "unknown": {"train": {"Mass": 7}, "val": {}}}, "versions": {"python": "3"},
+        "train": to_dict(TrainConfig(table=str(table), run=run.url)), "ingest": manifest.config})
+    epochs = [{"epoch": number, "loss": 0.7, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.9}
+              for number, auc in ((1, 0.8), (2, 0.7))]
+    kept = {"epoch": 2, "views": 5, "val_loss": 0.5, "val_auc": 0.912, "val_accuracy": 0.9}
+    write_json(run.history, {"epochs": epochs, "best": epochs[0], "finished": True,
+                             "kept": {**kept, "threshold": [0.5, 0.4, None, 0.6], "temperature": 2.0}})
     return run
+
+
+def change(url: str, **fields) -> None:
+    content = json.loads(Path(url).read_text())
+    Path(url).write_text(json.dumps({**content, **fields}))
 
 
 def scored_rows(table) -> pd.DataFrame:
@@ -42,29 +55,33 @@ def scored_rows(table) -> pd.DataFrame:
         rows.append(part.assign(split=shard.split, shard=shard.path, row=range(len(part))))
     scored = pd.concat(rows, ignore_index=True)
     present = random.random((len(scored), 3)) < [0.4, 0.5, 0.05]
-    words = [[name for name, here in zip(FINDINGS, row, strict=True) if here] + ["?Mass"] * (not row[2] and place % 3 == 0)
+    words = [[name for name, here in zip(TOLD, row, strict=True) if here] + ["?Mass"] * (not row[2] and place % 3 == 0)
              for place, row in enumerate(present)]
     scored["label"] = ["|".join(row) or "No Finding" for row in words]
     for place, name in enumerate(FINDINGS):
-        scored[score_column(name)] = (0.3 * present[:, place] + 0.7 * random.random(len(scored))).astype(np.float32)
+        here = present[:, place] if name in TOLD else 0
+        scored[score_column(name)] = (0.3 * here + 0.7 * random.random(len(scored))).astype(np.float32)
     for name in (*IMAGE_FACTS, *SOURCE_FACTS):
         scored[name] = random.random(len(scored)).astype(np.float32)
     return scored
 
 
 def test_several_findings_an_image_from_scores_to_page(table, trained):
-    manifest, scored = read_manifest(str(table)), scored_rows(table)
+    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
     write_json(trained.reference, {"split": "val", "patients": 40, "groups": {"all": {"n": 40, "facts": {
         name: np.linspace(0, 1, 40).tolist() for name in (*IMAGE_FACTS, "score_Mass")} | {"mean": [10.0] * 40}}}})
+    (Path(trained.url) / "confusion.png").write_bytes(b"of an evaluation before")
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=50, subgroups=r"(OPACITY|NORMAL)")
-    run = Run(labels=FINDINGS, positive=2, threshold=[0.5, 0.4, None], temperature=2.0, prevalence=(0.3, 0.3, 0.3),
-              recipe=Recipe(**manifest.recipe()), backend="torch", model=trained.model)
+    run = Run(task="multi", labels=FINDINGS, positive=None, threshold=[0.5, 0.4, None, 0.6], temperature=2.0,
+              prevalence=(0.3, 0.3, 0.3, 0.3), recipe=Recipe(**manifest.recipe()), backend="torch", model=trained.model)
     result = {"split": "all", "table": str(table), **judge_scored(config, run, manifest, scored)}
     mass = result["per_label"]["Mass"]
     assert mass["n"] == 48 - scored["label"].str.contains("?Mass", regex=False).sum() < 48
     assert mass["positives"] == scored["label"].str.split("|").map(lambda names: "Mass" in names).sum()
     assert result["prevalence"]["here"]["Mass"] == pytest.approx(mass["positives"] / mass["n"])
     assert result["shift"]["large"] == ["mean"] and set(result["shift"]["facts"]) == {*IMAGE_FACTS, "score_Mass"}
+    nodule = result["per_label"]["Nodule"]
+    assert nodule["n"] == 0 and nodule["auc"] is nodule["calibration"]["ece"] is result["prevalence"]["here"]["Nodule"] is None
     assert set(result["temperature"]["ece_before"]) == set(FINDINGS) and result["mistakes"]
     assert (scored["predicted_label"].str.contains("Edema") == (scored["score_Edema"] >= 0.5)).all()
     _write(trained, scored, result)
@@ -76,10 +93,39 @@ def test_several_findings_an_image_from_scores_to_page(table, trained):
     assert all(name in page for name in FINDINGS) and f"{result['auc']:.3f}" in page and "They do not." in page
     # No model file here, so no heat: each image stands alone.
     assert page.count("X-ray: truth") == 2 * 5 and "Grad-CAM over it" not in page
+    assert not (Path(trained.url) / "confusion.png").exists()
 
 
-def test_a_run_that_was_not_evaluated(trained, tmp_path):
+def test_a_run_that_was_not_evaluated(table, trained, tmp_path):
     result = write_report(ReportConfig(run=trained.url))
     page = (tmp_path / "run" / "report.html").read_text()
     assert not result["evaluated"] and "was not evaluated yet" in page and "Model card" in page
     assert "not a medical device" in page and page.count("data:image/") == len(result["pictures"]) == 2
+    words = " ".join(page.split())
+    rows = read_manifest(str(table)).rows("train")
+    assert f'<td class="number">{rows}</td> <td class="number">13</td> <td class="number">13</td> <td class="number">13<small>7 not known' in words
+    assert f"<dd>{rows} images of" in words and "a score from 0 to 1 for each of Edema, Effusion, Mass, Nodule. Trained from random weights" in words
+    assert "over 5 views of each image. Its validation AUC is 0.912. On one view, epoch 1 of 2 had the best, 0.800." in words
+    assert ("Edema from a score of 0.500 on, Effusion from a score of 0.400 on, Mass from a score of 0.500 on (too few validation images "
+            "to choose it), Nodule from a score of 0.600 on, chosen on validation data (criterion balanced).") in words
+
+
+def test_the_page_tells_what_was_kept(trained):
+    """Of two labels, from the weights of another run, and before training is finished."""
+    train = json.loads(Path(trained.config).read_text())["train"]
+    change(trained.config, task="single", labels=["Edema", "Mass"], positive_label="Mass", train={**train, "init_weights": "/w.keras"})
+    kept = json.loads(Path(trained.history).read_text())["kept"] | {"epoch": 1, "views": 1, "threshold": 0.375}
+    change(trained.history, kept=kept, finished=False)
+    write_report(ReportConfig(run=trained.url))
+    words = " ".join(Path(trained.report).read_text().split())
+    assert "Training is not finished: kept, so far, is epoch 1, which has the best validation AUC, on one view of each image." in words
+    assert "scores that add up to 1 for Edema, Mass. Trained from the weights of <span class=\"path\">/w.keras</span> by" in words
+    assert "calibrated by a temperature of 2.000. Mass is called from a score of 0.375 on, chosen on validation data (criterion" in words
+
+
+def test_images_that_were_ingested_otherwise_are_refused(table, trained):
+    """Black borders, and their lack, tell the film's shape."""
+    Path(trained.model).touch()
+    change(trained.config, recipe={**read_manifest(str(table)).recipe(), "resize": "pad"})
+    with pytest.raises(UserError, match="expected images ingested with --resize pad, .*, got --resize stretch"):
+        check_evaluate(EvaluateConfig(run=trained.url, table=str(table)))

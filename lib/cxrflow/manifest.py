@@ -73,9 +73,9 @@ class Manifest:
         """The shards of a split, or of all of them for ``"all"``."""
         return [shard for shard in self.shards if split in ("all", shard.split)]
 
-    def rows(self) -> int:
-        """Samples of the whole table."""
-        return sum(shard.rows for shard in self.shards)
+    def rows(self, split: str = "all") -> int:
+        """Samples of a split, or of the whole table."""
+        return sum(shard.rows for shard in self.of_split(split))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by split and label; of several findings, those where it is present."""
@@ -88,8 +88,7 @@ class Manifest:
     def absent(self) -> dict[str, dict[str, int]]:
         """Rows by split and label, where it is not."""
         present, unknown = self.counts(), self.unknown()
-        rows = {split: sum(shard.rows for shard in self.of_split(split)) for split in present}
-        return {split: {label: rows[split] - present[split][label] - unknown[split][label] for label in self.labels}
+        return {split: {label: self.rows(split) - present[split][label] - unknown[split][label] for label in self.labels}
                 for split in present}
 
     def _counts(self, of: Callable[[Shard], dict[str, int]]) -> dict[str, dict[str, int]]:
@@ -107,7 +106,9 @@ class Manifest:
 
     def facts(self) -> dict:
         """What a run keeps of the table that it was trained on, for its report."""
-        return {"counts": self.counts(), "quarantined": self.quarantined, "audit": self.audit}
+        counts = self.counts()
+        return {"rows": {split: self.rows(split) for split in counts}, "counts": counts, "unknown": self.unknown(),
+                "quarantined": self.quarantined, "audit": self.audit}
 
 
 def has_manifest(table: str) -> bool:

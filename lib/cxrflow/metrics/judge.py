@@ -12,7 +12,7 @@ from cxrflow.metrics.question import Question
 MEANS = ("auc", "average_precision", "sensitivity", "specificity")
 
 
-def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: list[str], positive: int,
+def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: list[str], positive: int | None,
           threshold: Threshold, bootstrap: int = 1000, seed: int = 0, prevalence: tuple[float, ...] | None = None) -> dict:
     """Everything that evaluate.py reports of a set of samples, as plain data for JSON; what has no value is None.
 
@@ -41,7 +41,8 @@ def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: l
             "auc": macro["auc"], "auc_interval": macro["auc_interval"], "macro": macro, "per_label": each}
 
 
-def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, labels: list[str], positive: int) -> dict[str, Question]:
+def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, labels: list[str],
+              positive: int | None) -> dict[str, Question]:
     """What is asked: of two labels about the positive one, of more about each against the rest, of several findings about
     each where it is known."""
     if truth.ndim == 2:

@@ -38,7 +38,7 @@ class Prior:
         present, absent = scores * (clinic / training), (1 - scores) * ((1 - clinic) / (1 - training))
         return present / (present + absent)
 
-    def threshold(self, threshold: Threshold, positive: int) -> Threshold:
+    def threshold(self, threshold: Threshold, positive: int | None) -> Threshold:
         """The threshold that calls the same images of re-weighted scores: its criterion does not depend on the prevalence,
         so it moves with the scores."""
         if isinstance(threshold, list):
@@ -51,7 +51,8 @@ class Prior:
         return float(self(pair)[0, positive])
 
 
-def find_shares(given: dict[str, float] | float, labels: list[str], positive: int, multi: bool = False) -> tuple[float, ...]:
+def find_shares(given: dict[str, float] | float, labels: list[str], positive: int | None,
+                multi: bool = False) -> tuple[float, ...]:
     """The clinic's share of each label, from what ``config.parse_prevalence`` read.
 
     Raises UserError where it is not of these labels, or of labels of which each image has one and does not add up to 1.

@@ -77,7 +77,9 @@ class Question:
 
     def calibration(self, resampled: dict[str, np.ndarray]) -> dict:
         """Brier score (mean squared error of the score), expected calibration error, and the reliability diagram. The error's
-        interval begins at 0 where calibrated scores would have such an error too."""
+        interval begins at 0 where calibrated scores would have such an error too. All None, and no bins, of no samples."""
+        if not len(self.scores):
+            return {**dict.fromkeys(("brier", "brier_interval", "ece", "ece_interval", "ece_of_calibrated")), "bins": []}
         values, by_chance = self.values, ece_of_calibrated(self.scores)
         interval = basic(values["ece"], resampled["ece"])
         if interval and values["ece"] <= np.quantile(by_chance, 0.975):

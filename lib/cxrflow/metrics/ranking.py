@@ -34,6 +34,8 @@ class Ranking:
     def figures(self, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
         """float (b, 2 + 2 L): AUC, average precision, sensitivity at each of the L levels of specificity, specificity at each
         level of sensitivity."""
+        if not len(self._ends):
+            return np.full((len(weights), 2 + 2 * len(levels)), np.nan)
         found, alarms, precision = self.rates(weights)
         gained = np.diff(found, axis=1, prepend=0)
         area = (np.diff(alarms, axis=1, prepend=0) * (found - gained / 2)).sum(axis=1)

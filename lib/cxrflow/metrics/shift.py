@@ -50,7 +50,7 @@ def source_facts(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.stack([np.sqrt(heights * widths), widths / heights], axis=1, dtype=np.float32)
 
 
-def score_facts(scores: np.ndarray, labels: list[str], positive: int, multi: bool) -> dict[str, np.ndarray]:
+def score_facts(scores: np.ndarray, labels: list[str], positive: int | None, multi: bool) -> dict[str, np.ndarray]:
     """Scores, float (n, K), as facts by the name of their column: of two labels the positive one's, otherwise all."""
     shown = [positive] if len(labels) == 2 and not multi else range(len(labels))
     return {score_column(labels[place]): scores[:, place] for place in shown}
@@ -78,9 +78,8 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
     Gives ``measure``, ``limit`` (the D from which a shift is large), ``facts`` (by name the ``distance`` D and the medians
     ``trained`` and ``here``), and ``large``: the names of those that are, the largest first.
     """
-    chance = float(np.sqrt(-np.log(CHANCE / 2) / 2 * (1 / reference["patients"] + 1 / patients)))
-    limit = min(1.0, max(LARGE, chance))
     shares = _shares(reference["groups"], groups)
+    limit = _limit(_effective(reference, shares), patients)
     found = {}
     for name, here in facts.items():
         parts = [(share, reference["groups"][group]["facts"].get(name, [])) for group, share in shares.items()]
@@ -94,6 +93,19 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
     ordered = sorted(found, key=lambda name: -found[name]["distance"])
     large = [name for name in ordered if found[name]["distance"] >= limit]
     return {"measure": "two-sample Kolmogorov-Smirnov statistic", "limit": limit, "facts": found, "large": large}
+
+
+def _limit(one: float, two: float) -> float:
+    """The D from which a shift is large: of so many patients, chance alone gives more once in a thousand at most."""
+    return min(1.0, max(LARGE, float(np.sqrt(-np.log(CHANCE / 2) / 2 * (1 / one + 1 / two)))))
+
+
+def _effective(reference: dict, shares: dict[str, float]) -> float:
+    """As many patients, drawn with these ``shares`` of the groups, would tell as much as those of the reference do (Kish 1965):
+    a label that is common here and was rare there leaves few. Counted in images, and scaled to patients."""
+    counts = {name: group["n"] for name, group in reference["groups"].items()}
+    images = 1 / sum(share**2 / counts[name] for name, share in shares.items())
+    return images * reference["patients"] / sum(counts.values())
 
 
 def _shares(known: dict, groups: np.ndarray) -> dict[str, float]:

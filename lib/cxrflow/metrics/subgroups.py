@@ -17,7 +17,7 @@ _RATES = ("accuracy", "sensitivity", "specificity")
 
 
 def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, groups: np.ndarray, labels: list[str],
-                    positive: int, threshold: Threshold, bootstrap: int = 1000, seed: int = 0) -> dict:
+                    positive: int | None, threshold: Threshold, bootstrap: int = 1000, seed: int = 0) -> dict:
     """``groups``: text (n,). Gives ``groups``, by name, and ``worst``: the name of the group with the lowest accuracy (for
     multi, the lowest AUC) among those of at least FEWEST samples, or None.
 

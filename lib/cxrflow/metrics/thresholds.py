@@ -54,7 +54,7 @@ def sensitivity_threshold(positive: np.ndarray, scores: np.ndarray, wanted: floa
 CRITERIA: dict[str, Criterion] = {"balanced": balanced_threshold, "youden": youden_threshold}
 
 
-def fit_threshold(truth: np.ndarray, scores: np.ndarray, positive: int, criterion: str = "balanced",
+def fit_threshold(truth: np.ndarray, scores: np.ndarray, positive: int | None, criterion: str = "balanced",
                   sensitivity: float | None = None) -> Threshold:
     """The threshold that a run keeps: by the named criterion, or such that the wanted ``sensitivity`` is reached.
 

@@ -41,7 +41,7 @@ def of_training(history: dict) -> dict[str, Picture]:
         "loss": _picture(plots.loss(epochs, kept["epoch"]), "Loss on training and validation images",
                          f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs"),
         "validation": _picture(plots.validation(epochs, kept["epoch"]), "AUC and accuracy on validation images, at the highest score",
-                               f"AUC {_number(kept['val_auc'])} after epoch {kept['epoch']}, which was kept")}
+                               f"AUC {_number(kept['val_auc'])} of what was kept after epoch {kept['epoch']}")}
 
 
 def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:

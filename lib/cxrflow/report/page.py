@@ -13,7 +13,7 @@ from cxrflow import storage
 from cxrflow.config import SPLITS, ReportConfig
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe
-from cxrflow.manifest import RunDirectory
+from cxrflow.manifest import PICTURES, RunDirectory
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.metrics.text import warnings
 from cxrflow.report import draw, gallery
@@ -50,8 +50,11 @@ def write_report(config: ReportConfig) -> dict:
         rows += [(f"Predictions: {title[0].lower()}{title[1:]}", examples) for title, examples in gallery.from_predictions(
             predictions, decision, recipe, config.examples)]
     seen = _look(run, settings, multi, rows)
-    for name, picture in pictures.items():
-        storage.write_bytes(run.picture(name), picture.png)
+    for name in PICTURES:
+        if name in pictures:
+            storage.write_bytes(run.picture(name), pictures[name].png)
+        else:  # one of an evaluation that the page no longer speaks of
+            storage.remove(run.picture(name))
     page = _template().render(
         run=run.url, settings=settings, history=history, metrics=metrics, summary=summary, pictures=pictures, seen=seen,
         gallery=draw.of_gallery(rows, seen.heat if seen else None), warnings=warnings(metrics) if metrics else [],

@@ -42,6 +42,10 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
     if (run.recipe.height, run.recipe.width) != (manifest.height, manifest.width):
         raise UserError(f"--table: expected images of {run.recipe.height}x{run.recipe.width}, which the model of {config.run!r} takes, "
                         f"got {manifest.height}x{manifest.width}; ingest with --height {run.recipe.height} --width {run.recipe.width}")
+    resize = manifest.recipe()["resize"]
+    if run.recipe.resize != resize:  # black borders, and their lack, tell the film's shape
+        raise UserError(f"--table: expected images ingested with --resize {run.recipe.resize}, as those that {config.run!r} was trained "
+                        f"on, got --resize {resize}; ingest with --resize {run.recipe.resize}")
     if manifest.task != run.task:
         raise UserError(f"--table: expected a table {TOLD[run.task]}, as the run was trained on, but {config.table!r} is one "
                         f"{TOLD[manifest.task]}; ingest the images again")
