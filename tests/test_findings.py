@@ -213,7 +213,9 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
 
     written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
     page = (run / "report.html").read_text()
-    assert len(written["pictures"]) == 3 and all(f"sensitivity for {name}" in page for name in FINDINGS)
+    drawn = {place.rsplit("/", 1)[1] for place in written["pictures"]}
+    assert drawn == {"loss.png", "validation.png", "roc.png", "precision_recall.png"}
+    assert all(f"<td>{name}</td>" in page for name in FINDINGS) and f"{figures['auc']:.3f}" in page
 
 
 def test_tables_and_runs_of_one_label_and_of_several_do_not_mix(spark, config, table, trained, tmp_path):

@@ -106,6 +106,21 @@ def test_of_a_finding_that_is_nowhere_known_there_are_no_figures():
     assert figures["auc"] == figures["per_label"]["a"]["auc"] == 1.0 and json.dumps(figures, allow_nan=False)
 
 
+def test_a_rare_finding_takes_no_interval_from_the_means():
+    """In many resamples it is nowhere present, and left out as it is where it is nowhere present in the samples."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (200, 3)).astype(float)
+    truth[:, 1:] = np.arange(200)[:, None] == [0, -1]
+    scores = random.random((200, 3)) * 0.7 + 0.3 * truth
+    figures = metrics.judge(truth, scores, np.arange(200), ["common", "rare", "none"], None, [0.6] * 3, bootstrap=50)
+    macro, (common, rare, none) = figures["macro"], figures["per_label"].values()
+    assert rare["auc"] is not None and rare["auc_interval"] is None and none["auc"] is None
+    assert macro["auc"] == pytest.approx((common["auc"] + rare["auc"]) / 2) and macro["auc"] == metrics.auc(truth, scores)
+    assert (macro["auc_labels"], macro["sensitivity_labels"], macro["specificity_labels"]) == (2, 2, 3)
+    low, high = macro["auc_interval"]
+    assert low <= macro["auc"] <= high and figures["auc_interval"] == macro["auc_interval"]
+
+
 def test_one_class_alone_has_no_auc():
     figures = metrics.judge(np.ones(3, int), binary([0.2, 0.6, 0.7]), np.arange(3), LABELS, 1, 0.5)
     assert figures["auc"] is None and figures["auc_interval"] is None and figures["specificity"] is None

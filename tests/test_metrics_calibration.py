@@ -5,6 +5,7 @@ from scipy.special import expit, softmax
 from cxrflow import metrics
 from cxrflow.metrics.calibration import ece_of_calibrated
 from cxrflow.metrics.intervals import Resamples
+from cxrflow.metrics.judge import calibration_errors
 from cxrflow.metrics.question import Question
 
 
@@ -63,6 +64,25 @@ def test_logits_that_part_the_labels_wholly_do_not_make_certainties():
 def test_no_rows_is_an_error():
     with pytest.raises(ValueError, match="expected a known truth"):
         metrics.fit_temperature(np.zeros((2, 2)), np.full((2, 2), np.nan))
+
+
+def test_the_errors_before_a_temperature_are_of_the_questions_that_are_judged():
+    logits, truth = drawn(2.0, count=300)
+    scores, names = softmax(logits, axis=1), ["a", "b", "c"]
+
+    def judged(truth, scores, labels, positive, threshold):
+        return metrics.judge(truth, scores, np.arange(300), labels, positive, threshold, bootstrap=5)
+
+    assert calibration_errors(truth, scores, names, 2) == {
+        "called": pytest.approx(judged(truth, scores, names, 2, None)["calibration"]["ece"])}
+    two = np.stack([scores[:, 0], 1 - scores[:, 0]], axis=1)
+    assert calibration_errors((truth > 0) * 1, two, ["a", "rest"], 0) == {
+        "a": pytest.approx(judged((truth > 0) * 1, two, ["a", "rest"], 0, 0.5)["calibration"]["ece"])}
+    several = np.where(np.arange(300)[:, None] % [2, 3, 1000] > 0, np.eye(3)[truth], np.nan)
+    several[:, 2] = np.nan
+    per_label = judged(several, scores, names, None, [0.5] * 3)["per_label"]
+    assert calibration_errors(several, scores, names, None) == {
+        name: pytest.approx(per_label[name]["calibration"]["ece"]) for name in names}
 
 
 def test_the_interval_of_a_calibrated_model_begins_at_0():

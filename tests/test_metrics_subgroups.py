@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from cxrflow import metrics
@@ -60,6 +61,22 @@ def test_groups_of_more_labels_and_of_several_findings():
     scores = np.abs(several - (groups == "a")[:, None] * 0.9 - 0.05)
     found = metrics.judge_subgroups(several, np.nan_to_num(scores), np.arange(100), groups, ["x", "y"], 0, [0.5, 0.5], bootstrap=20)
     assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
+
+
+def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
+    """Of the hard finding, which is judged in one group only, that group's images are no worse than all."""
+    random = np.random.default_rng(2)
+    groups = np.repeat(["easy", "hard", "unknown"], [300, 300, 40])
+    truth = random.integers(0, 2, (640, 2)).astype(float)
+    scores = expit(truth * [4, 1] + random.normal(size=truth.shape))
+    truth[groups == "easy", 1] = truth[groups == "unknown"] = np.nan
+    truth[:100, 0] = 1 - truth[:100, 0]  # a third of the easy ones are wrong
+    found = metrics.judge_subgroups(truth, scores, np.arange(640), groups, ["x", "y"], None, [0.5, 0.5], bootstrap=20)
+    easy, hard, unknown = found["groups"].values()
+    assert (easy["auc_labels"], hard["auc_labels"], unknown["auc_labels"], unknown["auc"]) == (1, 2, 0, None)
+    assert easy["auc_of_all"] == pytest.approx(metrics.auc(truth[:, :1], scores[:, :1]))
+    assert hard["auc_of_all"] == pytest.approx(metrics.auc(truth, scores))
+    assert easy["auc"] < easy["auc_of_all"] - 0.1 and hard["auc"] > hard["auc_of_all"] and found["worst"] == "easy"
 
 
 def test_groups_of_numbers_are_in_their_order():

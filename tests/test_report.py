@@ -11,7 +11,7 @@ import pytest
 from cxrflow.config import EvaluateConfig, ReportConfig, TrainConfig, to_dict
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe
-from cxrflow.manifest import RunDirectory, read_manifest, write_json
+from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.report.page import write_report
 from cxrflow.schema import score_column
@@ -66,14 +66,18 @@ def scored_rows(table) -> pd.DataFrame:
     return scored
 
 
+def run_of(manifest: Manifest, trained: RunDirectory, temperature: float) -> Run:
+    return Run(task="multi", labels=FINDINGS, positive=None, threshold=[0.5, 0.4, None, 0.6], temperature=temperature,
+               prevalence=(0.3, 0.3, 0.3, 0.3), recipe=Recipe(**manifest.recipe()), backend="torch", model=trained.model)
+
+
 def test_several_findings_an_image_from_scores_to_page(table, trained):
     manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
     write_json(trained.reference, {"split": "val", "patients": 40, "groups": {"all": {"n": 40, "facts": {
         name: np.linspace(0, 1, 40).tolist() for name in (*IMAGE_FACTS, "score_Mass")} | {"mean": [10.0] * 40}}}})
     (Path(trained.url) / "confusion.png").write_bytes(b"of an evaluation before")
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=50, subgroups=r"(OPACITY|NORMAL)")
-    run = Run(task="multi", labels=FINDINGS, positive=None, threshold=[0.5, 0.4, None, 0.6], temperature=2.0,
-              prevalence=(0.3, 0.3, 0.3, 0.3), recipe=Recipe(**manifest.recipe()), backend="torch", model=trained.model)
+    run = run_of(manifest, trained, temperature=2.0)
     result = {"split": "all", "table": str(table), **judge_scored(config, run, manifest, scored)}
     mass = result["per_label"]["Mass"]
     assert mass["n"] == 48 - scored["label"].str.contains("?Mass", regex=False).sum() < 48
@@ -87,13 +91,24 @@ def test_several_findings_an_image_from_scores_to_page(table, trained):
     _write(trained, scored, result)
     assert json.loads(json.dumps(result, allow_nan=False)) == json.loads((table.parent / trained.metrics).read_text())
     written = write_report(ReportConfig(run=trained.url, examples=2))
-    page = (table.parent / trained.report).read_text()
+    page = " ".join((table.parent / trained.report).read_text().split())
     assert {place.rsplit("/", 1)[1] for place in written["pictures"]} == {
         "loss.png", "validation.png", "roc.png", "precision_recall.png", "subgroups.png"}
     assert all(name in page for name in FINDINGS) and f"{result['auc']:.3f}" in page and "They do not." in page
+    assert "over 3 of 4 labels" in page and all(f"{group['auc_labels']} findings; of all images {group['auc_of_all']:.3f}" in page
+                                                for group in result["subgroups"]["groups"].values())
     # No model file here, so no heat: each image stands alone.
     assert page.count("X-ray: truth") == 2 * 5 and "Grad-CAM over it" not in page
     assert not (Path(trained.url) / "confusion.png").exists()
+
+
+def test_the_error_before_the_temperature_is_that_of_reweighted_scores_too(table, trained):
+    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
+    config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=5,
+                            prevalence=",".join(f"{name}=0.1" for name in FINDINGS))
+    result = judge_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
+    after = {name: figures["calibration"]["ece"] for name, figures in result["per_label"].items()}
+    assert result["temperature"]["ece_before"] == pytest.approx(after, abs=1e-6) and after["Edema"] > 0.1
 
 
 def test_a_run_that_was_not_evaluated(table, trained, tmp_path):
@@ -108,6 +123,20 @@ def test_a_run_that_was_not_evaluated(table, trained, tmp_path):
     assert "over 5 views of each image. Its validation AUC is 0.912. On one view, epoch 1 of 2 had the best, 0.800." in words
     assert ("Edema from a score of 0.500 on, Effusion from a score of 0.400 on, Mass from a score of 0.500 on (too few validation images "
             "to choose it), Nodule from a score of 0.600 on, chosen on validation data (criterion balanced).") in words
+
+
+def test_predictions_that_were_reweighted(trained, tmp_path):
+    """Called where a prevalence moved the threshold of Edema to, 0.1: there, and not at 0.5, the model is least sure."""
+    edema = np.array([0.9, 0.5, 0.12, 0.01])
+    columns = dict(zip(map(score_column, FINDINGS), (edema, 0.001, 0.001, 0.999), strict=True))
+    (tmp_path / "p").mkdir()
+    pd.DataFrame({"path": [f"/gone/{number}.png" for number in range(4)], "reason": None, **columns,
+                  "predicted_label": np.where(edema > 0.1, "Edema|Nodule", "Nodule")}).to_parquet(tmp_path / "p" / "0.parquet")
+    write_report(ReportConfig(run=trained.url, predictions=str(tmp_path / "p"), examples=1))
+    words = " ".join(Path(trained.report).read_text().split())
+    assert "called Edema|Nodule · score of Edema 0.120 · 2.png" in words[words.index("Predictions: the model is least sure"):]
+    for label, files in (("Edema", 3), ("Nodule", 4)):
+        assert f'<tr><td>{label}</td><td class="number">{files}</td></tr>' in words
 
 
 def test_the_page_tells_what_was_kept(trained):

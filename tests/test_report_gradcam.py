@@ -20,23 +20,24 @@ kernel = numpy.zeros((3, 3, 1, 2)); kernel[1, 1, 0] = 1, -1  # bright places, an
 network.set_weights([kernel, numpy.array([[-1.0, 1.0], [0.0, 0.0]])])
 views = keras.Input((12, 16, 1), name="pixels")
 logits = layers.Average()([network(views), network(layers.ZeroPadding2D(((0, 0), (2, 0)))(layers.Cropping2D(((0, 0), (0, 2)))(views)))])
-scores = layers.Activation("softmax", dtype="float32")(layers.Rescaling(1 / 1.7)(logits))
-keras.Model(views, scores).save(sys.argv[1])
+for name, factor in (("calibration", 1000.0), ("another", 1 / 1.7)):  # scores of exactly 0 and 1, and of another's model
+    scores = layers.Activation("softmax", dtype="float32")(layers.Rescaling(factor, name=name)(logits))
+    keras.Model(views, scores).save(f"{sys.argv[1]}/{name}.keras")
 """
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    place = tmp_path_factory.mktemp("gradcam") / "model.keras"
+def models(tmp_path_factory):
+    place = tmp_path_factory.mktemp("gradcam")
     subprocess.run([sys.executable, "-c", SAVE, str(place)], check=True, capture_output=True)
-    return str(place)
+    return place
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_what_speaks_for_a_label_is_where_it_must_be(model, backend):
+@pytest.mark.parametrize(("name", "backend"), [("calibration", "tensorflow"), ("calibration", "torch"), ("another", "torch")])
+def test_what_speaks_for_a_label_is_where_it_must_be(models, name, backend):
     image = np.zeros((12, 16), np.uint8)
     image[2:6, 4:8], image[8:10, 10:14] = 250, 100
-    seen = look(model, backend, False, np.stack([image, image]), np.array([1, 0]))
+    seen = look(str(models / f"{name}.keras"), backend, False, np.stack([image, image]), np.array([1, 0]))
     assert (seen.layer, seen.parameters, seen.heat.shape) == ("features", 22, (2, 12, 16))
     # The brightness is the one feature that counts, and it speaks for label 1 everywhere and for label 0 nowhere.
     np.testing.assert_allclose(seen.heat[0], image / 250, atol=1e-5)

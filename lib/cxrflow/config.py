@@ -241,10 +241,12 @@ class TrainConfig:
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
     threshold: str = "balanced"
-    """With two labels or several findings, how the threshold of a call is fitted to the validation data: balanced (where a logistic regression of the truth on
-    the score's logit, both classes of the same weight, says 0.5) or youden (greatest sensitivity + specificity)."""
+    """How the threshold of a call, with two labels or of each of several findings, is fitted to the validation data: balanced
+    (where a logistic regression of the truth on the score's logit, both classes of the same weight, says 0.5) or youden
+    (greatest sensitivity + specificity). With more than two labels there is none: that of the highest score is called."""
     sensitivity: float | None = None
-    """A wanted sensitivity, such as 0.95: the threshold is then the highest that reaches it on the validation data."""
+    """A wanted sensitivity, such as 0.95: the threshold, with two labels or of each of several findings, is then the highest
+    that reaches it on the validation data."""
     feed_memory: str = "1g"
     """Memory that a worker's feed may take, such as 512m or 2g: for the rows that are being mixed, those read ahead,
     and batches."""

@@ -55,6 +55,13 @@ def percentiles(samples: np.ndarray) -> list[float] | None:
     return [float(limit) for limit in np.percentile(samples, [2.5, 97.5])]
 
 
+def mean_of(samples: list[np.ndarray]) -> np.ndarray:
+    """The mean of figures, float (b,) each, in each resample, over those that have a value in it; NaN where none has."""
+    values = np.stack(samples)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(values, axis=0) / np.isfinite(values).sum(axis=0)
+
+
 def basic(value: float, samples: np.ndarray) -> list[float] | None:
     """The basic bootstrap interval (Davison and Hinkley 1997) of a figure that is not below 0: the percentiles mirrored at
     the ``value``. For figures that chance drives up, such as the ECE: it does so once more in each resample."""

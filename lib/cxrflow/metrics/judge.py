@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from cxrflow.metrics.calibration import ece
 from cxrflow.metrics.decision import Threshold, predicted
-from cxrflow.metrics.intervals import Resamples, percentiles, wilson
+from cxrflow.metrics.intervals import Resamples, mean_of, percentiles, wilson
 from cxrflow.metrics.question import Question
 
 MEANS = ("auc", "average_precision", "sensitivity", "specificity")
@@ -52,15 +53,27 @@ def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, labels:
     return {labels[place]: Question(truth == place, scores[:, place], called == place) for place in places}
 
 
+def calibration_errors(truth: np.ndarray, scores: np.ndarray, labels: list[str], positive: int | None) -> dict[str, float | None]:
+    """The expected calibration errors that ``judge`` reports, by label: of two labels the positive one's, of more that of the
+    called one, by the name ``called``, of several findings each one's, None where nothing is known of it."""
+    if truth.ndim == 2:
+        return {label: ece(truth[rows, place] == 1, scores[rows, place]) if rows.any() else None
+                for place, (label, rows) in enumerate(zip(labels, (~np.isnan(truth)).T, strict=True))}
+    if len(labels) > 2:
+        return {"called": ece(truth == scores.argmax(axis=1), scores.max(axis=1))}
+    return {labels[positive]: ece(truth == positive, scores[:, positive])}
+
+
 def _means(asked: dict[str, Question], resampled: dict[tuple[str, str], np.ndarray]) -> dict:
-    """The means over labels, each label counting the same, with bootstrap intervals. Labels whose figure has no value, such as
-    a finding that is nowhere present, are left out."""
+    """The means over labels, each label counting the same, with bootstrap intervals, and over how many (``auc_labels``). Labels
+    whose figure has no value, such as a finding that is nowhere present, are left out; so they are in each resample, where a
+    rare finding may not be drawn."""
     means: dict = {}
     for name in MEANS:
         of = [label for label, question in asked.items() if question.values[name] is not None]
-        values = [asked[label].values[name] for label in of]
-        means[name] = float(np.mean(values)) if of else None
-        means[f"{name}_interval"] = percentiles(np.mean([resampled[label, name] for label in of], axis=0)) if of else None
+        means[name] = float(np.mean([asked[label].values[name] for label in of])) if of else None
+        means[f"{name}_interval"] = percentiles(mean_of([resampled[label, name] for label in of])) if of else None
+        means[f"{name}_labels"] = len(of)
     return means
 
 

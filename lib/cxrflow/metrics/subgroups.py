@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from cxrflow.metrics.decision import Threshold, predicted
-from cxrflow.metrics.intervals import Resamples, percentiles
+from cxrflow.metrics.intervals import Resamples, mean_of, percentiles
 from cxrflow.metrics.judge import questions
 from cxrflow.metrics.question import Question
 
@@ -18,12 +18,14 @@ _RATES = ("accuracy", "sensitivity", "specificity")
 
 def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, groups: np.ndarray, labels: list[str],
                     positive: int | None, threshold: Threshold, bootstrap: int = 1000, seed: int = 0) -> dict:
-    """``groups``: text (n,). Gives ``groups``, by name, and ``worst``: the name of the group with the lowest accuracy (for
-    multi, the lowest AUC) among those of at least FEWEST samples, or None.
+    """``groups``: text (n,). Gives ``groups``, by name, and ``worst``: among those of at least FEWEST samples the name of the
+    group with the lowest accuracy, for multi that whose AUC is farthest below the ``auc_of_all``, or None.
 
     Of a group: ``n``, ``patients``, and with their intervals accuracy and, with two labels, sensitivity, specificity and AUC. A
     group with one label alone, such as a kind of disease, has no AUC of its own: there it is that of its samples against all
-    those of the other label, and ``auc_against`` says so. For multi, the AUC is the mean over findings.
+    those of the other label, and ``auc_against`` says so. For multi, the AUC is the mean over those findings, ``auc_labels`` of them,
+    that are both present and absent in the group; ``auc_of_all`` is the mean of all samples over the same findings, some of which
+    are harder than others.
     """
     called = predicted(scores, positive, threshold)
     resamples = Resamples(patients, bootstrap, seed)
@@ -39,7 +41,7 @@ def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray,
             figures |= _rates(Question(truth == called, scores.max(axis=1), np.ones(len(truth), bool), inside),
                               ("accuracy",), patients, resamples)
         found[name] = figures
-    return {"groups": found, "worst": _worst(found, "auc" if truth.ndim == 2 else "accuracy")}
+    return {"groups": found, "worst": _worst(found)}
 
 
 def _in_order(name: str) -> tuple[float, str]:
@@ -48,8 +50,9 @@ def _in_order(name: str) -> tuple[float, str]:
     return float(number[0]) if number else math.inf, name
 
 
-def _worst(found: dict[str, dict], figure: str) -> str | None:
-    counted = {name: group[figure] for name, group in found.items() if group["n"] >= FEWEST and group[figure] is not None}
+def _worst(found: dict[str, dict]) -> str | None:
+    counted = {name: group["accuracy"] if "accuracy" in group else group["auc"] - group["auc_of_all"]
+               for name, group in found.items() if group["n"] >= FEWEST and group.get("auc_labels") != 0}
     return min(counted, key=counted.get) if len(counted) > 1 else None
 
 
@@ -71,10 +74,13 @@ def _of_two(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients:
 
 
 def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, inside: np.ndarray, resamples: Resamples) -> dict:
-    part = np.where(inside[:, None], truth, np.nan)
-    every = questions(part, scores, called, [str(place) for place in range(truth.shape[1])], 0).values()
-    asked = [question for question in every if len(set(question.positive.tolist())) == 2]
-    if not asked:
-        return {"auc": None, "auc_interval": None}
-    areas = resamples.of(lambda weights: {"auc": np.mean([question(weights)["auc"] for question in asked], axis=0)})
-    return {"auc": float(np.mean([question.values["auc"] for question in asked])), "auc_interval": percentiles(areas["auc"])}
+    def asked(states: np.ndarray) -> dict[str, Question]:
+        return questions(states, scores, called, [str(place) for place in range(truth.shape[1])], None)
+
+    here, all_of_it = asked(np.where(inside[:, None], truth, np.nan)), asked(truth)
+    both = [place for place, question in here.items() if question.values["auc"] is not None]
+    if not both:
+        return {"auc": None, "auc_interval": None, "auc_of_all": None, "auc_labels": 0}
+    areas = resamples.of(lambda weights: {"auc": mean_of([here[place](weights)["auc"] for place in both])})
+    return {"auc": float(np.mean([here[place].values["auc"] for place in both])), "auc_interval": percentiles(areas["auc"]),
+            "auc_of_all": float(np.mean([all_of_it[place].values["auc"] for place in both])), "auc_labels": len(both)}

@@ -15,7 +15,7 @@ def as_text(result: dict) -> str:
         lines += [_figure("calibration", result["calibration"], "ece") + f"; {by_chance:.3f} by chance",
                   f"{'threshold':<14} {result['threshold']:.3f}  on the score of {result['positive_label']}"]
     else:
-        lines.append(_figure("mean AUC", result, "auc"))
+        lines.append(_figure("mean AUC", result, "auc") + f"  over {result['macro']['auc_labels']} of {len(result['labels'])} labels")
         lines += [_figure(f"AUC {label}", figures, "auc") for label, figures in result["per_label"].items()]
     return "\n".join(lines + _confusion(result) + _subgroups(result.get("subgroups")))
 
@@ -41,9 +41,14 @@ def _subgroups(subgroups: dict | None) -> list[str]:
     if not subgroups:
         return []
     key = "accuracy" if all("accuracy" in group for group in subgroups["groups"].values()) else "auc"
-    lines = [_figure(name, group, key) + f"  {group['n']:,} images" + ("  worst" if name == subgroups["worst"] else "")
+    lines = [_figure(name, group, key) + f"  {group['n']:,} images" + _of_all(group) + ("  worst" if name == subgroups["worst"] else "")
              for name, group in subgroups["groups"].items()]
     return [f"{key} by subgroup", *lines]
+
+
+def _of_all(group: dict) -> str:
+    """Beside the mean AUC of a group over some findings, that of all images over the same."""
+    return f"  over {group['auc_labels']} findings, of all images {group['auc_of_all']:.3f}" if group.get("auc_labels") else ""
 
 
 def warnings(result: dict) -> list[str]:

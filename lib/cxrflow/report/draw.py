@@ -107,8 +107,10 @@ def _of_subgroups(metrics: dict) -> dict[str, Picture]:
     groups = metrics["subgroups"]["groups"]
     figure = "accuracy" if "accuracy" in metrics else "auc"
     name = "Accuracy" if figure == "accuracy" else "AUC"
+    wholes = [group.get("auc_of_all", metrics[figure]) for group in groups.values()]
+    over = "" if figure == "accuracy" else " over the same findings"
     return {"subgroups": _picture(
-        plots.forest(groups, figure, metrics[figure]), f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images",
+        plots.forest(groups, figure, wholes), f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images{over}",
         "; ".join(f"{name} {_number(group[figure])}" for name, group in groups.items()))}
 
 

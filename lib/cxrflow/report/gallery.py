@@ -77,9 +77,11 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
     """Rows of files that were scored without a known truth; pixels come from the files."""
     scored = predictions[predictions["reason"].isna()].reset_index(drop=True)
     columns = [score_column(label) for label in decision.labels]
-    sure = sureness(scored[columns].to_numpy(), decision.positive, _threshold(scored, decision))
-    called = [scored["predicted_label"].map(lambda text, label=label: label in text.split("|")) for label in decision.labels]
-    rows = [(f"Surest {label}", place, scored[called[place].astype(bool)].nlargest(count, columns[place]))
+    scores = scored[columns].to_numpy()
+    words = [set(text.split("|")) for text in scored["predicted_label"]]
+    called = np.array([[label in said for label in decision.labels] for said in words], bool).reshape(scores.shape)
+    sure = sureness(scores, decision.positive, _threshold(scores, called, decision))
+    rows = [(f"Surest {label}", place, scored[called[:, place]].nlargest(count, columns[place]))
             for place, label in enumerate(decision.labels)]
     least = np.argsort(sure.min(axis=1), kind="stable")[:count]
     rows.append(("The model is least sure of these", None, scored.iloc[least]))
@@ -93,15 +95,17 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
     return [(title, [example(row, place) for _, row in part.iterrows()]) for title, place, part in rows if len(part)]
 
 
-def _threshold(scored: pd.DataFrame, decision: Decision) -> Threshold:
-    """With two labels, the one that the calls tell of: it moves where scores were re-weighted for another prevalence."""
-    if not isinstance(decision.threshold, float):
-        return decision.threshold
-    positive = scored["predicted_label"] == decision.labels[decision.positive]
-    own = scored[score_column(decision.labels[decision.positive])]
-    if positive.all() or not positive.any():
-        return decision.threshold
-    return float((own[positive].min() + own[~positive].max()) / 2)
+def _threshold(scores: np.ndarray, called: np.ndarray, decision: Decision) -> Threshold:
+    """The one that the calls, bool (n, K), tell of: it moves where scores were re-weighted for another prevalence."""
+    def told(place: int, threshold: float | None) -> float | None:
+        positive, own = called[:, place], scores[:, place]
+        if threshold is None or positive.all() or not positive.any():
+            return threshold
+        return float((own[positive].min() + own[~positive].max()) / 2)
+
+    if isinstance(decision.threshold, list):
+        return [told(place, threshold) for place, threshold in enumerate(decision.threshold)]
+    return None if decision.threshold is None else told(decision.positive, decision.threshold)
 
 
 def _score(row: pd.Series, label: str) -> str:

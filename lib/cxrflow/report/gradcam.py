@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from cxrflow import storage
 
-NETWORK = "network"
+NETWORK, LOGITS = "network", "calibration"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
@@ -58,9 +59,27 @@ def _main(model_path: str, asked: str, answer: str) -> None:
     layer = _feature_layer(model)
     kept = _keep_outputs(layer)
     with np.load(asked) as given:
-        heat = [_heat(model, kept, image, int(place), bool(given["multi"]))
+        logits = _logits_of(model, bool(given["multi"]))
+        heat = [_heat(logits, kept, image, int(place), bool(given["multi"]))
                 for image, place in zip(given["pixels"], given["places"], strict=True)]
     np.savez(answer, heat=np.stack(heat).astype(np.float32), layer=layer.name, parameters=model.count_params())
+
+
+def _logits_of(model, multi: bool) -> Callable:
+    """From images to logits (1, K). Of our own models they are what comes before the scores, which are 1 or 0, and without
+    a gradient, where the model is sure; of others the logarithms of the scores, for multi of their odds."""
+    import keras
+    from keras import ops
+
+    if any(layer.name == LOGITS for layer in model.layers):
+        return keras.Model(model.inputs, model.get_layer(LOGITS).output)
+
+    def logits(images, training):
+        scores = model(images, training=training)
+        present = ops.log(ops.maximum(scores, 1e-30))
+        return present - ops.log(ops.maximum(1 - scores, 1e-30)) if multi else present
+
+    return logits
 
 
 def _feature_layer(model):
@@ -92,27 +111,26 @@ def _keep_outputs(layer) -> list:
     return kept
 
 
-def _heat(model, kept: list, image: np.ndarray, place: int, multi: bool) -> np.ndarray:
+def _heat(logits: Callable, kept: list, image: np.ndarray, place: int, multi: bool) -> np.ndarray:
     """float (h, w): the feature map's channels, each weighted by its mean gradient, where their sum is above 0; as a share of
     the highest. Of several views of an image the first counts, which is the image as it is."""
     from keras import ops
 
-    features, gradients = _gradients(model, kept, image.astype(np.float32)[None, ..., None], place, multi)
+    features, gradients = _gradients(logits, kept, image.astype(np.float32)[None, ..., None], place, multi)
     features, gradients = (ops.convert_to_numpy(ops.cast(values, "float32"))[0] for values in (features, gradients))
     heat = np.maximum((features * gradients.mean(axis=(0, 1))).sum(axis=-1), 0)
     return heat / heat.max() if heat.max() > 0 else heat
 
 
-def _odds(scores, place: int, multi: bool):
-    """The logarithm of the odds of a label, from scores (1, K): its logit, whatever the model did to get its scores."""
+def _odds(logits, place: int, multi: bool):
+    """The logarithm of the odds of a label, from logits (1, K)."""
     from keras import ops
 
-    mine = scores[0, place]
-    others = 1 - mine if multi else ops.sum(scores[0]) - mine if scores.shape[1] > 2 else scores[0, 1 - place]
-    return ops.log(ops.maximum(mine, 1e-30)) - ops.log(ops.maximum(others, 1e-30))
+    mine = logits[0, place]
+    return mine if multi else mine - ops.logsumexp(ops.concatenate([logits[0, :place], logits[0, place + 1:]]))
 
 
-def _gradients(model, kept: list, images: np.ndarray, place: int, multi: bool) -> tuple:
+def _gradients(logits: Callable, kept: list, images: np.ndarray, place: int, multi: bool) -> tuple:
     """(features, gradients of the label's log odds by them) of the first call of the layer, tensors (V, h, w, C)."""
     import keras
 
@@ -122,14 +140,14 @@ def _gradients(model, kept: list, images: np.ndarray, place: int, multi: bool) -
 
         inputs = keras.ops.convert_to_tensor(images).requires_grad_()
         with torch.enable_grad():
-            odds = _odds(model(inputs, training=False), place, multi)
+            odds = _odds(logits(inputs, training=False), place, multi)
         return kept[0].detach(), torch.autograd.grad(odds, kept[0])[0]
     import tensorflow as tf
 
     inputs = tf.constant(images)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        odds = _odds(model(inputs, training=False), place, multi)
+        odds = _odds(logits(inputs, training=False), place, multi)
     return kept[0], tape.gradient(odds, kept[0])
 
 

@@ -19,6 +19,7 @@ from cxrflow.metrics.text import warnings
 from cxrflow.report import draw, gallery
 from cxrflow.report.gradcam import Seen, look
 from cxrflow.schema import score_column, truth_column
+from cxrflow.shards import count_labels
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def write_report(config: ReportConfig) -> dict:
         rows = gallery.from_scores(scored, truth, judged, metrics["table"], recipe, config.examples)
     if config.predictions:
         predictions = _read_predictions(config.predictions, labels)
-        summary = _summary(predictions)
+        summary = _summary(predictions, settings["task"])
         rows += [(f"Predictions: {title[0].lower()}{title[1:]}", examples) for title, examples in gallery.from_predictions(
             predictions, decision, recipe, config.examples)]
     seen = _look(run, settings, multi, rows)
@@ -100,8 +101,10 @@ def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
     return predictions
 
 
-def _summary(predictions: pd.DataFrame) -> dict[str, dict[str, int]]:
-    return {"called": predictions["predicted_label"].dropna().value_counts().to_dict(),
+def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict[str, int]]:
+    """Files by what is called in them, of which there may be several findings, and by why they were not scored."""
+    called = predictions["predicted_label"].dropna().value_counts().to_dict()
+    return {"called": count_labels(called, task)["labels"],
             "unreadable": predictions["reason"].dropna().value_counts().to_dict()}
 
 

@@ -128,16 +128,16 @@ def histogram(scores: dict[str, np.ndarray], threshold: float | None, name: str)
     return figure
 
 
-def forest(groups: dict[str, dict], figure_name: str, whole: float | None) -> Figure:
-    """A figure of each subgroup with its interval, and that of all images as a line."""
+def forest(groups: dict[str, dict], figure_name: str, wholes: list[float | None]) -> Figure:
+    """A figure of each subgroup with its interval, and beside each that of all images as a line."""
     figure, axes = plt.subplots(figsize=(SIZE[0], 1.2 + 0.42 * len(groups)), layout="constrained")
-    for place, group in enumerate(groups.values()):
+    for place, (group, whole) in enumerate(zip(groups.values(), wholes, strict=True)):
         if group[figure_name] is not None:
             if group[f"{figure_name}_interval"]:
                 axes.hlines(place, *group[f"{figure_name}_interval"], color=BLUE, linewidth=2)
             axes.plot(group[figure_name], place, "o", color=BLUE)
-    if whole is not None:
-        axes.axvline(whole, color=GRAY, linestyle=":")
+        if whole is not None:
+            axes.vlines(whole, place - 0.5, place + 0.5, color=GRAY, linestyle=":")
     axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=figure_name.replace("auc", "AUC"), ylim=(len(groups) - 0.5, -0.5))
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)

@@ -18,7 +18,7 @@ from cxrflow.config import EvaluateConfig
 from cxrflow.delta import check_unchanged
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
-from cxrflow.metrics.judge import questions
+from cxrflow.metrics.judge import calibration_errors
 from cxrflow.metrics.prevalence import Prior
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS, compare, image_facts, score_facts, source_facts
 from cxrflow.metrics.text import as_text, warnings
@@ -98,7 +98,8 @@ def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: p
         scored[[truth_column(label) for label in run.labels]] = truth
     how = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
     result = {**metrics.judge(truth, scores, patients, *how, prior and prior.clinic), "prevalence": prevalence,
-              "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw), "subgroups": None}
+              "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw, prior),
+              "subgroups": None}
     if config.subgroups:
         scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
         result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(truth, scores, patients, groups, *how)}
@@ -144,12 +145,11 @@ def _shift(config: EvaluateConfig, run: Run, facts: dict[str, np.ndarray], score
                    groups, scored["patient_id"].nunique())
 
 
-def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray) -> dict:
-    """The run's temperature and the calibration error that each label's scores would have without it."""
+def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray, prior: Prior | None) -> dict:
+    """The run's temperature and the calibration errors that scores would have without it, re-weighted as those that were judged."""
     before = metrics.tempered(scores, 1 / run.temperature, run.multi)
-    called = metrics.predicted(before, run.positive, run.threshold)
-    return {"temperature": run.temperature, "ece_before": {
-        label: question.values["ece"] for label, question in questions(truth, before, called, run.labels, run.positive).items()}}
+    return {"temperature": run.temperature,
+            "ece_before": calibration_errors(truth, prior(before) if prior else before, run.labels, run.positive)}
 
 
 def _mistakes(scored: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, run: Run, threshold: metrics.Threshold) -> list[dict]:

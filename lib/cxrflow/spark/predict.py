@@ -99,7 +99,8 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     return {
         "files": total, "skipped": skipped, "scored": sum(called.values()),
         "unreadable": sum(reasons.values()), "reasons": dict(sorted(reasons.items())),
-        "predicted": dict(sorted(count_labels(called, run.task)["labels"].items())), "threshold": prior.threshold(run.threshold, run.positive) if prior else run.threshold,
+        "predicted": dict(sorted(count_labels(called, run.task)["labels"].items())),
+        "threshold": prior.threshold(run.threshold, run.positive) if prior else run.threshold,
         "prevalence": dict(zip(run.labels, prior.clinic, strict=True)) if prior else None,
         "predictions": storage.absolute(config.predictions), "seconds": round(time.monotonic() - started, 2),
     }
