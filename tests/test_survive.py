@@ -84,7 +84,7 @@ class Job:
                    "--conf", f"spark.executorEnv.CXRFLOW_PACE={self._pace}", str(ROOT / "jobs" / "train.py"),
                    "--table", str(table), "--run", str(self.run), "--launcher", launcher, "--workers", "2", "--model", "plain",
                    "--batch-size", "4", "--epochs", str(EPOCHS), "--augment", "paced:policy", "--checkpoint-seconds", "0",
-                   "--hang-seconds", str(HANG_SECONDS), *flags]
+                   "--hang-seconds", str(HANG_SECONDS), "--views", "1", *flags]
         path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

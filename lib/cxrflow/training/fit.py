@@ -58,8 +58,8 @@ def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
 
     Rank 0 writes config.json, history.json and a checkpoint to the run directory after each epoch, and
     checkpoints in between; what an older run left there is replaced with the first, unless training goes on with it
-    (``checkpoint.goes_on``). Until the end, model.keras is that of the epoch with the best validation AUC, so that a run that
-    dies leaves a model. Every worker returns the summary: the epoch that was kept, its validation metrics over
+    (``checkpoint.goes_on``). Until the end, model.keras is that of the epoch with the best validation AUC, to within a minute,
+    so that a run that dies leaves a model. Every worker returns the summary: the epoch that was kept, its validation metrics over
     all workers' samples, images per second, number of workers; or, where it was told to stop, ``stopped`` (True), ``epochs``
     (finished) and ``samples`` (fed of the next), which a checkpoint holds. ``job`` is written to config.json: whose run it is.
 
@@ -105,6 +105,8 @@ class _Trainer:
         self._model.compile(
             optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss=self._task.loss(self._manifest),
             jit_compile=False)  # Horovod's operations cannot be compiled by XLA
+        # TensorFlow would trace the step twice if it made variables.
+        self._model.optimizer.build(self._model.trainable_variables)
         self._average = WeightAverage(self._model, config.ema_epochs, self._steps)
         self._restore(found.arrays)
         self._epochs: list[dict] = self._start["epochs"]
@@ -240,7 +242,8 @@ class _Trainer:
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = record
-            self._kept.fit(record["epoch"], 1, truth, logits, self._val_facts)
+            if self._kept.due():
+                self._kept.fit(record["epoch"], 1, truth, logits, self._val_facts)
         self._checkpoint(epoch + 1, 0, 0.0, None)
         if self._worker.rank == 0:
             self._write_results(whole=True)
@@ -325,10 +328,10 @@ class _Trainer:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
 
     def _write_results(self, whole: bool) -> None:
-        """The epochs' records and, where the weights are those of a ``whole`` epoch and that is the best so far, the model: a run
-        that dies keeps what it had."""
+        """The epochs' records and, where the weights are those of a ``whole`` epoch and that is to be kept, the model: a run
+        that dies has one."""
         with self._writing():
-            if whole and self._best["epoch"] == len(self._epochs):
+            if whole and self._kept.record["epoch"] == len(self._epochs):
                 self._kept.save(show_views(self._averaged(), 1))
             self._write_history(finished=False)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+import time
 
 import keras
 import numpy as np
@@ -16,6 +18,10 @@ from cxrflow.training.reference import write_reference
 from cxrflow.training.task import TASKS
 
 
+SECONDS = 60.0
+"""Between two models of a training that goes on."""
+
+
 class Kept:
     """What is kept so far. ``fit`` takes the model of an epoch, ``save`` writes the last that was taken."""
 
@@ -23,12 +29,17 @@ class Kept:
         """``record``: that of a run that goes on."""
         self._config, self._manifest, self._run = config, manifest, run
         self._task = TASKS[manifest.task]
+        self._since = -math.inf
         self._judged: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self.positive = positive_label(config, manifest)
         """The place of the label that sensitivity is about; None of several findings, each of which has its own."""
         self.record = record
         """``kept`` in history.json: ``epoch``, ``views``, ``temperature``, ``threshold`` (``metrics.Threshold``) and the validation
         metrics with these."""
+
+    def due(self) -> bool:
+        """Whether it is time for another one, of a training that goes on: writing each would slow short epochs down."""
+        return self.record is None or time.monotonic() - self._since >= SECONDS
 
     def fit(self, epoch: int, views: int, truth: np.ndarray, logits: np.ndarray, facts: np.ndarray) -> None:
         """Keep the model of this epoch, whose val split has such a ``truth`` (see ``task``), ``logits`` float (n, K), of so many
@@ -39,6 +50,7 @@ class Kept:
         self.record = {"epoch": epoch, "views": views, "temperature": temperature, "threshold": threshold,
                        **self._task.validation_metrics(truth, scores)}
         self._judged = facts, truth, scores
+        self._since = time.monotonic()
 
     def save(self, seen: keras.Model) -> None:
         """Write the model, of which ``seen`` gives the logits (``predictor.show_views``), and what its validation images look

@@ -37,7 +37,6 @@ def run_step(config) -> dict:
     from cxrflow.launch.worker import Worker
     from cxrflow.manifest import read_manifest
     from cxrflow.training.augment import augment, find_policy
-    from cxrflow.training.averaging import WeightAverage
     from cxrflow.training.feed import Feed
     from cxrflow.training.network import begin_with_file, trained_network
     from cxrflow.training.optimizer import build_optimizer
@@ -60,7 +59,6 @@ def run_step(config) -> dict:
     if not all(np.isfinite(loss) and np.isfinite(weights).all() for weights in model.get_weights()):
         raise ValueError(f"the loss of the step is {loss}, and after it some weights are not finite: is "
                          f"--learning-rate {config.learning_rate:g} too high?")
-    WeightAverage(model, 1.0, 1).update()
     return {"loss": loss, "backend": keras.backend.backend(), "batch": BATCH, "weight_bytes": 4 * model.count_params(),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "image_bytes": KEPT * sum((2 if "16" in layer.compute_dtype else 4) * math.prod(tensor.shape[1:])
