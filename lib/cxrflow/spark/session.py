@@ -19,6 +19,16 @@ SAY_SECONDS = 2.0
 """Of silence, before a person is told what is waited for."""
 
 
+SETTINGS = {
+    # Spark tells executors what they need no more, and would wait two minutes for the answer of one that is cut off: the
+    # JVM ends no sooner.
+    "spark.cleaner.referenceTracking.blocking": "false",
+    # Executors get what is broadcast from each other. Of two that cannot talk, one would wait two minutes for each piece
+    # before it asks elsewhere, and the preflight, which names such pairs, would not begin.
+    "spark.shuffle.io.connectionCreationTimeout": "5s",
+}
+
+
 def open_session(app_name: str) -> SparkSession:
     """The running session if there is one, otherwise a new one; local mode where no master is set."""
     # Executors take the system's Python unless told otherwise.
@@ -26,9 +36,7 @@ def open_session(app_name: str) -> SparkSession:
     home = java_home()
     if home:
         os.environ["JAVA_HOME"] = home
-    # Spark tells executors what they need no more, and would wait two minutes for the answer of one that is cut off: the
-    # JVM ends no sooner.
-    spark = SparkSession.builder.appName(app_name).config("spark.cleaner.referenceTracking.blocking", "false").getOrCreate()
+    spark = SparkSession.builder.appName(app_name).config(map=SETTINGS).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 
