@@ -50,7 +50,7 @@ class Multi:
         epoch is then the mean over all known targets, and each of them counts the same whatever is unknown beside it, in its
         batch or on other workers, which need not tell each other how much they know.
         """
-        rows = sum(shard.rows for shard in manifest.of_split("train"))
+        rows = manifest.rows("train")
         known = sum(sum(counts["train"].values()) for counts in (manifest.counts(), manifest.absent()))
         share = known / (rows * len(manifest.labels))
 
