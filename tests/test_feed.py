@@ -197,7 +197,7 @@ def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_eve
 
 
 def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_budget(tmp_path):
-    """In a process of its own, on 600 images of 256 KB: after the first epoch, memory stays where it is."""
+    """In a process of its own, on 600 images of 256 KB: after two epochs, memory stays where it is."""
     figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path)], check=True,
                              capture_output=True, text=True)
     before, first, last, budget = map(int, figures.stdout.split())
@@ -228,5 +228,5 @@ size = size_feed([10] * 60, 512 * 512, batch_size=8, workers=1, memory=budget, s
 feed = Feed(sys.argv[1], manifest, "train", rank=0, workers=1, batch_size=8, size=size)
 before = resident()
 peaks = [max(resident() for _ in feed.epoch(epoch)) for epoch in range(8)]
-print(before, peaks[0], max(peaks[1:]), budget)
+print(before, max(peaks[:2]), max(peaks[2:]), budget)
 """

@@ -11,7 +11,7 @@ import pytest
 from cxrflow.config import EvaluateConfig, ReportConfig, TrainConfig, to_dict
 from cxrflow.errors import UserError
 from cxrflow.images import Recipe
-from cxrflow.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.manifest import RUN_VERSION, Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.report.page import write_report
 from cxrflow.schema import score_column
@@ -29,7 +29,7 @@ def trained(table, tmp_path) -> RunDirectory:
     manifest, run = read_manifest(str(table)), RunDirectory(str(tmp_path / "run"))
     counts = {"train": dict.fromkeys(FINDINGS, 13), "val": dict.fromkeys(FINDINGS, 5)}
     write_json(run.config, {
-        "cxrflow": "0", "keras": "3", "backend": "torch", "workers": 1, "task": "multi", "labels": FINDINGS,
+        "version": RUN_VERSION, "cxrflow": "0", "keras": "3", "backend": "torch", "workers": 1, "task": "multi", "labels": FINDINGS,
         "recipe": manifest.recipe(), "positive_label": None, "prevalence": dict.fromkeys(FINDINGS, 0.3),
         "data": {**manifest.facts(), "counts": counts, "unknown": {"train": {"Mass": 7}, "val": {}}}, "versions": {"python": "3"},
         "train": to_dict(TrainConfig(table=str(table), run=run.url)), "ingest": manifest.config})
