@@ -65,7 +65,8 @@ def make_table(table: Path, size: int, images: int) -> Path:
     shards = [dataclasses.replace(shard, split="train" if place < count else "val")
               for place, shard in enumerate(manifest.shards)]
     made = to_dict(IngestConfig(images="random", table=str(table), height=size, width=size))
-    write_manifest(str(table), dataclasses.replace(manifest, shards=shards, config=made))
+    write_manifest(str(table), dataclasses.replace(
+        manifest, shards=shards, config=made, audit={"patients": {"train": images, "val": 2 * SHARD_ROWS}}))
     return table
 
 

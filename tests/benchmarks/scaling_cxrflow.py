@@ -52,7 +52,7 @@ def run(spark, launcher: str, workers: int, scratch: str, tables: list[str]) -> 
 
     folder = f"{scratch}/{uuid.uuid4().hex}"
     config = TrainConfig(table=tables[0], run=folder, launcher=launcher, workers=workers, epochs=1, batch_size=BATCH_ROWS,
-                         max_restarts=0, tensorboard=False)
+                         max_restarts=0, views=1, tensorboard=False)
     threads = int(spark.conf.get("spark.task.cpus"))
     events: list[dict] = []
     supervise(spark, config, on_own_cores(tables, folder, threads), lambda config: config, events.append)
