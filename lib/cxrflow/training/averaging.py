@@ -29,7 +29,7 @@ class WeightAverage:
         self.variables = [keras.Variable(keras.ops.copy(weight), trainable=False, name=f"average_{number}", dtype=weight.dtype)
                           for number, weight in enumerate(self._weights)]
         """What a checkpoint keeps, beside ``steps``."""
-        self._blend = self._compiled_blend()
+        self._blend = self._find_blend()
 
     def begin(self, steps: int) -> None:
         """Start from the model's weights as they are now, or, after ``steps`` others, from what a checkpoint has brought to
@@ -44,18 +44,30 @@ class WeightAverage:
         self._steps += 1
         self._blend(1 - min(self._decay, (1 + self._steps / 10) / (10 + self._steps / 10)))
 
-    def _compiled_blend(self) -> Callable[[float], None]:
+    def _find_blend(self) -> Callable[[float], None]:
+        """All variables at once: one operation after the other from Python takes several times as long, a twentieth of a
+        step."""
+        return {"tensorflow": self._blend_by_tensorflow, "torch": self._blend_by_torch}[keras.backend.backend()]()
+
+    def _blend_by_tensorflow(self) -> Callable[[float], None]:
+        import tensorflow as tf
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)], jit_compile=False)
         def blend(share):
             for average, weight in zip(self.variables, self._weights, strict=True):
                 average.assign_add(share * (weight - average))
 
-        if keras.backend.backend() != "tensorflow":
-            return blend
-        import tensorflow as tf
+        return lambda share: blend(tf.constant(share, tf.float32))
 
-        # One operation after the other from Python takes several times as long, a twentieth of a step.
-        compiled = tf.function(blend, input_signature=[tf.TensorSpec([], tf.float32)], jit_compile=False)
-        return lambda share: compiled(tf.constant(share, tf.float32))
+    def _blend_by_torch(self) -> Callable[[float], None]:
+        import torch
+
+        @torch.no_grad()
+        def blend(share):
+            if self.variables:
+                torch._foreach_lerp_([average.value for average in self.variables], [weight.value for weight in self._weights], share)
+
+        return blend
 
     @contextmanager
     def applied(self) -> Iterator[None]:
