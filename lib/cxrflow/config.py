@@ -403,7 +403,7 @@ class DemoConfig:
     """How training workers are started: horovod, torch or local."""
     workers: int = 2
     """Number of training workers."""
-    epochs: int = 15
+    epochs: int = 45
     """Passes over the training split."""
     size: int = 128
     """Height and width that images are decoded to."""
