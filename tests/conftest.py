@@ -27,22 +27,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
-@pytest.fixture(scope="session")
-def real_images() -> Path:
-    """Real X-rays at full resolution, in NORMAL and PNEUMONIA."""
-    folder = SHARED / "chest_xray_full"
+def shared_images(name: str) -> Path:
+    folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"the real X-rays are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Real X-rays at full resolution, in NORMAL and PNEUMONIA."""
+    return shared_images("chest_xray_full")
 
 
 @pytest.fixture(scope="session")
 def kermany() -> Path:
     """The same collection, whole and small: 224x224, in NORMAL and PNEUMONIA."""
-    folder = SHARED / "chest_xray_224"
-    if not folder.is_dir():
-        pytest.skip(f"the real X-rays are not at {folder}")
-    return folder
+    return shared_images("chest_xray_224")
 
 
 @pytest.fixture(scope="session")

@@ -10,36 +10,17 @@ from __future__ import annotations
 
 from keras import layers
 
+from cxrflow.training.models.blocks import block, stem
+
 BLOCKS = {32: 1, 64: 2, 128: 2, 256: 2}
 """Channels of each stage, and its blocks. Every stage but the first halves height and width, after a stem that quarters
 them."""
 
 
 def body(x):
-    x = _convolve(x, 32, stride=2)
-    x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
+    x = stem(x, 32)
     for stage, (channels, blocks) in enumerate(BLOCKS.items()):
-        for block in range(blocks):
-            x = _block(x, channels, stride=2 if stage and not block else 1)
+        for number in range(blocks):
+            x = block(x, channels, stride=2 if stage and not number else 1)
     x = layers.GlobalAveragePooling2D()(x)
     return layers.Dropout(0.2)(x)
-
-
-def _block(x, channels: int, stride: int):
-    shortcut = x
-    if stride == 2:  # before the 1x1 convolution, which would skip three pixels of four
-        shortcut = layers.AveragePooling2D(2, padding="same")(shortcut)
-    if x.shape[-1] != channels:
-        shortcut = _normalise(layers.Conv2D(channels, 1, use_bias=False)(shortcut))
-    x = _convolve(x, channels, stride)
-    x = _normalise(layers.Conv2D(channels, 3, padding="same", use_bias=False)(x))
-    return layers.ReLU()(layers.Add()([x, shortcut]))
-
-
-def _convolve(x, channels: int, stride: int):
-    x = layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False)(x)
-    return layers.ReLU()(_normalise(x))
-
-
-def _normalise(x):
-    return layers.BatchNormalization(momentum=0.9)(x)
