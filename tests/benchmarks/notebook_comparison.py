@@ -17,25 +17,17 @@ draws together is a little too narrow.
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from ingest import DATA, say, stop
 from program import ROOT
+from trained import IMAGES, find_images, list_files, make_table, open_two_slots, rate, train_and_judge
 
-from cxrflow.config import PRESETS, EvaluateConfig, IngestConfig, TrainConfig, preset
-from cxrflow.labels import patient_of
-from cxrflow.manifest import RunDirectory
-from cxrflow.metrics import wilson
+from cxrflow.config import PRESETS, IngestConfig, TrainConfig, preset
 
-IMAGES = "chest_xray_224"
 SIZES = {"test": 100, "val": 108, "train": 432}
 """Images of each split: the notebook's 540 had a validation split of 0.2."""
 RECIPES = ("notebook", "default")
@@ -55,18 +47,6 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def list_files(images: Path) -> dict[str, list[str]]:
-    """Paths below ``images`` by patient, of files with the same content only one."""
-    found, seen = {}, set()
-    for path in sorted(images.glob("*/*.jpeg")):
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        if digest not in seen:
-            seen.add(digest)
-            name = path.relative_to(images).as_posix()
-            found.setdefault(patient_of(name, "kermany"), []).append(name)
-    return found
-
-
 def deal(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, str]]:
     """(path, patient, split) of the drawn images: patients in random order fill one split after the other, each with all of
     its images, but the last one of a split with as many as it still takes."""
@@ -79,21 +59,6 @@ def deal(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, 
             yield from ((path, patient, split) for path in drawn)
 
 
-def make_table(spark, patients: dict[str, list[str]], seed: int, folder: Path, images: Path) -> Path:
-    from cxrflow.spark.ingest import ingest
-
-    table = folder / "table"
-    if not (table / "manifest.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "labels.csv", "w", newline="") as file:
-            lines = csv.writer(file)
-            lines.writerow(["path", "label", "patient_id", "split"])
-            lines.writerows([path, path.split("/")[0], patient, split] for path, patient, split in deal(patients, seed))
-        ingest(spark, preset("notebook", IngestConfig, images=str(images), table=str(table),
-                             labels=str(folder / "labels.csv")))
-    return table
-
-
 def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Namespace) -> TrainConfig:
     """The preset as it is, but for what only says where and how it runs. The notebook had one worker, so its batches are
     dealt out to the workers."""
@@ -104,23 +69,8 @@ def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Na
 
 
 def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: argparse.Namespace) -> dict:
-    """Train and judge one recipe on one draw, or read what that gave."""
-    from cxrflow.launch.train import train
-    from cxrflow.spark.evaluate import evaluate
-
-    config = configure(recipe, table, folder / recipe, seed, flags)
-    run, began = RunDirectory(config.run), time.monotonic()
-    train(None if config.launcher == "local" else spark, config)  # does nothing with a finished run
-    if not Path(run.metrics).exists():
-        evaluate(spark, EvaluateConfig(run=config.run, table=str(table), split="test"))
-    say(f"draw {seed}, {recipe}: done, {time.monotonic() - began:.0f} s now")
-    return figures(run)
-
-
-def figures(run: RunDirectory) -> dict:
-    """What the table and the picture need of a run that was judged."""
-    judged, epochs = run.read(run.metrics, "evaluate"), run.read(run.history, "train")["epochs"]
-    scored = pd.read_parquet(run.scores)
+    """Train and judge one recipe on one draw, or read what that gave: what the table and the picture need of it."""
+    judged, epochs, scored = train_and_judge(spark, configure(recipe, table, folder / recipe, seed, flags))
     scores = scored.filter(like="score_")
     called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
@@ -134,11 +84,6 @@ def swing(curve: list[float]) -> dict[str, float]:
     """How far the curve moves from epoch to epoch over its last third: on average, and at most."""
     steps = np.abs(np.diff(curve[-max(2, len(curve) // 3):])) if len(curve) > 1 else np.zeros(1)
     return {"mean": float(steps.mean()), "most": float(steps.max())}
-
-
-def rate(right: int, n: int) -> str:
-    low, high = wilson(right, n)
-    return f"{100 * right / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def rows(found: dict[str, list[dict]]) -> Iterator[str]:
@@ -188,20 +133,15 @@ def say_left(found: dict[str, list[dict]], draws: int) -> None:
 
 def main() -> None:
     flags = parse_flags()
-    images = flags.data / IMAGES
-    if not images.is_dir():
-        stop(f"expected the folder {images}, found none")
+    images = find_images(flags.data)
     if flags.launcher == "local" and flags.workers != 1:
         stop("--workers: expected 1 with the local launcher")
-    from cxrflow.spark.session import open_session
-
-    os.environ["PYSPARK_SUBMIT_ARGS"] = ("--master local[2] --driver-memory 1g --conf spark.ui.enabled=false "
-                                         "--conf spark.ui.showConsoleProgress=false pyspark-shell")
-    spark, patients = open_session("cxrflow notebook comparison"), list_files(images)
+    spark, patients = open_two_slots("cxrflow notebook comparison"), list_files(images)
     found: dict[str, list[dict]] = {recipe: [] for recipe in RECIPES}
     for seed in range(flags.draws):
         folder = flags.folder.resolve() / f"draw-{seed}"
-        table = make_table(spark, patients, seed, folder, images)
+        table = folder / "table"
+        make_table(spark, deal(patients, seed), preset("notebook", IngestConfig, images=str(images), table=str(table)))
         for recipe in RECIPES:
             found[recipe].append(compare(spark, table, recipe, folder, seed, flags))
             say_left(found, flags.draws)
