@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-# Java's second compiler pays after minutes, and a test's JVMs live for seconds: it would take a third of the time they use.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+# A test's JVMs live for seconds. Java's second compiler, which pays after minutes, would take a third of the time they use;
+# verifying Spark's own bytecode and starting threads to collect garbage a fifth of the rest.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions "
+                      "-XX:-BytecodeVerificationRemote -XX:+UseSerialGC")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -76,7 +78,7 @@ def table(spark, phantoms, tmp_path_factory) -> Path:
 
     place = tmp_path_factory.mktemp("table") / "table"
     ingest(spark, IngestConfig(images=str(phantoms), table=str(place), height=48, width=40, shard_rows=6,
-                               patients=PATIENT_RULE))
+                               split="0.6,0.2,0.2", patients=PATIENT_RULE))
     return place
 
 

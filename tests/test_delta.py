@@ -19,7 +19,7 @@ from cxrflow.spark.ingest import ingest
 def config(tmp_path):
     make_phantoms(str(tmp_path / "images"), patients=30, images_a_patient=1, seed=1)
     return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=16, width=16, shard_rows=4,
-                        patients=PATIENT_RULE, delta=True)
+                        split="0.6,0.2,0.2", patients=PATIENT_RULE, delta=True)
 
 
 def counts_of(table):

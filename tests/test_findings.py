@@ -77,7 +77,7 @@ def config(phantoms, tmp_path_factory) -> IngestConfig:
         writer = csv.DictWriter(file, ["path", *FINDINGS])
         writer.writerows({"path": path, **known} for path, known in lines_of(phantoms))
     return IngestConfig(images=str(phantoms), table=str(place / "table"), labels=str(place / "labels.csv"), findings="all", height=48,
-                        width=40, shard_rows=6, patients=PATIENT_RULE)
+                        width=40, shard_rows=6, split="0.6,0.2,0.2", patients=PATIENT_RULE)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_three_labels_of_real_images(spark, kermany, tmp_path):
     write_tiny(tmp_path / "images" / "PNEUMONIA", ["other.png"])
     labels = ["NORMAL", "bacteria", "virus"]
     made = ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=32, width=32,
-                                      label_rule="(bacteria|virus|NORMAL)"))
+                                      label_rule="(bacteria|virus|NORMAL)", split="0.6,0.2,0.2"))
     assert made["reasons"] == {"unlabelled": 1} and made["samples"] == 60 and "unknown" not in made
     assert [sum(counts[label] for counts in made["counts"].values()) for label in labels] == [20, 20, 20]
     assert train_alone(table=str(tmp_path / "table"), run=str(tmp_path / "run"), batch_size=16)["threshold"] is None

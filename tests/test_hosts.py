@@ -89,7 +89,7 @@ def table(cluster, phantoms, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("table") / "table"
     status, result, said = cluster.run(
         "ingest", "--images", phantoms, "--table", place, "--height", 48, "--width", 40, "--shard-rows", 6,
-        "--patients", PATIENT_RULE, spark=("--total-executor-cores", 3, "--executor-cores", 1))
+        "--split", "0.6,0.2,0.2", "--patients", PATIENT_RULE, spark=("--total-executor-cores", 3, "--executor-cores", 1))
     assert (status, result["samples"], result["quarantined"]) == (0, 48, 4), said
     assert len(read_manifest(str(place)).shards) == result["shards"]
     return place

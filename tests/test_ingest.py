@@ -143,7 +143,7 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
 
     first = deal(0)
     assert first == deal(0) and first != deal(1)
-    assert Counter(first.values()) == {"train": 120, "val": 40, "test": 40}
+    assert Counter(first.values()) == {"train": 160, "val": 20, "test": 20}
 
 
 def test_overwrite_makes_the_table_anew(spark, tmp_path):
@@ -298,7 +298,7 @@ def test_empty_cells_of_a_labels_file_are_no_values(spark, tmp_path):
 
 def test_the_same_files_give_the_same_table(spark, phantoms, table, tmp_path):
     ingest(spark, IngestConfig(images=str(phantoms), table=str(tmp_path / "again"), height=48, width=40, shard_rows=6,
-                               patients=PATIENT_RULE))
+                               split="0.6,0.2,0.2", patients=PATIENT_RULE))
     again, first = read_manifest(str(tmp_path / "again")), read_manifest(str(table))
     assert again.shards == first.shards
     for shard in first.shards:

@@ -50,7 +50,7 @@ def files_of(table: Path) -> dict[str, tuple[int, int]]:
 def config(tmp_path) -> IngestConfig:
     draw(tmp_path / "images", range(1, 21))
     return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=8, width=8, shard_rows=5,
-                        patients=RULE)
+                        split="0.6,0.2,0.2", patients=RULE)
 
 
 def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp_path):
@@ -186,7 +186,7 @@ def die(*_):
 
 setattr(cxrflow.spark.ingest if sys.argv[1] == "sweep" else cxrflow.commit, sys.argv[1], die)
 ingest(open_session("dying"), IngestConfig(images=sys.argv[2], table=sys.argv[3], height=8, width=8, shard_rows=5,
-                                           patients=sys.argv[4]))
+                                           split="0.6,0.2,0.2", patients=sys.argv[4]))
 """
 
 

@@ -1,7 +1,6 @@
 """The jobs as a user meets them: help, bad input, exit status, last line."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,15 +69,3 @@ def test_the_last_line_of_standard_output_is_the_result(run_job, phantoms, tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["files"], result["samples"], result["quarantined"]) == (52, 48, 4)
     assert {"train", "val", "test"} == set(result["counts"]) and result["seconds"] > 0
-
-
-@pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_spark_submit_of_a_distributed_training_returns(table, tmp_path, launcher):
-    """Spark 3 leaves a thread after a barrier stage that kept the driver's JVM, and so spark-submit, alive."""
-    done = subprocess.run(
-        ["spark-submit", "--master", "local[2]", str(ROOT / "jobs" / "train.py"), "--table", str(table), "--run",
-         str(tmp_path / "run"), "--launcher", launcher, "--workers", "2", "--epochs", "1", "--batch-size", "4"],
-        capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["workers"], result["best_epoch"]) == (2, 1)

@@ -71,7 +71,7 @@ def remote_spark(spark, server):
 def remote_table(remote_spark, bucket, phantoms):
     place = f"{bucket}/tables/one"
     ingest(remote_spark, IngestConfig(images=str(phantoms), table=place, height=48, width=40, shard_rows=6,
-                                      patients=PATIENT_RULE))
+                                      split="0.6,0.2,0.2", patients=PATIENT_RULE))
     return place
 
 
@@ -122,11 +122,11 @@ def test_a_feed_from_s3_keeps_to_its_memory(bucket):
     storage.remove(f"{bucket}/memory")
 
 
-@pytest.fixture(scope="module", params=["horovod", "torch"])
-def trained(request, remote_spark, remote_table, bucket, tmp_path_factory):
+@pytest.fixture(scope="module")
+def trained(remote_spark, remote_table, bucket, tmp_path_factory):
     """(run, cache folder, result) of two workers."""
-    run, cache = f"{bucket}/runs/{request.param}", tmp_path_factory.mktemp("cache")
-    result = train(remote_spark, TrainConfig(table=remote_table, run=run, launcher=request.param, workers=2,
+    run, cache = f"{bucket}/runs/trained", tmp_path_factory.mktemp("cache")
+    result = train(remote_spark, TrainConfig(table=remote_table, run=run, launcher="horovod", workers=2,
                                              cache=str(cache), **TRAINING))
     return run, cache, result
 

@@ -148,6 +148,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     assert "not a medical device" in page and "http" not in page and f"{figures['auc']:.3f}" in page
 
 
+@pytest.mark.parametrize("trained", ["horovod"], indirect=True)
 def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, trained, tmp_path):
     from cxrflow.spark.evaluate import evaluate
     from cxrflow.spark.predict import predict

@@ -43,12 +43,12 @@ def _places(config, *names: str) -> None:
 def split_fractions(split: str) -> dict[str, float]:
     """The share of patients of each split.
 
-    ``"0.6,0.2,0.2"`` gives train, val and test those shares; ``"test"`` gives one split everything.
+    ``"0.8,0.1,0.1"`` gives train, val and test those shares; ``"test"`` gives one split everything.
     Raises UserError where the shares are not three numbers of at least 0 that add up to 1.
     """
     if split in SPLITS:
         return {name: float(name == split) for name in SPLITS}
-    expected = f"--split: expected three shares that add up to 1, such as 0.6,0.2,0.2, or one of {', '.join(SPLITS)}"
+    expected = f"--split: expected three shares that add up to 1, such as 0.8,0.1,0.1, or one of {', '.join(SPLITS)}"
     try:
         shares = [float(part) for part in split.split(",")]
     except ValueError:
@@ -120,7 +120,7 @@ class IngestConfig:
     brings (entry point in the group cxrflow.decoders), or your own as module:function."""
     max_pixels: int = 100_000_000
     """Largest image that is decoded, in pixels; a larger one is quarantined as too_large."""
-    split: str = "0.6,0.2,0.2"
+    split: str = "0.8,0.1,0.1"
     """Shares of train, val and test, dealt by patient within each label; or the one split that takes all."""
     labels: str | None = None
     """CSV or Parquet file with the columns path and label, and optionally patient_id and split.

@@ -36,7 +36,7 @@ def run_demo(config: DemoConfig) -> dict:
     table, run, predictions = folder / "table", folder / "run", folder / "predictions"
     steps = {
         "ingest": ["--images", images, "--table", table, "--height", config.size, "--width", config.size,
-                   "--patients", patients, "--overwrite"],
+                   "--split", "0.6,0.2,0.2", "--patients", patients, "--overwrite"],
         "train": ["--table", table, "--run", run, "--launcher", config.launcher, "--workers", config.workers,
                   "--epochs", config.epochs, "--overwrite"],
         "evaluate": ["--run", run, "--table", table, "--split", "test"],

@@ -1,4 +1,5 @@
-"""How training scales on this machine: one worker on one core, two on two, and one process with two threads.
+"""How training scales on this machine: one worker on one core, two on two, together and apart, and one process with two
+threads.
 
 Real workers of both launchers train the residual model on random images, at 128 and 224 px, with batches of 32 a worker.
 Rounds take turns over all of them; images a second are those of the step events, so neither start-up nor the first step
@@ -9,7 +10,7 @@ workers, from the command to the end of the first step, with the preflight. For 
     python tests/benchmarks/scaling.py --rounds 1 --sizes 128 --steps 10 --no-start-up
 
 The tables, as Markdown, go to standard error; standard output ends with one line of JSON, which cost_model.py reads. Exit
-status: 0, 1 where a goal is missed, 2 where something failed. Three rounds take about ten minutes.
+status: 0, 1 where a goal is missed, 2 where something failed. Three rounds take a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from cxrflow.config import IngestConfig, to_dict
 from cxrflow.manifest import read_manifest, write_manifest
 
 LAUNCHERS = {"horovod": "Horovod, TensorFlow", "torch": "TorchDistributor, torch"}
-SHAPES = {"one": (1, 1), "two": (2, 1), "threads": (1, 2)}
-"""Workers, and threads (cores) of each."""
+SHAPES = {"one": (1, 1), "two": (2, 1), "apart": (2, 1), "threads": (1, 2)}
+"""Workers, and threads (cores) of each. ``apart`` are two that train a model each and know nothing of each other: what two
+cores of this machine give at most, since they share its memory."""
 STEPS = {128: 60, 224: 20}
 """Of a worker in a turn; about four seconds of one core."""
 SHARD_ROWS = 32
@@ -91,15 +93,16 @@ def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tupl
         for number in range(1, flags.rounds + 1):
             for launcher in flags.launchers:
                 for shape, (workers, threads) in SHAPES.items():
-                    places = " ".join(f"'{tables[workers * threads, size]}'" for size in flags.sizes)
+                    how, cores = ("apart", 1) if shape == "apart" else ("together", workers * threads)
+                    places = " ".join(f"'{tables[cores, size]}'" for size in flags.sizes)
                     busy, started = busy_seconds(), time.monotonic()
-                    found = programs[threads].ask(f"run {launcher} {workers} '{scratch / 'runs'}' {places}")["sizes"]
-                    cores = (busy_seconds() - busy) / (time.monotonic() - started)
+                    found = programs[threads].ask(f"run {launcher} {workers} {how} '{scratch / 'runs'}' {places}")["sizes"]
+                    kept_busy = (busy_seconds() - busy) / (time.monotonic() - started)
                     for size, turn in zip(flags.sizes, found, strict=True):
                         turns.setdefault((launcher, shape, size), []).append(turn)
                     rates = ", ".join(f"{turn['rate']:.1f} images/s at {size} px"
                                       for size, turn in zip(flags.sizes, found, strict=True))
-                    say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({cores:.2f} cores busy)")
+                    say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({kept_busy:.2f} cores busy)")
                     shutil.rmtree(scratch / "runs")
         return turns
     finally:
@@ -135,22 +138,24 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
     rows = []
     for launcher, size in dict.fromkeys((launcher, size) for launcher, _, size in turns):
         rates = {shape: [turn["rate"] for turn in turns[launcher, shape, size]] for shape in SHAPES}
-        one, two, threads = (statistics.median(rates[shape]) for shape in SHAPES)
+        one, two, apart, threads = (statistics.median(rates[shape]) for shape in SHAPES)
         shares = [turn["exchange_share"] for turn in turns[launcher, "two", size] if turn["exchange_share"] is not None]
-        rows.append({"launcher": launcher, "size": size, "one": one, "two": two, "threads": threads, "weak": two / (2 * one),
-                     "to_threads": two / threads, "exchange_share": statistics.median(shares) if shares else None,
+        rows.append({"launcher": launcher, "size": size, "one": one, "two": two, "apart": apart, "threads": threads,
+                     "weak": two / (2 * one), "to_apart": two / apart, "to_threads": two / threads, "exchange_share": statistics.median(shares) if shares else None,
                      "step_seconds": BATCH_ROWS / one,
                      "range": {shape: [min(found), max(found)] for shape, found in rates.items()}})
     return rows
 
 
 def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
-    lines = ["", "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 1 process, 2 threads | weak scaling | "
-             "2 workers to 2 threads | exchange |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = ["", "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 2 apart | 1 process, 2 threads | weak scaling | "
+             "2 workers to 2 apart | 2 workers to 2 threads | exchange |",
+             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for row in rows:
         share = "" if row["exchange_share"] is None else f"{row['exchange_share']:.1%}"
         lines.append(f"| {LAUNCHERS[row['launcher']]} | {row['size']} | {row['one']:.0f} | {row['two']:.0f} | "
-                     f"{row['threads']:.0f} | {row['weak']:.1%} | {row['to_threads']:.2f} | {share} |")
+                     f"{row['apart']:.0f} | {row['threads']:.0f} | {row['weak']:.1%} | {row['to_apart']:.1%} | "
+                     f"{row['to_threads']:.2f} | {share} |")
     if starts:
         lines += ["", "| seconds from spark-submit, 2 workers | preflight alone | workers ready | first step done |",
                   "| --- | ---: | ---: | ---: |"]

@@ -1,7 +1,8 @@
 """Contestant of scaling.py: trainings on real workers, in one Spark session that is opened once.
 
-Answers ``run LAUNCHER WORKERS SCRATCH TABLE...`` with a list, for each table what its training's step events say: ``rate``
-(images a second of all workers, without the first step) and ``exchange_share`` (None where it is not measured).
+Answers ``run LAUNCHER WORKERS together|apart SCRATCH TABLE...`` with a list, for each table what its training's step events
+say: ``rate`` (images a second of all workers, without the first step) and ``exchange_share`` (None where it is not measured).
+Apart means that each worker trains a model of its own, at the same time, without a word to the others.
 """
 
 from __future__ import annotations
@@ -27,26 +28,36 @@ def open_local_session(task_cpus: int):
     return open_session("cxrflow scaling")
 
 
-def on_own_cores(tables: list[str], folder: str, threads: int):
+def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
     """A training function, as launchers take it: one epoch of each table, on ``threads`` cores of its own."""
 
     def train(config, worker) -> dict:
         import dataclasses
         import os
 
+        import numpy as np
+
+        from cxrflow.launch.worker import Worker
         from cxrflow.training.fit import fit
 
         cores = sorted(os.sched_getaffinity(0))[worker.rank * threads:][:threads]
         for thread in os.listdir("/proc/self/task"):  # those that Horovod or torch have started; later ones inherit it
             os.sched_setaffinity(int(thread), cores)
+        sizes = []
         for number, table in enumerate(tables):
-            fit(dataclasses.replace(config, table=table, run=f"{folder}/{number}"), worker)
-        return {}
+            trains, events = Worker() if apart else worker, []
+            trains.tell = events.append
+            worker.gather(np.zeros(1))  # they begin together
+            fit(dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains)
+            rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell
+            rates = worker.gather(np.array([rate]))
+            sizes.append({"rate": float(rates.sum()), "exchange_share": None if share != share else share})
+        return {"sizes": sizes}
 
     return train
 
 
-def run(spark, launcher: str, workers: int, scratch: str, tables: list[str]) -> list[dict]:
+def run(spark, launcher: str, workers: int, apart: bool, scratch: str, tables: list[str]) -> list[dict]:
     from cxrflow.config import TrainConfig
     from cxrflow.launch.supervise import supervise
 
@@ -54,13 +65,10 @@ def run(spark, launcher: str, workers: int, scratch: str, tables: list[str]) -> 
     config = TrainConfig(table=tables[0], run=folder, launcher=launcher, workers=workers, epochs=1, batch_size=BATCH_ROWS,
                          max_restarts=0, views=1, tensorboard=False)
     threads = int(spark.conf.get("spark.task.cpus"))
-    events: list[dict] = []
-    supervise(spark, config, on_own_cores(tables, folder, threads), lambda config: config, events.append)
-    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
-    return [steady(events[start:end]) for start, end in zip(starts, [*starts[1:], len(events)], strict=True)]
+    return supervise(spark, config, on_own_cores(tables, folder, threads, apart), lambda config: config, lambda event: None)["sizes"]
 
 
-def steady(events: list[dict]) -> dict:
+def steady(events: list[dict]) -> tuple[float, float]:
     """Of one training's events: images a second after the first step, and the exchange's share of that time."""
     fed = events[0]["workers"] * events[0]["batch_size"]  # the first step's, which belongs to no step event
     seconds = exchanged = images = 0.0
@@ -69,8 +77,7 @@ def steady(events: list[dict]) -> dict:
             spent = (event["images"] - fed) / event["images_per_second"]
             images, fed, seconds = images + event["images"] - fed, event["images"], seconds + spent
             exchanged += spent * event.get("exchange_share", float("nan"))
-    share = exchanged / seconds
-    return {"rate": images / seconds, "exchange_share": share if share == share else None}
+    return images / seconds, exchanged / seconds
 
 
 def main() -> None:
@@ -81,8 +88,8 @@ def main() -> None:
     spark = open_local_session(flags.task_cpus)
     answer(answers, {"ready": True})
     for line in sys.stdin:
-        _, launcher, workers, scratch, *tables = shlex.split(line)
-        answer(answers, {"sizes": run(spark, launcher, int(workers), str(Path(scratch)), tables)})
+        _, launcher, workers, how, scratch, *tables = shlex.split(line)
+        answer(answers, {"sizes": run(spark, launcher, int(workers), how == "apart", str(Path(scratch)), tables)})
     spark.stop()
 
 
