@@ -122,7 +122,6 @@ class _Watch:
         self._driver = open_connection(Address(host, port, bytes.fromhex(key)))
         self._heard = self._since = time.monotonic()
         self._at: dict = {"phase": "start"}
-        self._told: dict | None = None
         self._unread = self._unfinished = b""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
 

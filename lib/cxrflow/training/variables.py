@@ -49,7 +49,7 @@ def _groups(model, average: WeightAverage) -> dict[str, list]:
 
 
 def _random_states(model) -> dict[str, np.ndarray]:
-    """What dropout draws from next: Keras' own seeds, int64 (number, 2), and with torch its global state, uint8."""
+    """What dropout draws from next: Keras' own seeds, int64 (number, 2), and with torch its global state, and its GPU's, uint8."""
     states = {}
     if seeds := _seeds(model):
         states["seeds"] = np.stack([keras.ops.convert_to_numpy(seed).astype(np.int64) for seed in seeds])
@@ -57,14 +57,16 @@ def _random_states(model) -> dict[str, np.ndarray]:
         import torch
 
         states["torch"] = torch.get_rng_state().numpy()
+        if torch.cuda.is_available():
+            states["torch_gpu"] = torch.cuda.get_rng_state().numpy()
     return states
 
 
 def _set_random_state(model, name: str, state: np.ndarray) -> None:
-    if name == "torch":
+    if name != "seeds":
         import torch
 
-        torch.set_rng_state(torch.tensor(state))
+        {"torch": torch.set_rng_state, "torch_gpu": torch.cuda.set_rng_state}[name](torch.tensor(state))
         return
     for seed, value in zip(_seeds(model), state, strict=True):
         seed.assign(value.astype(keras.ops.convert_to_numpy(seed).dtype))
