@@ -184,7 +184,7 @@ def test_a_task_begins_where_a_shard_does_if_that_is_near():
 
 
 def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp_path):
-    config = IngestConfig(images="/x", table="/t", seed=5)
+    config = IngestConfig(images="/x", table="/t", split="0.6,0.2,0.2", seed=5)
     files = [{"path": f"/x/{label}/{number}.png", "size": 1, "hidden": False, "label": label, "patient_id": f"{label}{number}"}
              for label, patients in (("A", 200), ("B", 20)) for number in range(patients)]
     with new_catalog(str(tmp_path), MEMORY) as catalog:

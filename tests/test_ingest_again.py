@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_leaves_the_old_table_and_the_next_one_finishes(spa
 
 def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
     command = [sys.executable, str(ROOT / "jobs" / "ingest.py"), "--images", config.images, "--table", config.table, "--height",
-               "8", "--width", "8", "--shard-rows", "5", "--patients", RULE]
+               "8", "--width", "8", "--shard-rows", "5", "--split", "0.6,0.2,0.2", "--patients", RULE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         deadline = time.monotonic() + 120
         while not (tmp_path / "table" / lease.NAME).exists() and first.poll() is None:

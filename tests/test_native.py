@@ -39,6 +39,7 @@ def steps(model, pixels, targets):
 
 
 found = {}
+keras.utils.set_random_seed(3)
 for name in ("residual", "plain", "mixed"):
     model = mixed(size) if name == "mixed" else build_model(name, 2, (size, size), (size, size))
     random = np.random.default_rng(1)

@@ -30,7 +30,7 @@ from s3_server import KEY, SECRET, S3Server
 from test_feed import MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING = {"epochs": 2, "batch_size": 4, "augment": "none"}
+TRAINING = {"epochs": 2, "batch_size": 4, "augment": "none", "model": "plain"}
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def launch(spark, config, stop=0):
     return supervise(spark, config, function, lambda config: config, lambda event: None)["was_stopped"]
 
 
-PLAIN = dict(epochs=2, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
+PLAIN = dict(epochs=3, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
 """The network has neither dropout nor batch normalisation, so with the same global batch only the averaging of gradients can
 differ."""
 
@@ -124,12 +124,14 @@ def alone(spark, table, tmp_path_factory):
 @pytest.mark.parametrize(("first", "then"), [("horovod", "torch"), ("torch", "horovod")])
 def test_two_workers_go_the_way_of_one_also_where_they_stop_and_one_of_the_other_launcher_goes_on(
         spark, table, alone, tmp_path, first, then):
-    """They stop inside the second epoch: the first is theirs alone."""
+    """They stop inside the third epoch: the first two are theirs alone."""
     run = tmp_path / "run"
-    assert launch(spark, TrainConfig(table=str(table), run=str(run), launcher=first, workers=2, batch_size=4, **PLAIN), stop=6)
+    steps = -(-sum(shard.rows for shard in read_manifest(str(table)).of_split("train")) // 8)
+    assert launch(spark, TrainConfig(table=str(table), run=str(run), launcher=first, workers=2, batch_size=4, **PLAIN),
+                  stop=2 * (steps + 1) + 2)  # they look after each step and after each epoch
     state = read_checkpoint(RunDirectory(str(run))).state
-    assert (state["epoch"], state["samples"]) == (1, 16)
-    np.testing.assert_allclose(figures(run), figures(alone)[:1], rtol=1e-4)
+    assert (state["epoch"], state["samples"]) == (2, 16)
+    np.testing.assert_allclose(figures(run), figures(alone)[:2], rtol=1e-4)
     train(spark, TrainConfig(table=str(table), run=str(run), launcher=then, workers=1, batch_size=8, **PLAIN))
     np.testing.assert_allclose(figures(run), figures(alone), rtol=2e-4)
     assert fed_is_the_table(run, table)

@@ -33,9 +33,9 @@ from feed_tables import ingest, sort_by_class
 from feeding import BATCH_ROWS, HEIGHT, digest_of, read_shard, shards
 from ingest import DATA, PEERS_PYTHON, say, stop, take_two_cores
 from program import ROOT, Program, busy_seconds
+from real_runs import IMAGES
 
 TABLE = ROOT / "build" / "feed-table"
-IMAGES = "chest_xray_224"
 PEERS_TORCH = ROOT / "build" / "peers-torch"
 EPOCHS = 2
 """Epochs for which a feed is opened."""

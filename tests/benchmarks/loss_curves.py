@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from ingest import DATA, say, stop
 from program import ROOT
+from real_runs import IMAGES
 
-IMAGES = "chest_xray_224"
 SIZE = 64
 TABLE = ROOT / "build" / f"curves-table-{SIZE}"
 GLOBAL_BATCH = 32
@@ -135,7 +135,7 @@ def main() -> None:
 
     spark = open_local_session()
     if not (table / "manifest.json").exists():
-        ingest(spark, IngestConfig(images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE))
+        ingest(spark, IngestConfig(images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE, split="0.6,0.2,0.2"))
     other = next(name for name in LAUNCHERS if name != flags.launcher)
     found: dict[str, dict[str, dict]] = {model: {} for model in MODELS}
     with tempfile.TemporaryDirectory(prefix="loss-curves-", dir=ROOT / "build") as scratch:

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from ingest import DATA, say, stop
+from ingest import say
 from program import ROOT
-from trained import IMAGES, find_images, list_files, make_table, open_two_slots, rate, train_and_judge
+from real_runs import judge_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
 
 from cxrflow.config import PRESETS, IngestConfig, TrainConfig, preset
+from cxrflow.metrics import wilson
 
 SIZES = {"test": 100, "val": 108, "train": 432}
 """Images of each split: the notebook's 540 had a validation split of 0.2."""
@@ -34,17 +35,12 @@ RECIPES = ("notebook", "default")
 COLORS = {"notebook": "#e69f00", "default": "#0072b2"}
 
 
-def parse_flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_flags() -> tuple[argparse.Namespace, Path]:
+    parser = make_parser(__doc__, "notebook-comparison")
     parser.add_argument("--draws", type=int, default=5, help="draws of images, seeds 0 and up (5)")
     parser.add_argument("--epochs", type=int, help="epochs of both, to try this script (each its own)")
-    parser.add_argument("--launcher", choices=("local", "horovod", "torch"), default="horovod",
-                        help="how workers start (horovod)")
-    parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="training workers (2)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "notebook-comparison", help="tables and runs")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
     parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "notebook.png", help="where it is drawn")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def deal(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, str]]:
@@ -70,7 +66,9 @@ def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Na
 
 def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: argparse.Namespace) -> dict:
     """Train and judge one recipe on one draw, or read what that gave: what the table and the picture need of it."""
-    judged, epochs, scored = train_and_judge(spark, configure(recipe, table, folder / recipe, seed, flags))
+    config = configure(recipe, table, run_folder(folder, recipe, flags), seed, flags)
+    epochs = train_once(spark, config)
+    judged, scored = judge_once(spark, config, table)
     scores = scored.filter(like="score_")
     called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
@@ -84,6 +82,11 @@ def swing(curve: list[float]) -> dict[str, float]:
     """How far the curve moves from epoch to epoch over its last third: on average, and at most."""
     steps = np.abs(np.diff(curve[-max(2, len(curve) // 3):])) if len(curve) > 1 else np.zeros(1)
     return {"mean": float(steps.mean()), "most": float(steps.max())}
+
+
+def rate(right: int, n: int) -> str:
+    low, high = wilson(right, n)
+    return f"{100 * right / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def rows(found: dict[str, list[dict]]) -> Iterator[str]:
@@ -132,14 +135,11 @@ def say_left(found: dict[str, list[dict]], draws: int) -> None:
 
 
 def main() -> None:
-    flags = parse_flags()
-    images = find_images(flags.data)
-    if flags.launcher == "local" and flags.workers != 1:
-        stop("--workers: expected 1 with the local launcher")
+    flags, images = parse_flags()
     spark, patients = open_two_slots("cxrflow notebook comparison"), list_files(images)
     found: dict[str, list[dict]] = {recipe: [] for recipe in RECIPES}
     for seed in range(flags.draws):
-        folder = flags.folder.resolve() / f"draw-{seed}"
+        folder = flags.folder / f"draw-{seed}"
         table = folder / "table"
         make_table(spark, deal(patients, seed), preset("notebook", IngestConfig, images=str(images), table=str(table)))
         for recipe in RECIPES:

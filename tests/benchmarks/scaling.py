@@ -141,7 +141,8 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
         one, two, apart, threads = (statistics.median(rates[shape]) for shape in SHAPES)
         shares = [turn["exchange_share"] for turn in turns[launcher, "two", size] if turn["exchange_share"] is not None]
         rows.append({"launcher": launcher, "size": size, "one": one, "two": two, "apart": apart, "threads": threads,
-                     "weak": two / (2 * one), "to_apart": two / apart, "to_threads": two / threads, "exchange_share": statistics.median(shares) if shares else None,
+                     "weak": two / (2 * one), "to_apart": two / apart, "to_threads": two / threads,
+                     "exchange_share": statistics.median(shares) if shares else None,
                      "step_seconds": BATCH_ROWS / one,
                      "range": {shape: [min(found), max(found)] for shape, found in rates.items()}})
     return rows

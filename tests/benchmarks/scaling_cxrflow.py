@@ -46,7 +46,7 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
         sizes = []
         for number, table in enumerate(tables):
             trains, events = Worker() if apart else worker, []
-            trains.tell = events.append
+            trains.tell, trains.at = events.append, worker.at
             worker.gather(np.zeros(1))  # they begin together
             fit(dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains)
             rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell

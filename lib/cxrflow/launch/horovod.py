@@ -125,11 +125,12 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        if not tf.config.list_physical_devices("GPU"):
+        owns_gpu = _owns_gpu()  # before TensorFlow looks which there are
+        if config.device == "cpu" or not tf.config.list_physical_devices("GPU"):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_MILLISECONDS)
         hvd.init()
         try:
-            pin("tensorflow", config.device, 0 if _owns_gpu() else hvd.local_rank())
+            pin("tensorflow", config.device, 0 if owns_gpu else hvd.local_rank())
             return function(config, HorovodWorker(hvd, tf, agent, config.gradient_dtype))
         finally:
             hvd.shutdown()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import keras
 import numpy as np
 
@@ -57,7 +59,7 @@ def _random_states(model) -> dict[str, np.ndarray]:
         import torch
 
         states["torch"] = torch.get_rng_state().numpy()
-        if torch.cuda.is_available():
+        if os.environ.get("KERAS_TORCH_DEVICE") == "cuda":  # as launch.device says, the same on all workers
             states["torch_gpu"] = torch.cuda.get_rng_state().numpy()
     return states
 
