@@ -36,7 +36,7 @@ benchmark: setup build/peers/.installed ## Ingest side by side with its peers, o
 benchmark-feed: setup build/peers/.installed build/peers-torch/.installed ## Training's feed side by side with its peers.
 	@source cluster/env.sh && python tests/benchmarks/feed.py $(FLAGS)
 
-benchmark-scaling: setup ## Training on one core and two, both launchers, and its start-up; about ten minutes.
+benchmark-scaling: setup ## Training on one core and two, both launchers, and its start-up; a quarter of an hour.
 	@source cluster/env.sh && python tests/benchmarks/scaling.py $(FLAGS)
 
 # The peers want newer packages than the project. To pin again (needs uv): the flags of UV_COMPILE, with

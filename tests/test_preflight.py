@@ -20,6 +20,7 @@ from cxrflow.errors import UserError
 from cxrflow.launch.train import train
 from cxrflow.manifest import read_manifest
 from cxrflow.preflight import judge, machine, network
+from cxrflow.preflight.places import Mark
 from cxrflow.preflight.probe import Place, Question, probe
 from cxrflow.preflight.trial import Trial
 from cxrflow.preflight.verdict import CHECKS
@@ -207,7 +208,10 @@ def probe_two(monkeypatch, table, *runs, launcher="torch") -> list[dict]:
 
 
 def test_two_tasks_meet_and_leave_nothing(monkeypatch, table, tmp_path):
+    mark = Mark(str(tmp_path / "new" / "run"), "w-driver")  # the driver's is there before and after those of the tasks
+    mark.write()
     facts = probe_two(monkeypatch, table, *[tmp_path / "new" / "run"] * 2)
+    mark.remove()
     assert [task["network"]["unreached"] for task in facts] == [[], []]
     assert [task["run"]["unseen"] for task in facts] == [[], []] and "error" not in facts[0]["run"]
     shards = {shard.path: shard.rows for shard in read_manifest(str(table)).of_split("train")}

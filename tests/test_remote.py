@@ -182,7 +182,8 @@ def submit(arguments, *command, **environment):
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
 def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(server, remote_table, bucket, tmp_path, launcher):
-    """In a process whose environment knows nothing of S3."""
+    """In a process whose environment knows nothing of S3. It also ends: Spark 3 leaves a thread after a barrier stage that kept
+    the driver's JVM, and so spark-submit, alive."""
     conf = tmp_path / "spark.conf"
     conf.write_text("".join(f"spark.hadoop.{name} {value}\n" for name, value in {
         "fs.s3a.access.key": KEY, "fs.s3a.secret.key": SECRET, "fs.s3a.endpoint": server.url}.items()))

@@ -32,11 +32,11 @@ def run_demo(config: DemoConfig) -> dict:
     if config.images is not None and not Path(config.images).is_dir():
         raise UserError(f"--images: expected a folder of images with one subfolder a label, got {config.images!r}")
     folder = _own_folder(config)
-    images, unseen, patients = _images(config, folder)
+    images, unseen, dealing = _images(config, folder)
     table, run, predictions = folder / "table", folder / "run", folder / "predictions"
     steps = {
         "ingest": ["--images", images, "--table", table, "--height", config.size, "--width", config.size,
-                   "--split", "0.6,0.2,0.2", "--patients", patients, "--overwrite"],
+                   *dealing, "--overwrite"],
         "train": ["--table", table, "--run", run, "--launcher", config.launcher, "--workers", config.workers,
                   "--epochs", config.epochs, "--overwrite"],
         "evaluate": ["--run", run, "--table", table, "--split", "test"],
@@ -63,17 +63,17 @@ def _own_folder(config: DemoConfig) -> Path:
     return folder
 
 
-def _images(config: DemoConfig, folder: Path) -> tuple[Path, Path, str]:
-    """(images to train on, images to predict, patient rule). Phantoms to predict are of other patients."""
+def _images(config: DemoConfig, folder: Path) -> tuple[Path, Path, list[str]]:
+    """(images to train on, images to predict, how ingest deals the first). Phantoms to predict are of other patients."""
     if config.images is not None:
-        return Path(config.images).resolve(), Path(config.images).resolve(), "auto"
+        return Path(config.images).resolve(), Path(config.images).resolve(), []
     known, unseen = folder / "synthetic-phantoms", folder / "synthetic-phantoms-unseen"
     for place, patients, seed in ((known, 360, 0), (unseen, 24, 1)):
         shutil.rmtree(place, ignore_errors=True)
         started = time.monotonic()
         files = make_phantoms(str(place), patients=patients, seed=seed)
         log.info("drew %d synthetic phantoms in %s (%.0f s)", files, place, time.monotonic() - started)
-    return known, unseen, PATIENT_RULE
+    return known, unseen, ["--patients", PATIENT_RULE, "--split", "0.6,0.2,0.2"]  # a tenth of them would be few to test
 
 
 def _submit(config: DemoConfig, job: str, arguments: list[str]) -> dict:

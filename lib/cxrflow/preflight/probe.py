@@ -60,7 +60,7 @@ class Place:
 
 
 def probe(question: Question, place: Place) -> dict:
-    """The facts of one task, each check with its ``seconds`` and, where it failed, ``error``. It gathers three times."""
+    """The facts of one task, each check with its ``seconds`` and, where it failed, ``error``. It gathers twice."""
     config = TrainConfig(**question.config)
     address = place.hosts[place.rank]
     # Named as the person who set the cluster up names it.
@@ -92,7 +92,6 @@ def _visible_gpus(config: TrainConfig, place: Place) -> list[str] | None:
 def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) -> None:
     """Meet the other tasks: open a door and leave a mark, then look for theirs, then clear both away."""
     mark = places.Mark(config.run, f"{question.word}-{place.rank}")
-    place.gather("")  # nobody makes folders before all have seen which are missing
     facts["run"] = _attempt(mark.write) if place.leads else None
     door = _attempt(lambda: {"door": network.Door(facts["machine"], question.word)})
     address = door["door"].address if "door" in door else None
