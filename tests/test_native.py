@@ -73,3 +73,27 @@ def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
 def test_on_tensorflow_it_is_the_model_itself():
     code = "import keras; from cxrflow.training.native import native; m = keras.Sequential([keras.layers.ReLU()]); assert native(m) is m"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+
+
+OWN = """
+import sys
+from cxrflow.config import TrainConfig
+from cxrflow.launch.worker import Worker
+from cxrflow.training.models import build_model
+from cxrflow.training.native import native, own_process
+from cxrflow.training.optimizer import build_optimizer
+from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
+
+own_process()
+model = build_model("plain", 2, (16, 16), (16, 16))
+native(model)
+model.save(sys.argv[1])
+optimizer = build_optimizer(TrainConfig(table="t", run="r"), Worker(), 1)
+print("tensorflow" in sys.modules, isinstance(optimizer, TorchParallelOptimizer))
+"""
+
+
+def test_a_process_for_torch_loads_no_tensorflow_and_updates_all_weights_at_once(tmp_path):
+    done = subprocess.run([sys.executable, "-c", OWN, str(tmp_path / "model.keras")], capture_output=True, text=True,
+                          env={**os.environ, "KERAS_BACKEND": "torch"}, check=True)
+    assert done.stdout.split() == ["False", "True"]

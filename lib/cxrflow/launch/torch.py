@@ -57,9 +57,9 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
             os.environ["GLOO_SOCKET_IFNAME"] = name
         gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # statistics and plain data stay on CPUs
-        from cxrflow.training.native import keep_memory
+        from cxrflow.training.native import own_process
 
-        keep_memory()
+        own_process()
         try:
             result = function(config, TorchWorker(agent, config.gradient_dtype))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it

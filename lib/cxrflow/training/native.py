@@ -37,10 +37,24 @@ def native(model, normalisation: bool = True):
     return twin
 
 
-def keep_memory() -> None:
+def own_process() -> None:
+    """Suit this process to training with torch, where it is there for nothing else; does nothing with other backends."""
+    if keras.backend.backend() == "torch":
+        _keep_memory()
+        _leave_tensorflow_out()
+
+
+def _leave_tensorflow_out() -> None:
+    """Have Keras take TensorFlow for not installed: it would load it, where it is, only to ask whether an object is one of
+    its; two seconds and some hundred megabytes."""
+    from keras.src.utils import module_utils
+
+    module_utils.tensorflow._available = False
+
+
+def _keep_memory() -> None:
     """Have the C library keep what this process frees, for good: torch asks for the buffers of every step anew, and to get
-    the large ones from the system took a twentieth of a step. TensorFlow keeps its own. For a worker's process, which is
-    there for nothing else."""
+    the large ones from the system took a twentieth of a step. TensorFlow keeps its own."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc's
         library.mallopt(M_MMAP_MAX, 0)
@@ -66,13 +80,14 @@ class _Direct:
     trains_otherwise = False
     """Whether ``call`` wants to know if it is training."""
 
-    def __call__(self, inputs, training=None, **options):
+    def __call__(self, inputs, **options):
         several = isinstance(inputs, list)
         first = inputs[0] if several else inputs
         if keras.utils.is_keras_tensor(first) or first.is_meta:  # while the network is built
-            return super().__call__(inputs, training=training, **options)
+            # Without an option that was not given, since Keras passes on a layer's only argument seventy times as fast.
+            return super().__call__(inputs, **options)
         x = [keras.ops.cast(one, self.compute_dtype) for one in inputs] if several else keras.ops.cast(inputs, self.compute_dtype)
-        return self.call(x, training=training) if self.trains_otherwise else self.call(x)
+        return self.call(x, training=options.get("training")) if self.trains_otherwise else self.call(x)
 
 
 class _Conv2D(_Direct, layers.Conv2D):

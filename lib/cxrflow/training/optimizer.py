@@ -53,8 +53,14 @@ class _Ahead(keras.optimizers.schedules.LearningRateSchedule):
 
 def _averaging(kind: type[keras.optimizers.Optimizer], worker: Worker) -> type[keras.optimizers.Optimizer]:
     # Horovod's own wrapper is for Keras 2. In Keras 3 every way to train ends in the optimizer's apply.
-    class Averaging(kind):
+    class Averaging(_of_backend(kind)):
         def apply(self, grads, trainable_variables=None):
             return super().apply(worker.average_gradients(list(grads)), trainable_variables)
 
     return Averaging
+
+
+def _of_backend(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    # With torch, Keras makes another class of its optimizers, which updates all variables at once, but not of subclasses: those
+    # would update one after the other, which takes a tenth of a step longer.
+    return type(kind()) if kind is keras.optimizers.AdamW else kind

@@ -104,6 +104,9 @@ def main() -> None:
     config = TrainConfig(**asked["config"])
     threading.Thread(target=_end_with_starter, daemon=True).start()
     gpus = load_framework(config.launcher, asked["threads"], config.device)
+    from cxrflow.training.native import own_process
+
+    own_process()
     print(json.dumps({**run_step(config), "gpus": gpus, "own_seconds": time.monotonic() - started}), flush=True)
     # Neither framework's threads have anything left to do, and taking them down takes time, or aborts the process.
     sys.stderr.flush()
