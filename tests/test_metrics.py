@@ -9,6 +9,7 @@ from cxrflow import metrics
 from cxrflow.metrics.intervals import Resamples, basic, percentiles
 from cxrflow.metrics.question import LEVELS, Question
 from cxrflow.metrics.ranking import Ranking
+from cxrflow.metrics.text import rate
 
 LABELS = ["NORMAL", "PNEUMONIA"]
 
@@ -158,3 +159,9 @@ def test_the_bootstraps_interval_is_that_of_theory():
 def test_an_interval_of_a_figure_that_chance_drives_up_is_mirrored():
     assert basic(0.05, np.linspace(0.06, 0.10, 1001)) == pytest.approx([0.001, 0.039])
     assert basic(0.05, np.linspace(0.06, 0.12, 1001))[0] == 0 and percentiles(np.array([0.5, np.nan])) is None
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (1.0, "1.000"), (0.9996, "0.9996"), (0.99951, "0.9995"), (0.9999961, "1.000"), (0.99, "0.990"), (0.0, "0.000"), (None, "none")])
+def test_a_share_below_1_does_not_look_like_1(value, shown):
+    assert rate(value) == shown

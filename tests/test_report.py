@@ -13,6 +13,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RUN_VERSION, Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
+from cxrflow.metrics.text import rate
 from cxrflow.report.page import write_report
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
@@ -94,7 +95,7 @@ def test_several_findings_an_image_from_scores_to_page(table, trained):
     page = " ".join((table.parent / trained.report).read_text().split())
     assert {place.rsplit("/", 1)[1] for place in written["pictures"]} == {
         "loss.png", "validation.png", "roc.png", "precision_recall.png", "subgroups.png"}
-    assert all(name in page for name in FINDINGS) and f"{result['auc']:.3f}" in page and "They do not." in page
+    assert all(name in page for name in FINDINGS) and rate(result["auc"]) in page and "They do not." in page
     assert "over 3 of 4 labels" in page and all(f"{group['auc_labels']} findings; of all images {group['auc_of_all']:.3f}" in page
                                                 for group in result["subgroups"]["groups"].values())
     # No model file here, so no heat: each image stands alone.

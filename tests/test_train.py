@@ -16,6 +16,7 @@ from cxrflow.config import EvaluateConfig, PredictConfig, ReportConfig, TrainCon
 from cxrflow.errors import UserError
 from cxrflow.launch.train import check_train, train
 from cxrflow.manifest import RunDirectory, read_manifest
+from cxrflow.metrics.text import rate
 from cxrflow.training.checkpoint import read_checkpoint
 from cxrflow.watch.events import FIELDS
 
@@ -145,7 +146,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     # Grad-CAM, by the run's own backend; after three epochs there may be little to see.
     assert page.count("what speaks for the label in bright colours") + page.count("nothing speaks for it") > 5
     assert page.count("<img") == page.count(' alt="') == page.count("data:image/")
-    assert "not a medical device" in page and "http" not in page and f"{figures['auc']:.3f}" in page
+    assert "not a medical device" in page and "http" not in page and rate(figures["auc"]) in page
 
 
 @pytest.mark.parametrize("trained", ["horovod"], indirect=True)

@@ -20,11 +20,21 @@ def as_text(result: dict) -> str:
     return "\n".join(lines + _confusion(result) + _subgroups(result.get("subgroups")))
 
 
+def rate(value: float | None) -> str:
+    """A share with three digits, and more where it would look like 1 but is less."""
+    if value is None:
+        return "none"
+    return next((shown for shown in (f"{value:.{digits}f}" for digits in (3, 4, 5)) if value >= 1 or float(shown) < 1), f"{value:.3f}")
+
+
+def span(interval: list[float]) -> str:
+    return f"{rate(interval[0])} to {rate(interval[1])}"
+
+
 def _figure(name: str, figures: dict, key: str) -> str:
     value, interval = figures[key], figures[f"{key}_interval"]
-    shown = "none " if value is None else f"{value:.3f}"
-    within = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else "no interval: too few patients"
-    return f"{name:<14} {shown}  ({within})"
+    within = f"95 % interval {span(interval)}" if interval else "no interval: too few patients"
+    return f"{name:<14} {rate(value):<5}  ({within})"
 
 
 def _confusion(result: dict) -> list[str]:
@@ -48,7 +58,7 @@ def _subgroups(subgroups: dict | None) -> list[str]:
 
 def _of_all(group: dict) -> str:
     """Beside the mean AUC of a group over some findings, that of all images over the same."""
-    return f"  over {group['auc_labels']} findings, of all images {group['auc_of_all']:.3f}" if group.get("auc_labels") else ""
+    return f"  over {group['auc_labels']} findings, of all images {rate(group['auc_of_all'])}" if group.get("auc_labels") else ""
 
 
 def warnings(result: dict) -> list[str]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cxrflow.metrics.curves import curves
+from cxrflow.metrics.text import rate, span
 from cxrflow.report import plots
 from cxrflow.report.gallery import Decision, Example, Row
 from cxrflow.schema import score_column
@@ -41,7 +42,7 @@ def of_training(history: dict) -> dict[str, Picture]:
         "loss": _picture(plots.loss(epochs, kept["epoch"]), "Loss on training and validation images",
                          f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs"),
         "validation": _picture(plots.validation(epochs, kept["epoch"]), "AUC and accuracy on validation images, at the highest score",
-                               f"AUC {_number(kept['val_auc'])} of what was kept after epoch {kept['epoch']}")}
+                               f"AUC {rate(kept['val_auc'])} of what was kept after epoch {kept['epoch']}")}
 
 
 def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
@@ -72,12 +73,12 @@ def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision
     return {
         "roc": _picture(
             plots.roc(roc, (metrics["sensitivity"], metrics["specificity"]) if two else None),
-            "ROC: sensitivity against false alarms at every threshold", f"AUC {_number(metrics['auc'])}{_within(metrics['auc_interval'])}"),
+            "ROC: sensitivity against false alarms at every threshold", f"AUC {rate(metrics['auc'])}{_within(metrics['auc_interval'])}"),
         "precision_recall": _picture(
             plots.precision_recall(precision, (metrics["sensitivity"], metrics["ppv"]) if called else None,
                                    metrics["positives"] / metrics["n"] if two else None),
             "Precision against sensitivity at every threshold; it depends on how common the finding is here",
-            f"average precision {_number(average)}")}
+            f"average precision {rate(average)}")}
 
 
 def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
@@ -111,7 +112,7 @@ def _of_subgroups(metrics: dict) -> dict[str, Picture]:
     over = "" if figure == "accuracy" else " over the same findings"
     return {"subgroups": _picture(
         plots.forest(groups, figure, wholes), f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images{over}",
-        "; ".join(f"{name} {_number(group[figure])}" for name, group in groups.items()))}
+        "; ".join(f"{name} {rate(group[figure])}" for name, group in groups.items()))}
 
 
 def of_example(example: Example, heat: np.ndarray | None) -> dict:
@@ -152,9 +153,5 @@ def _source(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
-
-
 def _within(interval: list[float] | None) -> str:
-    return f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return f", 95 % interval {span(interval)}" if interval else ""

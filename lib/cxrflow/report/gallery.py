@@ -14,6 +14,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe, Unreadable, decode_image
 from cxrflow.metrics import Threshold, find_calls
 from cxrflow.metrics.calls import sureness
+from cxrflow.metrics.text import rate
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
 
@@ -109,7 +110,7 @@ def _threshold(scores: np.ndarray, called: np.ndarray, decision: Decision) -> Th
 
 
 def _score(row: pd.Series, label: str) -> str:
-    return f"score of {label} {row[score_column(label)]:.3f}"
+    return f"score of {label} {rate(row[score_column(label)])}"
 
 
 def _name(path: str) -> str:

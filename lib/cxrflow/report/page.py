@@ -15,7 +15,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import PICTURES, RunDirectory
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
-from cxrflow.metrics.text import warnings
+from cxrflow.metrics.text import rate, span, warnings
 from cxrflow.report import draw, gallery
 from cxrflow.report.gradcam import Seen, look
 from cxrflow.schema import score_column, truth_column
@@ -110,8 +110,8 @@ def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict[str, int]]:
 
 def _template():
     environment = Environment(loader=PackageLoader("cxrflow.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["rate"] = lambda value: "none" if value is None else f"{value:.3f}"
+    environment.filters["rate"] = rate
     environment.filters["percent"] = lambda value: "none" if value is None else f"{value:.1%}"
-    environment.filters["interval"] = lambda pair: "" if not pair else f"{pair[0]:.3f} to {pair[1]:.3f}"
+    environment.filters["interval"] = lambda pair: span(pair) if pair else ""
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment.get_template("page.html")
