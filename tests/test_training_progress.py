@@ -101,8 +101,7 @@ def test_fields_are_the_documented_ones(monkeypatch):
     events, _ = simulate(monkeypatch, epochs=1)
     for kind in ("start", "epoch", "checkpoint"):
         assert of(events, kind)[0].keys() == {"event", "at", *FIELDS[kind]}
-    assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {
-        "augment_share", "other_share"}  # which this training has not
+    assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {"augment_share"}  # which this training has not
 
 
 def test_other_workers_tell_nothing(monkeypatch):

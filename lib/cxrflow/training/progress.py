@@ -57,8 +57,10 @@ class Progress:
         self._parts[part] = self._parts.get(part, 0.0) + seconds
 
     def step(self, step: int, loss: float, learning_rate: Callable[[], float]) -> None:
-        """Step ``step``, from 0, is done; ``loss`` is the mean over this worker's images."""
-        self._stepped = time.monotonic()
+        """Step ``step``, from 0, is done; ``loss`` is the mean over this worker's images. What came after the last ``mark``
+        goes to other."""
+        self.mark("other")
+        self._stepped = self._marked
         if not self._compiled:  # which made this step longer than any other will be
             self._compiled = True
             self._begin_window(step + 1)
