@@ -53,11 +53,11 @@ class Cluster:
 
     def run(self, job: str, *flags: object, **options) -> tuple[int, dict, str]:
         """Exit status, result, and all that was said."""
-        done = subprocess.run(self.submit(job, *flags, **options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, timeout=200)
+        done = subprocess.run(self.submit(job, *flags, **options), capture_output=True, text=True, timeout=200)
+        # Java may say something on standard error after the result, of a connection that ended before it.
         last = done.stdout.splitlines()[-1]
-        assert last.startswith("{"), done.stdout
-        return done.returncode, json.loads(last), done.stdout
+        assert last.startswith("{"), done.stdout + done.stderr
+        return done.returncode, json.loads(last), done.stdout + done.stderr
 
 
 @contextmanager

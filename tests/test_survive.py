@@ -143,7 +143,8 @@ class Job:
                 and "spark-submit" not in process.command and process.has(f"CXRFLOW_PACE={self._pace}")]
 
     def result(self) -> dict:
-        return json.loads(self.said().splitlines()[-1])
+        # Java may say something after it, of a connection that ended before.
+        return json.loads([line for line in self.said().splitlines() if line.startswith("{")][-1])
 
 
 @pytest.fixture
