@@ -8,8 +8,8 @@ for as many epochs are trained and judged on the 100. For example:
     python tests/benchmarks/notebook_comparison.py --launcher horovod --workers 2
 
 Everything is kept below --folder: the same command goes on with what is missing, also inside a training. Once each recipe
-was trained it says how long the rest takes; all is about 45 minutes of two cores. The table goes to standard error, curves to --picture; standard output
-ends with one line of JSON. Draws come from the same files, so an image may be tested in two of them: the interval of all
+was trained it says how long the rest takes; all is about 45 minutes of two cores. The table goes to standard error, curves to
+--picture; standard output ends with one line of JSON. Draws come from the same files, so an image may be tested in two of them: the interval of all
 draws together is a little too narrow.
 """
 
