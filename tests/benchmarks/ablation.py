@@ -8,7 +8,8 @@ back. That takes away what shape tells of the label, and turns it around. For ex
     python tests/benchmarks/ablation.py --recipes default "no augmentation" --seeds 3
 
 Everything is kept below --folder: the same command goes on with what is missing. A training of 20 epochs at 128 px takes about
-three minutes of two cores, so all recipes with three seeds an hour and a half. The table goes to standard error; standard output ends with one line of JSON.
+three minutes of two cores, so all recipes with three seeds an hour and a half. The table goes to standard error; standard
+output ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,20 +21,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import real_runs
 from ingest import say
-from real_runs import (
-    SERIES,
-    find_folds,
-    judge_once,
-    list_files,
-    make_parser,
-    make_table,
-    open_two_slots,
-    parse,
-    run_folder,
-    series_of,
-    train_once,
-)
 from scipy.stats import t as student
 
 from cxrflow.config import IngestConfig, TrainConfig
@@ -55,17 +44,17 @@ KEPT = 0.85
 
 
 def parse_flags() -> tuple[argparse.Namespace, Path]:
-    parser = make_parser(__doc__, "ablation")
+    parser = real_runs.make_parser(__doc__, "ablation")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="which to train (all)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each, seeds 0 and up (3)")
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels (128)")
     parser.add_argument("--epochs", type=int, default=20, help="of each training (20)")
-    return parse(parser)
+    return real_runs.parse(parser)
 
 
 def deal(patients: dict[str, list[str]]) -> Iterator[tuple[str, str, str]]:
     """(path, patient, split) of all images."""
-    folds = find_folds(patients, 10)
+    folds = real_runs.find_folds(patients, 10)
     for patient, paths in patients.items():
         split = "test" if folds[patient] <= 2 else "val" if folds[patient] == 3 else "train"
         yield from ((path, patient, split) for path in paths)
@@ -76,7 +65,7 @@ def reshape(images: Path, dealt: list[tuple[str, str, str]], folder: Path) -> li
     tested = [row for row in dealt if row[2] == "test"]
     for path in (path for path, *_ in tested if not (folder / path).exists()):
         image = cv2.imread(str(images / path), cv2.IMREAD_GRAYSCALE)
-        axis = 0 if SERIES[series_of(path)] == "NORMAL" else 1
+        axis = 0 if real_runs.SERIES[real_runs.series_of(path)] == "NORMAL" else 1
         margin = round(image.shape[axis] * (1 - KEPT) / 2)
         cropped = np.moveaxis(np.moveaxis(image, axis, 0)[margin:-margin], 0, axis)
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -87,22 +76,22 @@ def reshape(images: Path, dealt: list[tuple[str, str, str]], folder: Path) -> li
 def make_tables(spark, images: Path, flags: argparse.Namespace) -> dict[str, Path]:
     folder = flags.folder / f"{flags.size}px"
     tables = {"as they are": folder / "table", "another shape": folder / "table-reshaped"}
-    dealt = list(deal(list_files(images)))
+    dealt = list(deal(real_runs.list_files(images)))
     size = {"height": flags.size, "width": flags.size}
-    make_table(spark, dealt, IngestConfig(images=str(images), table=str(tables["as they are"]), **size))
+    real_runs.make_table(spark, dealt, IngestConfig(images=str(images), table=str(tables["as they are"]), **size))
     reshaped = flags.folder / "reshaped"
-    make_table(spark, reshape(images, dealt, reshaped), IngestConfig(
+    real_runs.make_table(spark, reshape(images, dealt, reshaped), IngestConfig(
         images=str(reshaped), table=str(tables["another shape"]), **size))
     return tables
 
 
 def train_recipe(spark, recipe: str, seed: int, tables: dict[str, Path], flags: argparse.Namespace) -> dict[str, dict]:
     """The figures on each of the tables."""
-    run = run_folder(tables["as they are"].parent, f"{recipe.replace(' ', '-')}-{seed}", flags)
+    run = real_runs.run_folder(tables["as they are"].parent, f"{recipe.replace(' ', '-')}-{seed}", flags)
     config = TrainConfig(table=str(tables["as they are"]), run=str(run), seed=seed, epochs=flags.epochs, launcher=flags.launcher,
                          workers=flags.workers, **RECIPES[recipe])
-    train_once(spark, config)
-    judged = {name: judge_once(spark, config, table)[0] for name, table in tables.items()}
+    real_runs.train_once(spark, config)
+    judged = {name: real_runs.judge_once(spark, config, table)[0] for name, table in tables.items()}
     return {name: {figure: one[figure] for figure in FIGURES} for name, one in judged.items()}
 
 
@@ -132,7 +121,7 @@ def as_text(found: dict[str, list[dict]]) -> Iterator[str]:
 
 def main() -> None:
     flags, images = parse_flags()
-    spark = open_two_slots("cxrflow ablation")
+    spark = real_runs.open_two_slots("cxrflow ablation")
     tables, found = make_tables(spark, images, flags), {}
     for seed in range(flags.seeds):
         for recipe in flags.recipes:

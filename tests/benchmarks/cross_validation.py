@@ -23,20 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import real_runs
 from ingest import say
-from real_runs import (
-    SERIES,
-    find_folds,
-    judge_once,
-    list_files,
-    make_parser,
-    make_table,
-    open_two_slots,
-    parse,
-    run_folder,
-    series_of,
-    train_once,
-)
 
 from cxrflow.config import IngestConfig, TrainConfig
 from cxrflow.metrics import wilson
@@ -47,12 +35,12 @@ VALIDATION = 9
 
 
 def parse_flags() -> tuple[argparse.Namespace, Path]:
-    parser = make_parser(__doc__, "cross-validation")
+    parser = real_runs.make_parser(__doc__, "cross-validation")
     parser.add_argument("--folds", type=int, default=5, help="into how many the patients are dealt (5)")
     parser.add_argument("--tests", nargs="+", help="which to run, such as 1 2 IM (all folds, then all series)")
     parser.add_argument("--epochs", type=int, help="of each training (train.py's default)")
-    flags, images = parse(parser)
-    known = [*map(str, range(1, flags.folds + 1)), *SERIES]
+    flags, images = real_runs.parse(parser)
+    known = [*map(str, range(1, flags.folds + 1)), *real_runs.SERIES]
     flags.tests = flags.tests or known
     if unknown := set(flags.tests) - set(known):
         parser.error(f"--tests: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
@@ -64,9 +52,9 @@ def deal(patients: dict[str, list[str]], folds: dict[str, int], test: str) -> It
     others = 0
     for patient in np.random.default_rng(0).permutation(sorted(patients)):
         paths = patients[str(patient)]
-        series = series_of(paths[0])
+        series = real_runs.series_of(paths[0])
         tested = str(folds[str(patient)]) == test or series == test or (
-            test in SERIES and SERIES[series] != SERIES[test] and folds[str(patient)] == 1)
+            test in real_runs.SERIES and real_runs.SERIES[series] != real_runs.SERIES[test] and folds[str(patient)] == 1)
         others += not tested
         split = "test" if tested else "train" if others % VALIDATION else "val"
         yield from ((path, str(patient), split) for path in paths)
@@ -76,13 +64,14 @@ def train_without(spark, test: str, dealt: Iterator[tuple[str, str, str]], image
     """Train and judge: ``judged`` (metrics.json) and ``scored`` (a row an image, with series and right)."""
     folder = flags.folder / f"{flags.folds}-folds" / test
     table = folder / "table"
-    make_table(spark, dealt, IngestConfig(images=str(images), table=str(table)))
+    real_runs.make_table(spark, dealt, IngestConfig(images=str(images), table=str(table)))
     asked = {"epochs": flags.epochs} if flags.epochs else {}
-    config = TrainConfig(table=str(table), run=str(run_folder(folder, "run", flags)), launcher=flags.launcher, workers=flags.workers, **asked)
-    train_once(spark, config)
-    judged, scored = judge_once(spark, config, table)
+    config = TrainConfig(table=str(table), run=str(real_runs.run_folder(folder, "run", flags)), launcher=flags.launcher,
+                         workers=flags.workers, **asked)
+    real_runs.train_once(spark, config)
+    judged, scored = real_runs.judge_once(spark, config, table)
     return {"judged": judged, "scored": scored.assign(
-        series=scored["path"].map(series_of), right=scored["predicted_label"] == scored["label"])}
+        series=scored["path"].map(real_runs.series_of), right=scored["predicted_label"] == scored["label"])}
 
 
 def accuracy_of(scored: pd.DataFrame) -> dict:
@@ -104,13 +93,13 @@ def summarise(found: dict[str, dict]) -> dict:
                  "sensitivity_interval_by_patient", "specificity", "specificity_interval_by_patient")
         tests[test] = {**{name: one["judged"][name] for name in names}, "ece": one["judged"]["calibration"]["ece"],
                        "ece_interval": one["judged"]["calibration"]["ece_interval"]}
-    folds = [one["scored"] for test, one in found.items() if test not in SERIES]
+    folds = [one["scored"] for test, one in found.items() if test not in real_runs.SERIES]
     together = {}
     if folds:
         pooled = pd.concat(folds)
         parts = {"all": pooled, **dict(list(pooled.groupby("label"))), **dict(list(pooled.groupby("series")))}
         together = {name: accuracy_of(part) for name, part in parts.items()}
-    unseen = {test: accuracy_of(one["scored"][one["scored"]["series"] == test]) for test, one in found.items() if test in SERIES}
+    unseen = {test: accuracy_of(one["scored"][one["scored"]["series"] == test]) for test, one in found.items() if test in real_runs.SERIES}
     return {"tests": tests, "together": together, "unseen": unseen}
 
 
@@ -126,7 +115,7 @@ def as_text(figures: dict) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for test, one in figures["tests"].items():
         rates = [percent(one[name], one[f"{name}_interval_by_patient"]) for name in ("accuracy", "sensitivity", "specificity")]
-        yield (f"| {test if test in SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
+        yield (f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
                f"{' | '.join(rates)} | {percent(one['ece'], one['ece_interval'])} |")
     yield "\n| images of | accuracy, cross-validation | n | accuracy, series left out | n |"
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -138,8 +127,8 @@ def as_text(figures: dict) -> Iterator[str]:
 
 def main() -> None:
     flags, images = parse_flags()
-    spark, patients = open_two_slots("cxrflow cross-validation"), list_files(images)
-    folds, found = find_folds(patients, flags.folds), {}
+    spark, patients = real_runs.open_two_slots("cxrflow cross-validation"), real_runs.list_files(images)
+    folds, found = real_runs.find_folds(patients, flags.folds), {}
     for test in flags.tests:
         found[test] = train_without(spark, test, deal(patients, folds, test), images, flags)
         say("\n".join(as_text(summarise({test: found[test]}))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -67,24 +66,12 @@ def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
     manifest, or the run directory cannot be written.
     """
     # Weights begin the same on every worker and backend; what stays apart is which units dropout leaves out.
-    _set_random_seed(config.seed + worker.rank)
+    keras.utils.set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker, job)
     for epoch in range(trainer.first_epoch, config.epochs):
         if not trainer.run_epoch(epoch):
             return trainer.stopped()
     return trainer.finish()
-
-
-def _set_random_seed(seed: int) -> None:
-    if keras.backend.backend() != "torch":
-        keras.utils.set_random_seed(seed)
-        return
-    # Keras' own function would load TensorFlow too, where it is installed, which takes seconds.
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 class _Trainer:

@@ -34,8 +34,10 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
         warmup_steps=warmup, alpha={"cosine": 0.0, "none": 1.0}[config.lr_decay])
     rate = _Ahead(schedule, ahead)
     scaled = config.precision == "mixed_float16"
-    kind = keras.optimizers.AdamW if scaled else _averaging(keras.optimizers.AdamW, worker)
-    optimizer = kind(learning_rate=rate, weight_decay=config.weight_decay)
+    # With torch, Keras makes another class of its AdamW, which updates all variables at once, but not of a subclass: that would
+    # update one after the other, which takes a tenth of a step longer.
+    adamw = type(keras.optimizers.AdamW())
+    optimizer = (adamw if scaled else _averaging(adamw, worker))(learning_rate=rate, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=UNDECAYED)
     # Averaged before it is seen whether they are finite: so all workers leave out the same steps, and none an exchange.
     return _averaging(keras.optimizers.LossScaleOptimizer, worker)(optimizer) if scaled else optimizer
@@ -53,14 +55,8 @@ class _Ahead(keras.optimizers.schedules.LearningRateSchedule):
 
 def _averaging(kind: type[keras.optimizers.Optimizer], worker: Worker) -> type[keras.optimizers.Optimizer]:
     # Horovod's own wrapper is for Keras 2. In Keras 3 every way to train ends in the optimizer's apply.
-    class Averaging(_of_backend(kind)):
+    class Averaging(kind):
         def apply(self, grads, trainable_variables=None):
             return super().apply(worker.average_gradients(list(grads)), trainable_variables)
 
     return Averaging
-
-
-def _of_backend(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    # With torch, Keras makes another class of its optimizers, which updates all variables at once, but not of subclasses: those
-    # would update one after the other, which takes a tenth of a step longer.
-    return type(kind()) if kind is keras.optimizers.AdamW else kind
