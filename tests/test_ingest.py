@@ -146,6 +146,18 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
     assert Counter(first.values()) == {"train": 160, "val": 20, "test": 20}
 
 
+def test_files_of_unknown_patients_are_dealt_alike_wherever_they_lie(spark, tmp_path):
+    names = [f"{label}/größe {number}.png" for label in "AB" for number in range(50)]
+    dealt = {}
+    for folder in ("one", "an other/肺"):
+        write_images(tmp_path / folder, names, distinct=True)
+        ingest(spark, IngestConfig(images=str(tmp_path / folder), table=str(tmp_path / f"{folder}-table"), height=4, width=4))
+        dealt[folder] = samples_of(tmp_path / f"{folder}-table").set_index("path")["split"].to_dict()
+    one, other = ({path.removeprefix(f"{tmp_path / folder}/"): split for path, split in splits.items()} for folder, splits in dealt.items())
+    assert one == other and sorted(one) == sorted(names)
+    assert Counter(one.values()) == {"train": 80, "val": 10, "test": 10}
+
+
 def test_overwrite_makes_the_table_anew(spark, tmp_path):
     write_images(tmp_path / "images", ["A/0.png", "B/1.png"])
     config = {"images": str(tmp_path / "images"), "table": str(tmp_path / "table"), "split": "train", "height": 4, "width": 4}

@@ -170,18 +170,22 @@ def _deal_splits(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, kept:
 
     A patient that the table has already stays where it is. One whose split the labels file names goes there. Any
     other is dealt by where the first 12 hexadecimal digits of the SHA-256 of "seed:patient_id" lie between 0 and 1,
-    apart for each label: that does not depend on any other patient. For a label without thresholds they are set so
-    that the shares are exact for the patients at hand. The table keeps them, and so the deal of every patient to come;
-    of a label with few patients so far it keeps the plain shares, which suit those to come better. Of several findings
-    there are too many combinations for that, so all patients are dealt together, as if of one label, EVERYONE.
+    apart for each label: that does not depend on any other patient. Of a file that is a patient of its own the path
+    below the images folder stands for it, so that the same files are dealt alike wherever that folder lies. For a label
+    without thresholds they are set so that the shares are exact for the patients at hand. The table keeps them, and so
+    the deal of every patient to come; of a label with few patients so far it keeps the plain shares, which suit those to
+    come better. Of several findings there are too many combinations for that, so all patients are dealt together, as if
+    of one label, EVERYONE.
     """
     label = "files.label" if config.findings is None else f"'{EVERYONE}'"
+    root = storage.absolute(config.images) + "/"
     catalog.execute(f"""
-        CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(? || ':' || patient_id), 1, 12))::BIGINT / 2.0**48 AS place
+        CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(
+            ? || ':' || if(starts_with(patient_id, ?), substr(patient_id, ?), patient_id)), 1, 12))::BIGINT / 2.0**48 AS place
         FROM (SELECT patient_id, min({label}) AS label, list(DISTINCT given_split) FILTER (given_split IS NOT NULL) AS given
               FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM work) GROUP BY patient_id)
         LEFT JOIN (SELECT patient_id, min(split) AS placed FROM samples GROUP BY patient_id) USING (patient_id)
-        """, [str(config.seed)])
+        """, [str(config.seed), root, len(root) + 1])
     thresholds = {**_thresholds(catalog, split_fractions(config.split)), **kept}
     catalog.execute("CREATE TABLE thresholds (label VARCHAR, train_end DOUBLE, val_end DOUBLE)")
     if thresholds:
