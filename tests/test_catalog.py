@@ -142,7 +142,7 @@ def test_audit_counts_copies_conflicts_and_look_alikes():
         found["near_duplicates"]["examples"] == [["4", "3"]]
     assert found["patients"] == {"test": 2, "train": 1, "val": 1}
     assert found["sizes"] == {"height": [10, 10, 10], "width": [20, 20, 20]}
-    assert (found["bits"], found["formats"], found["notes"], found["unnamed"]) == ({"8": 5}, {"PNG": 5}, {}, False)
+    assert (found["bits"], found["formats"], found["notes"], found["unnamed_files"]) == ({"8": 5}, {"PNG": 5}, {}, 0)
 
 
 def test_the_catalog_comes_back_as_it_was_left(tmp_path):

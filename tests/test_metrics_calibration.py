@@ -20,13 +20,13 @@ def test_ece_worked_out_by_hand():
     positive, scores = np.array([False, True, True, True]), np.array([0.1, 0.1, 0.9, 0.9])
     # Half of the samples at 0.1 where half is true, half of them at 0.9 where all are.
     assert metrics.ece(positive, scores) == pytest.approx(0.5 * 0.4 + 0.5 * 0.1)
-    low, high = metrics.reliability(positive, scores)
+    low, high = metrics.reliability(positive, scores, np.arange(4))
     assert (low["n"], low["share"], low["score"]) == (2, 0.5, 0.1) and (high["low"], high["high"]) == (13 / 15, 14 / 15)
     assert low["interval"] == metrics.wilson(1, 2)
 
 
 def test_a_score_of_1_is_in_the_last_bin():
-    assert metrics.reliability(np.array([True]), np.array([1.0]))[0]["high"] == 1.0
+    assert metrics.reliability(np.array([True]), np.array([1.0]), np.arange(1))[0]["high"] == 1.0
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -89,9 +89,9 @@ def test_the_interval_of_a_calibrated_model_begins_at_0():
     """Chance alone drives the error up, and once more in each resample."""
     logits, truth = drawn(1.0, count=400, labels=2, seed=3)
     scores = softmax(logits, axis=1)[:, 1]
-    by_chance, error = ece_of_calibrated(scores), metrics.ece(truth == 1, scores)
+    by_chance, error = ece_of_calibrated(scores, np.arange(400)), metrics.ece(truth == 1, scores)
     assert 0.02 < by_chance.mean() < 0.05 and by_chance.min() < error < by_chance.max()
-    question = Question(truth == 1, scores, scores > 0.5)
+    question = Question(truth == 1, scores, scores > 0.5, np.arange(400))
     resampled = Resamples(np.arange(400), 200).of(question)
     assert resampled["ece"].mean() > error
     calibration = question.calibration(resampled)
@@ -104,8 +104,23 @@ def test_the_interval_of_a_model_that_is_too_sure_holds_the_true_error():
     held = 0
     for start in range(0, 20_000, 1000):
         part = slice(start, start + 1000)
-        question = Question(truth[part] == 1, softmax(logits[part], axis=1)[:, 1], truth[part] == 1)
+        question = Question(truth[part] == 1, softmax(logits[part], axis=1)[:, 1], truth[part] == 1, np.arange(1000))
         low, high = question.calibration(Resamples(np.arange(1000), 200).of(question))["ece_interval"]
         held += low <= true <= high
         assert low > 0
     assert held >= 16  # of 20; 95 % would be 19
+
+
+def test_a_calibrated_model_is_not_called_otherwise_for_its_patients_have_many_images():
+    """Ten images a patient that are all alike: they tell no more than one."""
+    random = np.random.default_rng(5)
+    patients, begins_at_0 = np.repeat(np.arange(60), 10), 0
+    for _ in range(20):
+        scores = np.repeat(random.random(60), 10)
+        truth = np.repeat(random.random(60), 10) < scores
+        question = Question(truth, scores, scores > 0.5, patients)
+        found = question.calibration(Resamples(patients, 100).of(question))
+        low, high = found["ece_interval"]
+        begins_at_0 += low == 0
+        assert low <= found["ece"] <= high and found["ece_of_calibrated"] > 0.1
+    assert begins_at_0 >= 17  # of 20; 97.5 % would be 19.5

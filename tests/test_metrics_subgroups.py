@@ -31,7 +31,7 @@ def test_each_group_has_its_own_rates(judged):
     assert (both["n"], both["patients"], both["positives"], both["auc_against"]) == (40, 20, 20, None)
     assert both["sensitivity"] == (score >= 0.5)[inside & ill].mean() and both["specificity"] == (score < 0.5)[inside & ~ill].mean()
     assert both["auc"] == pytest.approx(roc_auc_score(ill[inside], score[inside]))
-    assert both["auc_interval"][0] < both["auc"] <= both["auc_interval"][1] and both["accuracy_interval_by_patient"]
+    assert both["auc_interval"][0] < both["auc"] <= both["auc_interval"][1] and both["accuracy_interval"]
 
 
 def test_a_group_of_one_label_is_ranked_against_all_of_the_other(judged):

@@ -13,7 +13,7 @@ from cxrflow.errors import UserError
 from cxrflow.images import Recipe
 from cxrflow.manifest import RUN_VERSION, Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
-from cxrflow.metrics.text import rate
+from cxrflow.metrics.text import rate, span
 from cxrflow.report.page import write_report
 from cxrflow.schema import score_column
 from cxrflow.shards import read_shard
@@ -75,16 +75,16 @@ def run_of(manifest: Manifest, trained: RunDirectory, temperature: float) -> Run
 def test_several_findings_an_image_from_scores_to_page(table, trained):
     manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
     write_json(trained.reference, {"split": "val", "patients": 40, "groups": {"all": {"n": 40, "facts": {
-        name: np.linspace(0, 1, 40).tolist() for name in (*IMAGE_FACTS, "score_Mass")} | {"mean": [10.0] * 40}}}})
+        name: np.linspace(0, 1, 40).tolist() for name in IMAGE_FACTS} | {"mean": [10.0] * 40}}}})
     (Path(trained.url) / "confusion.png").write_bytes(b"of an evaluation before")
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=50, subgroups=r"(OPACITY|NORMAL)")
     run = run_of(manifest, trained, temperature=2.0)
-    result = {"split": "all", "table": str(table), **judge_scored(config, run, manifest, scored)}
+    result = {"split": "all", "table": str(table), "seen": {"table": "own"}, **judge_scored(config, run, manifest, scored)}
     mass = result["per_label"]["Mass"]
     assert mass["n"] == 48 - scored["label"].str.contains("?Mass", regex=False).sum() < 48
     assert mass["positives"] == scored["label"].str.split("|").map(lambda names: "Mass" in names).sum()
     assert result["prevalence"]["here"]["Mass"] == pytest.approx(mass["positives"] / mass["n"])
-    assert result["shift"]["large"] == ["mean"] and set(result["shift"]["facts"]) == {*IMAGE_FACTS, "score_Mass"}
+    assert result["shift"]["large"] == ["mean"] and set(result["shift"]["facts"]) == {*IMAGE_FACTS}
     nodule = result["per_label"]["Nodule"]
     assert nodule["n"] == 0 and nodule["auc"] is nodule["calibration"]["ece"] is result["prevalence"]["here"]["Nodule"] is None
     assert set(result["temperature"]["ece_before"]) == set(FINDINGS) and result["mistakes"]
@@ -103,13 +103,19 @@ def test_several_findings_an_image_from_scores_to_page(table, trained):
     assert not (Path(trained.url) / "confusion.png").exists()
 
 
-def test_the_error_before_the_temperature_is_that_of_reweighted_scores_too(table, trained):
+def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained):
     manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=5,
                             prevalence=",".join(f"{name}=0.1" for name in FINDINGS))
     result = judge_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
     after = {name: figures["calibration"]["ece"] for name, figures in result["per_label"].items()}
     assert result["temperature"]["ece_before"] == pytest.approx(after, abs=1e-6) and after["Edema"] > 0.1
+    _write(trained, scored, {"split": "all", "table": str(table), "seen": {"table": "own"}, **result})
+    write_report(ReportConfig(run=trained.url, examples=1))
+    words = " ".join(Path(trained.report).read_text().split())
+    clinic, threshold = result["per_label"]["Edema"]["clinic"], result["thresholds"]["Edema"]
+    assert f"{rate(clinic['ppv'])}<small>{span(clinic['ppv_interval'])}</small><small>where 10.0 % have it</small>" in words
+    assert rate(threshold) in words and "re-weighted for another prevalence" in words and "the split all was judged" in words
 
 
 def test_a_run_that_was_not_evaluated(table, trained, tmp_path):

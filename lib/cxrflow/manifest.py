@@ -107,7 +107,7 @@ class Manifest:
     def facts(self) -> dict:
         """What a run keeps of the table that it was trained on, for its report."""
         counts = self.counts()
-        return {"rows": {split: self.rows(split) for split in counts}, "counts": counts, "unknown": self.unknown(),
+        return {"table_id": self.table_id, "rows": {split: self.rows(split) for split in counts}, "counts": counts, "unknown": self.unknown(),
                 "quarantined": self.quarantined, "audit": self.audit}
 
 

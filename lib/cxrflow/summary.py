@@ -70,7 +70,7 @@ def _findings(manifest: Manifest, shares: dict[str, float]) -> list[str]:
         found.append(f"{near['pairs']:,} pairs of images look alike but are not the same file, {near['across_splits']:,} of "
                      f"them in different splits, such as {' and '.join(near['examples'][0])}: look at them before you "
                      "trust a test figure.")
-    if audit["unnamed"]:
-        found.append("No file name tells its patient, so each file counts as a patient of its own. If patients have "
-                     "several images, name the rule with --patients: otherwise test figures flatter the model.")
+    if audit["unnamed_files"]:
+        found.append(f"{audit['unnamed_files']:,} of {manifest.rows():,} files tell no patient, so each counts as a patient of its own. If "
+                     "patients have several images, name the rule with --patients: otherwise test figures flatter the model.")
     return found

@@ -27,8 +27,7 @@ import real_runs
 from ingest import say
 
 from cxrflow.config import IngestConfig, TrainConfig
-from cxrflow.metrics import wilson
-from cxrflow.metrics.intervals import Resamples, percentiles
+from cxrflow.metrics.intervals import Rate
 
 VALIDATION = 9
 """One in so many of the patients that are not tested."""
@@ -75,13 +74,9 @@ def train_without(spark, test: str, dealt: Iterator[tuple[str, str, str]], image
 
 
 def accuracy_of(scored: pd.DataFrame) -> dict:
-    """``n``, accuracy and its interval: by patient, but of a share of 0 or 1, of which resamples say nothing, Wilson's."""
-    right = scored["right"].to_numpy(float)
-    found = Resamples(scored["patient_id"].to_numpy(), 2000).of(
-        lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)})
-    accuracy = float(right.mean())
-    return {"n": len(scored), "accuracy": accuracy,
-            "interval": percentiles(found["accuracy"]) if 0 < accuracy < 1 else wilson(int(right.sum()), len(right))}
+    """``n``, accuracy and its interval."""
+    found = Rate.of(scored["right"].to_numpy(float), np.ones(len(scored)), scored["patient_id"].to_numpy())
+    return {"n": len(scored), "accuracy": found.value, "interval": found.interval}
 
 
 def summarise(found: dict[str, dict]) -> dict:
@@ -89,8 +84,8 @@ def summarise(found: dict[str, dict]) -> dict:
     by label and series; ``unseen``: of each series that was left out."""
     tests = {}
     for test, one in found.items():
-        names = ("n", "auc", "auc_interval", "accuracy", "accuracy_interval_by_patient", "sensitivity",
-                 "sensitivity_interval_by_patient", "specificity", "specificity_interval_by_patient")
+        names = ("n", "auc", "auc_interval", "accuracy", "accuracy_interval", "sensitivity", "sensitivity_interval", "specificity",
+                 "specificity_interval")
         tests[test] = {**{name: one["judged"][name] for name in names}, "ece": one["judged"]["calibration"]["ece"],
                        "ece_interval": one["judged"]["calibration"]["ece_interval"]}
     folds = [one["scored"] for test, one in found.items() if test not in real_runs.SERIES]
@@ -110,11 +105,11 @@ def percent(value: float, interval: list[float] | None) -> str:
 
 
 def as_text(figures: dict) -> Iterator[str]:
-    """Markdown tables; percent with 95 % intervals by patient."""
+    """Markdown tables; percent with 95 % intervals over patients, not over trainings."""
     yield "\n| tested | images | AUC | accuracy | sensitivity | specificity | calibration error |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for test, one in figures["tests"].items():
-        rates = [percent(one[name], one[f"{name}_interval_by_patient"]) for name in ("accuracy", "sensitivity", "specificity")]
+        rates = [percent(one[name], one[f"{name}_interval"]) for name in ("accuracy", "sensitivity", "specificity")]
         yield (f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
                f"{' | '.join(rates)} | {percent(one['ece'], one['ece_interval'])} |")
     yield "\n| images of | accuracy, cross-validation | n | accuracy, series left out | n |"

@@ -9,8 +9,8 @@ for as many epochs are trained and judged on the 100. For example:
 
 Everything is kept below --folder: the same command goes on with what is missing, also inside a training. Once each recipe
 was trained it says how long the rest takes; all is about 45 minutes of two cores. The table goes to standard error, curves to
---picture; standard output ends with one line of JSON. Draws come from the same files, so an image may be tested in two of them: the interval of all
-draws together is a little too narrow.
+--picture; standard output ends with one line of JSON. Draws come from the same files, so an image may be tested in two of
+them: intervals count patients. They say nothing of other trainings on the same images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from program import ROOT
 from real_runs import judge_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
 
 from cxrflow.config import PRESETS, IngestConfig, TrainConfig, preset
-from cxrflow.metrics import wilson
+from cxrflow.metrics.intervals import Rate, Resamples, percentiles
 
 SIZES = {"test": 100, "val": 108, "train": 432}
 """Images of each split: the notebook's 540 had a validation split of 0.2."""
@@ -71,8 +71,10 @@ def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: arg
     scores = scored.filter(like="score_")
     called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
-    return {"n": judged["n"], "right": round(judged["accuracy"] * judged["n"]),
-            "right_at_highest": int((called == scored["label"]).sum()), "auc": judged["auc"],
+    tested = scored.sort_values("path")
+    return {"n": judged["n"], "patients": tested["patient_id"].tolist(),
+            "right": (tested["predicted_label"] == tested["label"]).astype(int).tolist(),
+            "right_at_highest": (called == scored["label"]).astype(int)[tested.index].tolist(), "auc": judged["auc"],
             "seconds": sum(epoch["seconds"] for epoch in epochs), "curves": curves,
             "swing": {name: swing(curve) for name, curve in curves.items()}}
 
@@ -83,9 +85,21 @@ def swing(curve: list[float]) -> dict[str, float]:
     return {"mean": float(steps.mean()), "most": float(steps.max())}
 
 
-def rate(right: int, n: int) -> str:
-    low, high = wilson(right, n)
-    return f"{100 * right / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+def rate(draws: list[dict], which: str = "right") -> str:
+    """In percent, with its interval, over the images of all draws."""
+    right, patients = (np.concatenate([draw[name] for draw in draws]) for name in (which, "patients"))
+    found = Rate.of(right, np.ones(len(right)), patients)
+    return f"{100 * found.value:.1f} ({100 * found.interval[0]:.1f} to {100 * found.interval[1]:.1f})"
+
+
+def difference(found: dict[str, list[dict]]) -> dict:
+    """How much more of the same images the defaults call right than the notebook: a share, with the percentiles of a
+    bootstrap over patients, and how many images only one of the two calls right."""
+    one, other = (np.concatenate([draw["right"] for draw in found[recipe]]) for recipe in ("default", "notebook"))
+    apart, patients = one - other, np.concatenate([draw["patients"] for draw in found["default"]])
+    samples = Resamples(patients, 2000).of(lambda weights: {"difference": weights @ apart / weights.sum(axis=1)})["difference"]
+    return {"difference": float(apart.mean()), "interval": percentiles(samples),
+            "only": {"default": int((apart > 0).sum()), "notebook": int((apart < 0).sum())}}
 
 
 def rows(found: dict[str, list[dict]]) -> Iterator[str]:
@@ -93,14 +107,14 @@ def rows(found: dict[str, list[dict]]) -> Iterator[str]:
     yield "| recipe | draw | test accuracy, % | at the highest score | AUC | swing of val accuracy | of val AUC | s |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for recipe, draws in found.items():
-        sums = {name: sum(draw[name] for draw in draws) for name in ("right", "right_at_highest", "n", "auc", "seconds")}
+        sums = {name: sum(draw[name] for draw in draws) for name in ("auc", "seconds")}
         swings = {name: {"mean": np.mean([draw["swing"][name]["mean"] for draw in draws]),
                          "most": max(draw["swing"][name]["most"] for draw in draws)} for name in draws[0]["swing"]}
         together = {**sums, "auc": sums["auc"] / len(draws), "swing": swings}
-        for name, draw in [*enumerate(draws), ("all", together)]:
+        for name, draw, of in [*((place, draw, [draw]) for place, draw in enumerate(draws)), ("all", together, draws)]:
             moves = [f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['most']:.4f}"
                      for curve in ("val_accuracy", "val_auc")]
-            yield (f"| {recipe} | {name} | {rate(draw['right'], draw['n'])} | {rate(draw['right_at_highest'], draw['n'])} "
+            yield (f"| {recipe} | {name} | {rate(of)} | {rate(of, 'right_at_highest')} "
                    f"| {draw['auc']:.4f} | {' | '.join(moves)} | {draw['seconds']:.0f} |")
 
 
@@ -113,8 +127,7 @@ def draw_curves(found: dict[str, list[dict]], picture: Path) -> None:
     titles = {"notebook": "the notebook's conditions", "default": "cxrflow's defaults"}
     figure, axes = plt.subplots(2, 2, figsize=(11, 5.5), sharey="row", layout="constrained")
     for column, (recipe, draws) in enumerate(found.items()):
-        right, n = (sum(draw[name] for draw in draws) for name in ("right", "n"))
-        axes[0, column].set_title(f"{titles[recipe]}: test accuracy {rate(right, n)} %", fontsize=10)
+        axes[0, column].set_title(f"{titles[recipe]}: test accuracy {rate(draws)} %", fontsize=10)
         for axis, curve in zip(axes[:, column], ("val_accuracy", "val_auc"), strict=True):
             for draw in draws:
                 axis.plot(np.arange(len(draw["curves"][curve])) + 1, draw["curves"][curve], color=COLORS[recipe], linewidth=0.9)
@@ -146,10 +159,15 @@ def main() -> None:
             say_left(found, flags.draws)
     spark.stop()
     draw_curves(found, flags.picture)
+    apart = difference(found)
     say("\n".join(rows(found)))
+    say(f"\nThe defaults call {100 * apart['difference']:+.1f} % more of the same images right (95 % interval "
+        f"{' to '.join(f'{100 * limit:+.1f}' for limit in apart['interval'] or [])}): {apart['only']['default']} that the notebook does not, "
+        f"and not {apart['only']['notebook']} that it does.")
     for draw in (draw for draws in found.values() for draw in draws):
-        del draw["curves"]
-    print(json.dumps(found))
+        del draw["curves"], draw["patients"]
+        draw |= {name: sum(draw[name]) for name in ("right", "right_at_highest")}
+    print(json.dumps({**found, "difference": apart}))
 
 
 if __name__ == "__main__":

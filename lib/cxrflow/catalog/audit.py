@@ -19,7 +19,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
     - duplicates: contents under several names, and files that have them
     - conflicting_labels: contents with several labels
     - near_duplicates: pairs of different content that look alike, see images.similar; those across splits matter
-    - unnamed: whether no file name tells its patient, so that each file is one of its own
+    - unnamed_files: how many files tell no patient, and so count as one of their own
     - shapes: of each label, but for the test split, the distribution of source sizes and aspect, see metrics.shift
     - patients of each split; sizes (smallest, median and largest side, in pixels); bits, formats, notes: files of each
 
@@ -34,7 +34,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
         "duplicates": _contents(catalog, "count(*) > 1"),
         "conflicting_labels": _contents(catalog, "count(DISTINCT label) > 1"),
         "near_duplicates": _near_duplicates(catalog),
-        "unnamed": not values(catalog, "SELECT path FROM samples WHERE patient_id != path LIMIT 1"),
+        "unnamed_files": values(catalog, "SELECT count(*) AS files FROM samples WHERE patient_id = path")[0]["files"],
         "patients": _counts(catalog, "split", "count(DISTINCT patient_id)"),
         "sizes": {side: _sizes(catalog, f"source_{side}") for side in ("height", "width")},
         "shapes": _shapes(catalog),

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
-from cxrflow.metrics.intervals import wilson
+from cxrflow.metrics.intervals import Rate
 
 BINS = 15  # as in Guo et al. 2017, so that figures compare
 _TEMPERATURES = (0.05, 20.0)
@@ -67,15 +67,16 @@ def bin_of(scores: np.ndarray) -> np.ndarray:
     return np.minimum((np.asarray(scores, np.float64) * BINS).astype(int), BINS - 1)
 
 
-def reliability(positive: np.ndarray, scores: np.ndarray) -> list[dict]:
+def reliability(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> list[dict]:
     """The reliability diagram: of each bin that is not empty its ``low`` and ``high`` end, ``n``, mean ``score``, and the
-    ``share`` of positive samples with its Wilson ``interval``. ``positive``: bool (n,); ``scores``: float (n,)."""
+    ``share`` of positive samples with the ``interval`` of ``Rate``. ``positive``: bool (n,); ``scores``: float (n,);
+    ``patients``: any (n,)."""
     bins, found = bin_of(scores), []
     for place in np.unique(bins).tolist():
         inside = bins == place
-        hits, count = int(positive[inside].sum()), int(inside.sum())
-        found.append({"low": place / BINS, "high": (place + 1) / BINS, "n": count, "score": float(scores[inside].mean()),
-                      "share": hits / count, "interval": wilson(hits, count)})
+        share = Rate.of(positive, inside, patients)
+        found.append({"low": place / BINS, "high": (place + 1) / BINS, "n": int(inside.sum()), "score": float(scores[inside].mean()),
+                      "share": share.value, "interval": share.interval})
     return found
 
 
@@ -85,12 +86,14 @@ def ece(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(np.abs(np.bincount(bin_of(scores), positive - scores)).sum() / len(scores))
 
 
-def ece_of_calibrated(scores: np.ndarray, draws: int = 200, seed: int = 0) -> np.ndarray:
+def ece_of_calibrated(scores: np.ndarray, patients: np.ndarray, draws: int = 200, seed: int = 0) -> np.ndarray:
     """float (draws,): the ECE that scores (n,) would have if they were perfectly calibrated (Broecker and Smith 2007), with
     the truth drawn from the scores themselves. It is above 0, and more so for few samples; an ECE among these is no sign of
-    miscalibration."""
+    miscalibration. ``patients``: any (n,); the images of one share their luck, as those of one disease do, which is the least
+    that so many images can tell."""
     random = np.random.default_rng(seed)
-    return np.array([ece(random.random(len(scores)) < scores, scores) for _ in range(draws)])
+    names, member = np.unique(patients, return_inverse=True)
+    return np.array([ece(random.random(len(names))[member] < scores, scores) for _ in range(draws)])
 
 
 def _require_rows(logits: np.ndarray, truth: np.ndarray) -> None:

@@ -24,7 +24,8 @@ class Curve:
 
 
 def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int = 500, seed: int = 0) -> tuple[Curve, Curve]:
-    """(ROC: sensitivity over 1 - specificity; precision over sensitivity). ``positive``: bool (n,), both values present;
+    """(ROC: sensitivity over 1 - specificity; precision over sensitivity). Both are steps: of the ROC curve each begins at its
+    point, of the other it ends there, as the area that is average precision has it. ``positive``: bool (n,), both values present;
     ``scores``: float (n,)."""
     ranking = Ranking(positive, scores)
 
@@ -40,7 +41,7 @@ def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resam
     drawn = Resamples(patients, resamples, seed).of(on_grid)
     found, alarms, precision = (values[0] for values in ranking.rates(np.ones((1, len(scores)))))
     return (Curve(np.append(0, alarms), np.append(0, found), *_band(drawn["roc"])),
-            Curve(found, precision, *_band(drawn["recall"])))
+            Curve(np.append(0, found), np.append(precision[0], precision), *_band(drawn["recall"])))
 
 
 def _band(drawn: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:

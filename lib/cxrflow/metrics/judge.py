@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix
 
 from cxrflow.metrics.calibration import ece
 from cxrflow.metrics.decision import Threshold, predicted
-from cxrflow.metrics.intervals import Resamples, mean_of, percentiles, wilson
+from cxrflow.metrics.intervals import Resamples, logit_interval, mean_of, percentiles
 from cxrflow.metrics.question import Question
 
 MEANS = ("auc", "average_precision", "sensitivity", "specificity")
@@ -23,12 +23,12 @@ def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: l
     and their means in ``macro``.
     """
     called = predicted(scores, positive, threshold)
-    asked = questions(truth, scores, called, labels, positive)
+    asked = questions(truth, scores, called, patients, labels, positive)
     resampled = Resamples(patients, bootstrap, seed).of(
         lambda weights: {(label, name): value for label, question in asked.items() for name, value in question(weights).items()})
     shares = dict(zip(labels, prevalence or [None] * len(labels), strict=True))
-    each = {label: question.figures({name: resampled[label, name] for other, name in resampled if other == label}, patients,
-                                    shares[label]) for label, question in asked.items()}
+    each = {label: question.figures({name: resampled[label, name] for other, name in resampled if other == label}, shares[label])
+            for label, question in asked.items()}
     figures: dict = {"n": len(truth), "patients": len(np.unique(patients)), "labels": labels}
     if truth.ndim == 2:
         macro = _means(asked, resampled)
@@ -42,15 +42,15 @@ def judge(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, labels: l
             "auc": macro["auc"], "auc_interval": macro["auc_interval"], "macro": macro, "per_label": each}
 
 
-def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, labels: list[str],
+def questions(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, labels: list[str],
               positive: int | None) -> dict[str, Question]:
     """What is asked: of two labels about the positive one, of more about each against the rest, of several findings about
     each where it is known."""
     if truth.ndim == 2:
-        return {label: Question(truth[:, place] == 1, scores[:, place], called[:, place], ~np.isnan(truth[:, place]))
+        return {label: Question(truth[:, place] == 1, scores[:, place], called[:, place], patients, ~np.isnan(truth[:, place]))
                 for place, label in enumerate(labels)}
     places = [positive] if len(labels) == 2 else range(len(labels))
-    return {labels[place]: Question(truth == place, scores[:, place], called == place) for place in places}
+    return {labels[place]: Question(truth == place, scores[:, place], called == place, patients) for place in places}
 
 
 def calibration_errors(truth: np.ndarray, scores: np.ndarray, labels: list[str], positive: int | None) -> dict[str, float | None]:
@@ -72,7 +72,8 @@ def _means(asked: dict[str, Question], resampled: dict[tuple[str, str], np.ndarr
     for name in MEANS:
         of = [label for label, question in asked.items() if question.values[name] is not None]
         means[name] = float(np.mean([asked[label].values[name] for label in of])) if of else None
-        means[f"{name}_interval"] = percentiles(mean_of([resampled[label, name] for label in of])) if of else None
+        samples = mean_of([resampled[label, name] for label in of]) if of else np.zeros(0)
+        means[f"{name}_interval"] = logit_interval(means[name], samples) if name == "auc" else percentiles(samples)
         means[f"{name}_labels"] = len(of)
     return means
 
@@ -80,11 +81,6 @@ def _means(asked: dict[str, Question], resampled: dict[tuple[str, str], np.ndarr
 def _of_the_highest(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, bootstrap: int,
                     seed: int) -> dict:
     """Of more than two labels: how often the label of the highest score is right, and whether that score says so."""
-    right = called == truth
-    question = Question(right, scores.max(axis=1), np.ones(len(truth), bool))
-    resampled = Resamples(patients, bootstrap, seed).of(question)
-    figures = {"accuracy": float(right.mean()), "accuracy_interval": wilson(right.sum(), len(truth)),
-               "calibration": question.calibration(resampled)}
-    if len(np.unique(patients)) < len(truth):
-        figures["accuracy_interval_by_patient"] = percentiles(resampled["accuracy"])
-    return figures
+    question = Question(called == truth, scores.max(axis=1), np.ones(len(truth), bool), patients)
+    figures = question.figures(Resamples(patients, bootstrap, seed).of(question))
+    return {name: figures[name] for name in ("accuracy", "accuracy_interval", "calibration")}

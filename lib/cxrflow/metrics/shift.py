@@ -6,7 +6,8 @@ distributions 0.8 standard deviations apart, a large effect by Cohen (1988), and
 patients. A test's p-value would not do: with many images it is tiny for shifts that do not matter.
 
 Normal and ill lungs differ in all of this. So each label has a distribution of its own, and images are compared with a mixture
-of those in which the labels have the shares that they have here: another prevalence is no shift.
+of those in which the labels have the shares that they have here: another prevalence is no shift. With several findings an image there
+are too many combinations for that: images are compared with all others, whatever is in them, and scores are not.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def source_facts(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.stack([np.sqrt(heights * widths), widths / heights], axis=1, dtype=np.float32)
 
 
-def score_facts(scores: np.ndarray, labels: list[str], positive: int | None, multi: bool) -> dict[str, np.ndarray]:
+def score_facts(scores: np.ndarray, labels: list[str], positive: int | None) -> dict[str, np.ndarray]:
     """Scores, float (n, K), as facts by the name of their column: of two labels the positive one's, otherwise all."""
-    shown = [positive] if len(labels) == 2 and not multi else range(len(labels))
+    shown = [positive] if len(labels) == 2 else range(len(labels))
     return {score_column(labels[place]): scores[:, place] for place in shown}
 
 
@@ -75,8 +76,9 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
     """How far the facts, float (n,) by name, of images of ``groups``, text (n,), lie from a run's ``reference``: ``patients`` (how
     many) and ``groups`` (see ``describe``).
 
-    Gives ``measure``, ``limit`` (the D from which a shift is large), ``facts`` (by name the ``distance`` D and the medians
-    ``trained`` and ``here``), and ``large``: the names of those that are, the largest first.
+    Gives ``measure``, ``limit`` (the D from which a shift is large), ``few`` (whether that is more than LARGE, for there are so few
+    patients that a large shift may not show), ``facts`` (by name the ``distance`` D and the medians ``trained`` and ``here``), and
+    ``large``: the names of those that are, the largest first.
     """
     shares = _shares(reference["groups"], groups)
     limit = _limit(_effective(reference, shares), patients)
@@ -92,7 +94,7 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
                        "here": float(np.median(here))}
     ordered = sorted(found, key=lambda name: -found[name]["distance"])
     large = [name for name in ordered if found[name]["distance"] >= limit]
-    return {"measure": "two-sample Kolmogorov-Smirnov statistic", "limit": limit, "facts": found, "large": large}
+    return {"measure": "two-sample Kolmogorov-Smirnov statistic", "limit": limit, "few": limit > LARGE, "facts": found, "large": large}
 
 
 def _limit(one: float, two: float) -> float:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from cxrflow.metrics.decision import Threshold, predicted
-from cxrflow.metrics.intervals import Resamples, mean_of, percentiles
+from cxrflow.metrics.intervals import Resamples, logit_interval, mean_of
 from cxrflow.metrics.judge import questions
 from cxrflow.metrics.question import Question
 
@@ -34,12 +34,12 @@ def judge_subgroups(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray,
         inside = groups == name
         figures = {"n": int(inside.sum()), "patients": len(np.unique(patients[inside]))}
         if truth.ndim == 2:
-            figures |= _mean_auc(truth, scores, called, inside, resamples)
+            figures |= _mean_auc(truth, scores, called, patients, inside, resamples)
         elif len(labels) == 2:
             figures |= _of_two(truth, scores, called, patients, inside, labels, positive, resamples)
         else:
-            figures |= _rates(Question(truth == called, scores.max(axis=1), np.ones(len(truth), bool), inside),
-                              ("accuracy",), patients, resamples)
+            figures |= _rates(Question(truth == called, scores.max(axis=1), np.ones(len(truth), bool), patients, inside),
+                              ("accuracy",), resamples)
         found[name] = figures
     return {"groups": found, "worst": _worst(found)}
 
@@ -56,31 +56,33 @@ def _worst(found: dict[str, dict]) -> str | None:
     return min(counted, key=counted.get) if len(counted) > 1 else None
 
 
-def _rates(question: Question, names: tuple[str, ...], patients: np.ndarray, resamples: Resamples) -> dict:
-    figures = question.figures(resamples.of(question), patients)
-    return {key: figures[key] for name in names for key in (name, f"{name}_interval", f"{name}_interval_by_patient") if key in figures}
+def _rates(question: Question, names: tuple[str, ...], resamples: Resamples) -> dict:
+    figures = question.figures(resamples.of(question))
+    return {key: figures[key] for name in names for key in (name, f"{name}_interval")}
 
 
 def _of_two(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, inside: np.ndarray,
             labels: list[str], positive: int, resamples: Resamples) -> dict:
     yes = truth == positive
     figures = {"positives": int(yes[inside].sum())}
-    figures |= _rates(Question(yes, scores[:, positive], called == positive, inside), _RATES, patients, resamples)
+    figures |= _rates(Question(yes, scores[:, positive], called == positive, patients, inside), _RATES, resamples)
     present = np.unique(truth[inside])
     both = len(present) == 2
     rows = inside if both else inside | (truth != present[0])
-    figures |= _rates(Question(yes, scores[:, positive], called == positive, rows), ("auc",), patients, resamples)
+    figures |= _rates(Question(yes, scores[:, positive], called == positive, patients, rows), ("auc",), resamples)
     return {**figures, "auc_against": None if both else f"all {labels[1 - int(present[0])]}"}
 
 
-def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, inside: np.ndarray, resamples: Resamples) -> dict:
+def _mean_auc(truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, inside: np.ndarray,
+              resamples: Resamples) -> dict:
     def asked(states: np.ndarray) -> dict[str, Question]:
-        return questions(states, scores, called, [str(place) for place in range(truth.shape[1])], None)
+        return questions(states, scores, called, patients, [str(place) for place in range(truth.shape[1])], None)
 
     here, all_of_it = asked(np.where(inside[:, None], truth, np.nan)), asked(truth)
     both = [place for place, question in here.items() if question.values["auc"] is not None]
     if not both:
         return {"auc": None, "auc_interval": None, "auc_of_all": None, "auc_labels": 0}
     areas = resamples.of(lambda weights: {"auc": mean_of([here[place](weights)["auc"] for place in both])})
-    return {"auc": float(np.mean([here[place].values["auc"] for place in both])), "auc_interval": percentiles(areas["auc"]),
+    mean = float(np.mean([here[place].values["auc"] for place in both]))
+    return {"auc": mean, "auc_interval": logit_interval(mean, areas["auc"]),
             "auc_of_all": float(np.mean([all_of_it[place].values["auc"] for place in both])), "auc_labels": len(both)}

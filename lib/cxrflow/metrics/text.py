@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+UNNAMED = 0.05
+OTHER_ODDS = 0.5  # a factor of 1.6
+
 
 def as_text(result: dict) -> str:
     """What ``spark.evaluate.evaluate`` found: figures with their 95 % intervals, the confusion matrix, subgroups."""
-    lines = [f"{result['n']:,} images of {result['patients']:,} patients"]
+    lines = [f"{result['n']:,} images of {result['patients']:,} patients: split {result['split']} of {result['table']}"]
     if "accuracy" in result:
         lines.append(_figure("accuracy", result, "accuracy"))
     if "threshold" in result:
@@ -33,7 +38,7 @@ def span(interval: list[float]) -> str:
 
 def _figure(name: str, figures: dict, key: str) -> str:
     value, interval = figures[key], figures[f"{key}_interval"]
-    within = f"95 % interval {span(interval)}" if interval else "no interval: too few patients"
+    within = f"95 % interval {span(interval)}" if interval else "no interval: too few patients or errors"
     return f"{name:<14} {rate(value):<5}  ({within})"
 
 
@@ -63,16 +68,55 @@ def _of_all(group: dict) -> str:
 
 def warnings(result: dict) -> list[str]:
     """What a person should know before the figures are believed."""
-    found = []
-    shift = result["shift"]
-    if shift and shift["large"]:
-        facts = ", ".join(f"{name} ({shift['facts'][name]['trained']:.4g} there, {shift['facts'][name]['here']:.4g} here, "
-                          f"D {shift['facts'][name]['distance']:.2f})" for name in shift["large"])
-        found.append(f"These images are not like those that the model was validated on: {facts}. D is the {shift['measure']}, and large "
-                     f"from {shift['limit']:.2f} on: the figures hold for these images only, and the threshold may not fit them.")
-    used = result["prevalence"]["used"]
-    here = result["prevalence"]["here"]
-    if used and any(here[label] is not None and abs(used[label] - here[label]) > 0.1 for label in used):
-        found.append("The scores were re-weighted for another prevalence than that of these images, so calibration, measured on "
-                     "them, means little; sensitivity, specificity and AUC are not touched by it.")
-    return found
+    return [*_seen(result), *_unnamed(result), *_shift(result["shift"]), *_reweighted(result["prevalence"])]
+
+
+def _seen(result: dict) -> list[str]:
+    seen = result["seen"]
+    if seen["table"] == "own":
+        return [] if result["split"] == "test" else [
+            f"Of the run's own table the split {result['split']} was judged: training saw images of it, or chose the threshold on them, "
+            "so the figures flatter the model."]
+    if seen["table"] == "remade":
+        return ["The run's table was made anew since it was trained, and its patients may have been dealt otherwise: training may "
+                "have seen these images, and then the figures flatter the model. Train on the table as it is."]
+    if seen["table"] == "unknown":
+        return ["The table that the run was trained on is not there any more, so nobody can tell whether training saw these images."]
+    if not seen["patients"]:
+        return []
+    return [f"Training or its validation has {seen['images']:,} of these {result['n']:,} images, and images of {seen['patients']:,} of these "
+            f"{result['patients']:,} patients, by their keys: the figures flatter the model. Two hospitals may use the same keys for "
+            "different people; the same file content is the same image."]
+
+
+def _unnamed(result: dict) -> list[str]:
+    if result["unnamed"] <= UNNAMED * result["n"]:
+        return []
+    return [f"{result['unnamed']:,} of {result['n']:,} images tell no patient, and each counts as one: if patients have several, intervals are "
+            "too narrow, and images of one patient may have been in training. Ingest with the rule that tells patients (--patients)."]
+
+
+def _shift(shift: dict | None) -> list[str]:
+    if not shift or not shift["large"]:
+        return []
+    facts = ", ".join(f"{name} ({shift['facts'][name]['trained']:.4g} there, {shift['facts'][name]['here']:.4g} here, "
+                      f"D {shift['facts'][name]['distance']:.2f})" for name in shift["large"])
+    return [f"These images are not like those that the model was validated on: {facts}. D is the {shift['measure']}, and large "
+            f"from {shift['limit']:.2f} on: the figures hold for these images only, and the threshold may not fit them."]
+
+
+def _reweighted(prevalence: dict) -> list[str]:
+    used, here = prevalence["used"], prevalence["here"]
+    if not used or not any(_apart(used[label], here[label]) for label in used):
+        return []
+    return ["The scores were re-weighted for another prevalence than that of these images, so calibration, measured on "
+            "them, means little; sensitivity, specificity and AUC are not touched by it."]
+
+
+def _apart(used: float, here: float | None) -> bool:
+    """Whether the odds of a score that is right there are wrong here."""
+    if here is None:
+        return False
+    if not 0 < here < 1:
+        return True
+    return abs(math.log(used / (1 - used) * (1 - here) / here)) > OTHER_ODDS

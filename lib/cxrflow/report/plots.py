@@ -57,7 +57,7 @@ def roc(found: dict[str, Curve], at: tuple[float, float] | None) -> Figure:
     """ROC curves by label, the band of a single one, and the point (sensitivity, specificity) of the threshold."""
     figure, axes = _axes(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="chance")
-    _lines(axes, found)
+    _lines(axes, found, "steps-post")
     if at:
         axes.plot(1 - at[1], at[0], "o", markersize=9, markeredgecolor="white", color=ORANGE, label="at the threshold")
     axes.legend(loc="lower right", fontsize=8 if len(found) > 6 else 9)
@@ -70,20 +70,20 @@ def precision_recall(found: dict[str, Curve], at: tuple[float, float] | None, sh
     figure, axes = _axes(xlabel="sensitivity (recall)", ylabel="precision", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if share is not None:
         axes.axhline(share, color=GRAY, linestyle=":", linewidth=1, label="chance")
-    _lines(axes, found)
+    _lines(axes, found, "steps-pre")
     if at:
         axes.plot(*at, "o", markersize=9, markeredgecolor="white", color=ORANGE, label="at the threshold")
     axes.legend(loc="lower left", fontsize=8 if len(found) > 6 else 9)
     return figure
 
 
-def _lines(axes: Axes, found: dict[str, Curve]) -> None:
+def _lines(axes: Axes, found: dict[str, Curve], steps: str) -> None:
     grid = np.linspace(0, 1, 101)
     for place, (label, curve) in enumerate(found.items()):
         color = PALETTE[place % len(PALETTE)]
         if len(found) == 1 and curve.low is not None:
             axes.fill_between(grid, curve.low, curve.high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
-        axes.plot(curve.x, curve.y, STYLES[place // len(PALETTE) % len(STYLES)], color=color, label=label, drawstyle="steps-post")
+        axes.plot(curve.x, curve.y, STYLES[place // len(PALETTE) % len(STYLES)], color=color, label=label, drawstyle=steps)
 
 
 def confusion(matrix: list[list[int]], labels: list[str]) -> Figure:

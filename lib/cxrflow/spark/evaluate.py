@@ -26,6 +26,7 @@ from cxrflow.schema import score_column, truth_column
 from cxrflow.shards import read_shard
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.score import Run, Scorer, find_prior, read_run
+from cxrflow.spark.seen import find_seen
 from cxrflow.spark.session import settings, task_slots
 from cxrflow.subgroups import check_subgroups, find_groups
 
@@ -65,14 +66,16 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
 def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     """Score every sample of ``config.split``; writes metrics.json and scores.parquet to the run directory.
 
-    Returns what ``judge_scored`` returns, with ``split``, ``table`` and ``seconds``. Raises UserError for bad input.
+    Returns what ``judge_scored`` returns, with ``split``, ``table``, ``seen`` (see ``find_seen``) and ``seconds``. Raises UserError for
+    bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
     scored = score_table(spark, config.table, manifest, config.split, run, columns)
-    result = {"split": config.split, "table": storage.absolute(config.table), **judge_scored(config, run, manifest, scored)}
+    seen = find_seen(spark, RunDirectory(config.run), config.table, manifest, config.split)
+    result = {"split": config.split, "table": storage.absolute(config.table), "seen": seen, **judge_scored(config, run, manifest, scored)}
     result["seconds"] = round(time.monotonic() - started, 2)
     _write(RunDirectory(config.run), scored, result)
     return result
@@ -81,7 +84,7 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
 def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: pd.DataFrame) -> dict:
     """What ``metrics.judge`` says of the rows of ``score_table``, with ``prevalence`` (of the labels in training, here, as estimated
     from the scores alone, and what the scores were re-weighted for), ``shift`` (against the run's validation images),
-    ``temperature``, ``subgroups`` and ``mistakes`` (the surest).
+    ``temperature``, ``subgroups``, ``unnamed`` (images that tell no patient) and ``mistakes`` (the surest).
 
     In ``scored``, scores become those that were judged, and calls and subgroups are added.
     """
@@ -99,7 +102,7 @@ def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: p
     how = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
     result = {**metrics.judge(truth, scores, patients, *how, prior and prior.clinic), "prevalence": prevalence,
               "shift": _shift(config, run, facts, scored, raw), "temperature": _temperature(run, truth, raw, prior),
-              "subgroups": None}
+              "unnamed": int((scored["path"] == scored["patient_id"]).sum()), "subgroups": None}
     if config.subgroups:
         scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
         result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(truth, scores, patients, groups, *how)}
@@ -141,8 +144,9 @@ def _shift(config: EvaluateConfig, run: Run, facts: dict[str, np.ndarray], score
     if not storage.exists(directory.reference):
         return None
     groups = np.full(len(scored), "all") if run.multi else scored["label"].to_numpy().astype(str)
-    return compare(directory.read(directory.reference, "train"), facts | score_facts(scores, run.labels, run.positive, run.multi),
-                   groups, scored["patient_id"].nunique())
+    if not run.multi:  # with several findings an image, a score's distribution follows how common each is
+        facts = facts | score_facts(scores, run.labels, run.positive)
+    return compare(directory.read(directory.reference, "train"), facts, groups, scored["patient_id"].nunique())
 
 
 def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray, prior: Prior | None) -> dict:

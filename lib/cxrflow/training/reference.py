@@ -17,7 +17,7 @@ def write_reference(run: RunDirectory, manifest: Manifest, positive: int | None,
     sizes of the source files come from the table's audit."""
     labels = manifest.labels
     groups = np.array(labels)[truth] if truth.ndim == 1 else np.full(len(truth), "all")
-    named = dict(zip(IMAGE_FACTS, facts.T, strict=True)) | score_facts(scores, labels, positive, multi=truth.ndim == 2)
+    named = dict(zip(IMAGE_FACTS, facts.T, strict=True)) | (score_facts(scores, labels, positive) if truth.ndim == 1 else {})
     found = describe(named, groups)
     for label, group in found.items():
         group["facts"] |= manifest.audit.get("shapes", {}).get(label, {})

@@ -1,0 +1,80 @@
+import shutil
+
+import pytest
+
+from cxrflow.config import IngestConfig
+from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.metrics.text import warnings
+from cxrflow.phantom import PATIENT_RULE, make_phantoms
+from cxrflow.shards import read_shard
+from cxrflow.spark.ingest import ingest
+from cxrflow.spark.seen import find_seen
+
+NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "unnamed": 0, "n": 9, "patients": 5}
+
+
+@pytest.fixture(scope="module")
+def run(table, tmp_path_factory) -> RunDirectory:
+    """What a run that was trained on the table keeps of it."""
+    found = RunDirectory(str(tmp_path_factory.mktemp("seen") / "run"))
+    write_config(found, table)
+    return found
+
+
+def write_config(run: RunDirectory, table, **data) -> None:
+    write_json(run.config, {"version": RUN_VERSION, "train": {"table": str(table)},
+                            "data": {**read_manifest(str(table)).facts(), **data}})
+
+
+def seen(spark, run, table, split="test") -> dict:
+    return find_seen(spark, run, str(table), read_manifest(str(table)), split)
+
+
+def words(found: dict, split: str = "test") -> str:
+    return " ".join(warnings({**NO_SHIFT, "seen": found, "split": split}))
+
+
+def test_its_own_test_split_is_not_warned_of(spark, run, table):
+    found = seen(spark, run, table)
+    assert found == {"table": "own"} and words(found) == "" and "flatter" in words(found, "val")
+
+
+def test_images_and_patients_of_training_are_found_in_another_table(spark, run, table, phantoms, tmp_path):
+    shard = read_manifest(str(table)).of_split("val")[0]
+    first = read_shard(f"{table}/{shard.path}", ["path", "patient_id"]).to_pylist()[0]
+    path, patient = first["path"], first["patient_id"]
+    images = tmp_path / "site" / "NORMAL"
+    make_phantoms(str(tmp_path / "other"), patients=6, images_a_patient=1, seed=9)
+    images.mkdir(parents=True)
+    for place, other in enumerate((tmp_path / "other").rglob("phantom*.jpeg")):
+        shutil.copy(other, images / f"phantom9{place:03d}_0.jpeg")
+    shutil.copy(path, images / "phantom8000_0.jpeg")  # its content under another patient's name
+    shutil.copy(next(images.glob("phantom9*")), images / f"{patient}_7.jpeg")  # another image of one of its patients
+    (images / f"{patient}_7.jpeg").write_bytes((images / f"{patient}_7.jpeg").read_bytes() + b"\n")
+    ingest(spark, IngestConfig(images=str(tmp_path / "site"), table=str(tmp_path / "table"), height=48, width=40, split="test",
+                               patients=PATIENT_RULE))
+    found = seen(spark, run, tmp_path / "table")
+    assert found == {"table": "other", "images": 1, "patients": 2}
+    assert "has 1 of these 9 images, and images of 2 of these 5 patients" in words(found)
+    assert words({"table": "other", "images": 0, "patients": 0}) == ""
+
+
+def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, table, tmp_path):
+    other = RunDirectory(str(tmp_path / "run"))
+    write_config(other, table, table_id="another")
+    assert seen(spark, other, table) == {"table": "remade"} and "made anew" in words({"table": "remade"})
+    write_config(other, table)
+    # A run that kept no word of which table it was, as older ones.
+    write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(tmp_path / "nowhere")}, "data": {}})
+    assert seen(spark, other, table) == {"table": "unknown"} and "nobody can tell" in words({"table": "unknown"})
+
+
+def test_images_that_tell_no_patient_are_warned_of():
+    result = {**NO_SHIFT, "seen": {"table": "own"}, "split": "test", "n": 100}
+    assert warnings({**result, "unnamed": 5}) == [] and "6 of 100 images tell no patient" in warnings({**result, "unnamed": 6})[0]
+
+
+@pytest.mark.parametrize(("used", "here", "warned"), [(0.01, 0.1, True), (0.55, 0.5, False), (0.7, 0.55, True), (0.1, 0.0, True), (0.1, None, False)])
+def test_another_prevalence_is_one_of_other_odds(used, here, warned):
+    result = {**NO_SHIFT, "seen": {"table": "own"}, "split": "test", "prevalence": {"used": {"a": used}, "here": {"a": here}}}
+    assert bool(warnings(result)) == warned
