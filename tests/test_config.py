@@ -91,7 +91,8 @@ def test_labels_that_cannot_be_meant_are_refused(change, words):
                                     {"warmup_epochs": -1.0},
                                     {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "},
                                     {"threshold": "best"}, {"sensitivity": 0.0}, {"sensitivity": 95.0},
-                                    {"ema_epochs": -1.0}, {"views": 3}])
+                                    {"ema_epochs": -1.0}, {"views": 3}, {"seed": 2**31}, {"weight_decay": -0.1},
+                                    {"checkpoint_seconds": float("inf")}, {"hang_seconds": float("inf")}, {"learning_rate": float("nan")}])
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)

@@ -8,6 +8,7 @@ import pytest
 
 from cxrflow.config import TrainConfig
 from cxrflow.errors import JobError
+from cxrflow.launch.supervise import supervise
 from cxrflow.launch.train import train
 from cxrflow.manifest import read_manifest
 from cxrflow.training.plan import EpochPlan
@@ -49,3 +50,20 @@ def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, tab
         train(spark, TrainConfig(table=str(copy), run=str(tmp_path / "run"), launcher=launcher, workers=2, epochs=50,
                                  batch_size=4, model="plain", feed_memory="90k"))
     assert time.monotonic() - started < SECONDS
+
+
+def break_alone(config, worker):
+    """Worker 1 breaks while the other does something that needs nobody else, and is then ended by its launcher."""
+    import time
+
+    worker.at("train" if worker.rank else "validate", epoch=1, step=3)
+    if worker.rank:
+        time.sleep(1)
+        raise ValueError("no such thing")
+    time.sleep(SECONDS)
+
+
+def test_who_broke_is_named_though_the_launcher_ended_the_other_one_for_it(spark, table, tmp_path):
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="torch", workers=2)
+    with pytest.raises(JobError, match=r"ValueError: no such thing \(worker 1 .*in train of epoch 1 at step 3"):
+        supervise(spark, config, break_alone, lambda config, slots: config, lambda event: None, lambda: None)

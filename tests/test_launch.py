@@ -13,7 +13,7 @@ from cxrflow.launch.supervise import supervise
 
 
 def run(spark, config, function, record=lambda event: None):
-    return supervise(spark, config, function, lambda config: config, record)
+    return supervise(spark, config, function, lambda config, slots: config, record, lambda: None)
 
 
 @pytest.fixture

@@ -49,9 +49,22 @@ def test_one_from_elsewhere_is_taken_over_when_nobody_renews_it(tmp_path):
 def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path):
     with lease.hold(str(tmp_path), "--table") as mine:
         write_lease(tmp_path)
+        mine.require()  # nobody has looked yet
         with pytest.raises(RuntimeError, match="another run took this folder over"):
             mine.check()
+        with pytest.raises(RuntimeError, match="this one writes no more"):
+            mine.require()
     assert json.loads((tmp_path / lease.NAME).read_text())["token"] == "theirs"
+
+
+def test_its_renewal_sees_that_it_was_taken_over(tmp_path):
+    with lease.hold(str(tmp_path), "--table", renew_seconds=0.01) as mine:
+        write_lease(tmp_path)
+        deadline = time.monotonic() + 30
+        with pytest.raises(RuntimeError, match="another run took this folder over"):
+            while time.monotonic() < deadline:
+                mine.require()
+                time.sleep(0.01)
 
 
 def test_it_is_renewed_while_it_is_held(tmp_path):

@@ -42,7 +42,7 @@ def states(checks: list[dict]) -> dict[str, str]:
 
 def good_tasks() -> list[dict]:
     versions = {"python": "3.11.7", "java": "17.0.9", "keras": "3.15.1", "torch": "2.13.0"}
-    return [{"rank": rank, "host": host, "machine": host, "versions": {**versions, "seconds": 0.1},
+    return [{"rank": rank, "host": host, "machine": host, "gpus": 0, "versions": {**versions, "seconds": 0.1},
              "network": {"unreached": [], "driver": None, "loopback_name": False, "card": "eth0",
                          "seconds": 0.1},
              "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
@@ -50,6 +50,11 @@ def good_tasks() -> list[dict]:
              "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
                       "peak_bytes": 600 * MB, "image_bytes": 10 * MB, "weight_bytes": 0, "gpus": 0}}
             for rank, host in enumerate(["ada", "bob"])]
+
+
+def not_leading(task: dict) -> dict:
+    """What another task of the same machine finds out."""
+    return {name: task[name] for name in ("host", "machine", "gpus", "versions", "network")}
 
 
 def judged(table, tasks, **change) -> dict:
@@ -122,6 +127,51 @@ def test_what_horovod_alone_minds(table, facts, words):
     for task in tasks:
         task["machine"] = "ada"
     assert judge.judge_network(config_of(table, "/run", launcher="horovod"), tasks).state == "ok"
+
+
+@pytest.mark.parametrize(("gpus", "slots", "workers", "of_spark", "state"), [
+    ((2, 2), (2, 2), 4, 0, "ok"),
+    ((1, 1), (2, 2), 4, 0, "FAILED"),  # of four workers two have a GPU
+    ((2, 2), (4, 4), 4, 0, "note"),  # all of them if Spark deals them evenly, which it may not
+    ((1, 1), (4, 4), 1, 0, "ok"),
+    ((2, 2), (4, 4), 4, 1, "ok"),  # Spark gives each task one
+])
+def test_more_workers_than_gpus_on_a_machine(table, gpus, slots, workers, of_spark, state):
+    tasks = []
+    for machine_, host, count, seen in zip(good_tasks(), ("ada", "bob"), slots, gpus, strict=True):
+        leader = {**machine_, "gpus": of_spark, "step": {**machine_["step"], "gpus": seen}}
+        tasks += [leader, *[not_leading(leader)] * (count - 1)]
+    row = judged(table, [{**task, "rank": rank} for rank, task in enumerate(tasks)], workers=workers)["step"]
+    assert row.state == state and (state == "ok") == ("task slots and" not in row.found)
+    assert state == "ok" or "spark.task.resource.gpu.amount=1" in row.advice
+
+
+def test_what_lies_on_a_gpu_takes_no_memory_of_the_machine(table):
+    tasks = good_tasks()
+    for task in tasks:
+        task["step"].update(gpus=1, image_bytes=200 * MB)
+    assert judged(table, tasks, batch_size=64)["memory"].state == "ok"
+    tasks[0]["step"]["gpus"] = tasks[1]["step"]["gpus"] = 0
+    assert judged(table, tasks, batch_size=64)["memory"].state == "FAILED"
+
+
+def test_memory_that_is_enough_if_workers_are_dealt_out_evenly(table):
+    """Two slots on each machine, and room for one and a half workers."""
+    tasks = [task for leader in good_tasks() for task in (leader, not_leading(leader))]
+    tasks = [{**task, "rank": rank} for rank, task in enumerate(tasks)]
+    for leader in tasks[::2]:
+        leader["memory"]["available"] = int(2.5 * GB)
+    row = judged(table, tasks, workers=2)["memory"]
+    assert row.state == "note" and "2 workers need 3.2 GB" in row.found
+    assert judged(table, tasks, workers=4)["memory"].state == "FAILED"
+
+
+@pytest.mark.parametrize(("launcher", "device", "amount", "words"), [
+    ("torch", "auto", "0", None), ("torch", "auto", "1", None), ("torch", "gpu", "0.5", "gpu.amount is 0.5"),
+    ("torch", "auto", "2", "gpu.amount is 2"), ("torch", "cpu", "2", None), ("horovod", "auto", "0.5", None)])
+def test_how_many_gpus_spark_gives_a_task_of_torchdistributor(table, launcher, device, amount, words):
+    row = judge.judge_gpu_amount(config_of(table, "/run", launcher=launcher, device=device), amount)
+    assert (row is None) == (words is None) and (row is None or (row.state == "FAILED" and words in row.found))
 
 
 def test_shards_that_deserve_a_note(table):

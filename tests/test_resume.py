@@ -1,5 +1,6 @@
 """A run that stops anywhere goes on as if it had not, whatever the launcher and the number of workers."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,11 +11,12 @@ import pytest
 
 from cxrflow import lease
 from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
+from cxrflow.errors import JobError, UserError
 from cxrflow.launch.supervise import supervise
-from cxrflow.launch.train import check_train, train
+from cxrflow.launch.train import _with_room, check_train, train
 from cxrflow.manifest import RunDirectory, read_manifest
-from cxrflow.training.checkpoint import goes_on, read_checkpoint
+from cxrflow.training.budget import feed_size
+from cxrflow.training.checkpoint import Checkpoint, goes_on, read_checkpoint, write_checkpoint
 
 LOCAL = """
 import sys
@@ -105,7 +107,7 @@ def launch(spark, config, stop=0):
         result = fit(config, worker)
         return {**result, "stopped": False, "was_stopped": result.get("stopped", False)}  # nobody sent a signal
 
-    return supervise(spark, config, function, lambda config: config, lambda event: None)["was_stopped"]
+    return supervise(spark, config, function, lambda config, slots: config, lambda event: None, lambda: None)["was_stopped"]
 
 
 PLAIN = dict(epochs=3, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
@@ -210,6 +212,42 @@ def test_a_checkpoint_that_is_half_written_gives_way_to_the_one_before(stopped):
         assert f"{state['epoch']:05d}-{state['samples']:012d}.npz" == names[-2]
     finally:
         open(newest, "wb").write(whole)
+
+
+def test_what_cannot_be_read_is_not_counted_among_the_newest(stopped, tmp_path):
+    """A checkpoint that was cut off while it was written, on a store that cannot write at once, is later than those that
+    training goes on with."""
+    run = RunDirectory(str(tmp_path / "run"))
+    os.makedirs(run.checkpoints)
+    found = read_checkpoint(RunDirectory(stopped.run))
+
+    def write(epoch, samples):
+        write_checkpoint(run, Checkpoint({**found.state, "epoch": epoch, "samples": samples, "best": {"epoch": 1}}, {}), keep=1)
+        return sorted(os.listdir(run.checkpoints))
+
+    write(1, 0), write(4, 100)
+    with open(os.path.join(run.checkpoints, "00005-000000000000.npz"), "wb") as half:
+        half.write(b"PK")
+    assert write(4, 200) == ["00001-000000000000.npz", "00004-000000000200.npz"]
+    assert read_checkpoint(run, arrays=False).state["samples"] == 200
+
+
+def test_a_run_goes_on_with_as_many_workers_as_hold_its_order_of_samples(table, tmp_path, stopped):
+    """Each of fewer workers mixes what two did before: one stream of one shard of 6 images of 1.9 kB does not fit what is
+    left of 80 kB beside the reading, two workers' window of their own does."""
+    config = TrainConfig(table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="60k")
+    kept = {"streams": 4, "shuffle_rows": 12}
+    assert _with_room(config, 4, kept).workers == 4
+    fits = {}
+    for workers in (1, 2, 3, 4):
+        try:
+            feed_size(dataclasses.replace(config, workers=workers), read_manifest(str(table)), kept)
+            fits[workers] = True
+        except UserError:
+            fits[workers] = False
+    assert fits == {1: False, 2: False, 3: False, 4: True}
+    with pytest.raises(JobError, match="of 3 task slots that are left, no number of workers .* can go on: --feed-memory"):
+        _with_room(config, 3, kept)
 
 
 LOSE_A_BATCH = """

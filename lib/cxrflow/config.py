@@ -4,6 +4,7 @@ a Databricks job's parameters and a notebook's arguments. Imports the standard l
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ def _positive(config, *names: str) -> None:
         value = getattr(config, name)
         flag = "--" + name.replace("_", "-")
         _require(value is None or value > 0, f"{flag}: expected a number above 0, got {value}")
+
+
+def _finite(config) -> None:
+    for name, value in vars(config).items():
+        _require(not isinstance(value, float) or math.isfinite(value), f"--{name.replace('_', '-')}: expected a finite number, got {value}")
 
 
 def _one_of(config, name: str, *choices: str | int) -> None:
@@ -287,6 +293,7 @@ class TrainConfig:
 
     def __post_init__(self):
         _places(self, "table", "run", "init_weights")
+        _finite(self)
         _positive(self, "workers", "epochs", "batch_size", "height", "width", "learning_rate", "shuffle_rows",
                   "reader_threads")
         parse_bytes("--feed-memory", self.feed_memory)
@@ -302,9 +309,10 @@ class TrainConfig:
         _require(self.hang_seconds >= 10, f"--hang-seconds: expected 10 or more, got {self.hang_seconds:g}")
         _one_of(self, "resume", "auto", "never")
         _require(self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none")
-        _require(self.seed >= 0, f"--seed: expected 0 or more, got {self.seed}")
+        _require(0 <= self.seed < 2**31, f"--seed: expected a number from 0 to {2**31 - 1}, got {self.seed}")
+        _require(self.weight_decay >= 0, f"--weight-decay: expected 0 or more, got {self.weight_decay:g}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
-        _require(0 <= self.ema_epochs < float("inf"), f"--ema-epochs: expected 0 or more, got {self.ema_epochs}")
+        _require(self.ema_epochs >= 0, f"--ema-epochs: expected 0 or more, got {self.ema_epochs}")
         _one_of(self, "views", 1, 5)
         _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")

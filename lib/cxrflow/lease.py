@@ -28,6 +28,7 @@ class Lease:
 
     def __init__(self, url: str, token: str):
         self._url, self._token = url, token
+        self._lost: JobError | None = None
 
     @property
     def token(self) -> str:
@@ -38,7 +39,13 @@ class Lease:
         """Raise JobError where another run has taken over meanwhile, because this one seemed dead."""
         holder = _read(self._url)
         if holder is None or holder.get("token") != self._token:
-            raise JobError(f"{self._url}: another run took this folder over; nothing of this one was kept")
+            self._lost = JobError(f"{self._url}: another run took this folder over, since this one seemed dead; this one writes no more")
+            raise self._lost
+
+    def require(self) -> None:
+        """The same, by what the last renewal saw: it reads nothing."""
+        if self._lost:
+            raise self._lost
 
     def _renew(self, stop: threading.Event, every: float) -> None:
         while not stop.wait(every):

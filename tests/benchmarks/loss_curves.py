@@ -89,7 +89,7 @@ def run(spark, table: Path, folder: Path, model: str, workers: int, launcher: st
 
     config = TrainConfig(table=str(table), run=str(folder), model=model, launcher=launcher, workers=workers, seed=1,
                          epochs=epochs, batch_size=GLOBAL_BATCH // workers, lr_scaling="none")
-    return supervise(spark, config, record(reverse), lambda config: config, lambda event: None)
+    return supervise(spark, config, record(reverse), lambda config, slots: config, lambda event: None, lambda: None)
 
 
 def apart(found: dict[str, dict], steps: int | None = None) -> dict[str, float]:

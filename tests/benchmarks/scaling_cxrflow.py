@@ -65,7 +65,7 @@ def run(spark, launcher: str, workers: int, apart: bool, scratch: str, tables: l
     config = TrainConfig(table=tables[0], run=folder, launcher=launcher, workers=workers, epochs=1, batch_size=BATCH_ROWS,
                          max_restarts=0, views=1, tensorboard=False)
     threads = int(spark.conf.get("spark.task.cpus"))
-    return supervise(spark, config, on_own_cores(tables, folder, threads, apart), lambda config: config, lambda event: None)["sizes"]
+    return supervise(spark, config, on_own_cores(tables, folder, threads, apart), lambda config, slots: config, lambda event: None, lambda: None)["sizes"]
 
 
 def steady(events: list[dict]) -> tuple[float, float]:

@@ -146,9 +146,10 @@ class _Watch:
             if time.monotonic() >= due:
                 due = time.monotonic() + TICK_SECONDS
                 self._tick()
+        ended = time.monotonic()
         self._read_worker()
         self._drain()
-        self._tell_driver({"gone": {"at": self._at, "lines": list(self._lines)}})
+        self._tell_driver({"gone": {"at": self._at, "lines": list(self._lines), "ago": time.monotonic() - ended}})
 
     def _read_worker(self) -> bool:
         try:

@@ -11,12 +11,13 @@ from cxrflow.launch.device import pin
 from cxrflow.launch.worker import Worker
 
 
-def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, record: Callable[[dict], None]) -> dict:
-    """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells. Raises
-    Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
+def launch(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, record: Callable[[dict], None],
+           check: Callable[[], None]) -> dict:
+    """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells, ``check`` before it
+    writes a checkpoint, and what that raises ends the training. Raises Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
     pin(os.environ.setdefault("KERAS_BACKEND", "tensorflow"), config.device, 0)
     worker = Worker()
-    worker.tell = record
+    worker.tell, worker.at = record, lambda phase, **_: check() if phase == "checkpoint" else None
     with signals.held():
         result = function(config, worker)
         if result.get("stopped"):

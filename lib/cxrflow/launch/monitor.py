@@ -48,6 +48,8 @@ class Seen:
     ``exchange`` (because of another worker)."""
     gone: bool = False
     """Its process has ended, or its agent cannot be reached any more."""
+    ended: float = 0.0
+    """When it said why it ends, or, if it never did, its process had ended or its agent was not reached any more."""
     lines: list[str] = field(default_factory=list)
     """The last that it wrote to standard error."""
 
@@ -217,7 +219,7 @@ class Monitor:
             pass
         finally:
             with self._quiet:
-                seen.gone = True
+                seen.gone, seen.ended = True, seen.ended or time.monotonic()
                 self._connections.pop(seen.rank, None)
                 self._quiet.notify_all()
 
@@ -231,6 +233,7 @@ class Monitor:
                 seen.at, seen.state = message["alive"]["at"], message["alive"]["state"]
                 seen.since = seen.heard - message["alive"]["idle"]
             elif "end" in message:
-                seen.end, seen.lines = message["end"], message["lines"]
+                seen.end, seen.lines, seen.ended = message["end"], message["lines"], seen.heard
             elif "gone" in message:
                 seen.at, seen.lines = message["gone"]["at"], message["gone"]["lines"]
+                seen.ended = seen.ended or seen.heard - message["gone"]["ago"]

@@ -101,6 +101,8 @@ class _Handler:
 
     def handle(self, caught) -> None:
         _note(caught.getNumber(), "java")
+        if insisted():  # what ends Python's main thread, whatever it does
+            os.kill(os.getpid(), caught.getNumber())
 
     class Java:
         implements = ["sun.misc.SignalHandler"]

@@ -3,7 +3,6 @@ with what is left."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pyspark.util import InheritableThread
 from cxrflow.config import TrainConfig
 from cxrflow.errors import JobError, UserError
 from cxrflow.launch import find_launcher, signals
-from cxrflow.launch.monitor import Loss, Monitor
+from cxrflow.launch.monitor import Loss, Monitor, Seen
 from cxrflow.spark.session import exclude_host_of, wait_for_slots
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,10 @@ END_SECONDS = 20.0
 """For a launcher to give up, once all its workers have ended; then it is left alone. Where a machine is gone it may wait for
 that one, so ``SETTLE_SECONDS`` have to do."""
 STOP_SECONDS = 60.0
-"""For a last checkpoint, after Ctrl-C or SIGTERM."""
+"""For a last checkpoint, after Ctrl-C or SIGTERM, and as long as a worker may take for one thing (``hang_seconds``): nobody looks
+for a signal in a validation."""
+EARLIER_SECONDS = 0.5
+"""By so much a failure must have come before another worker's end to be its cause: news of both travel."""
 SLOTS_SECONDS = 30.0
 """For the task slots of a lost worker to come back, before it is gone on with fewer."""
 
@@ -39,13 +41,14 @@ class WorkersLost(Exception):
         self.losses = losses
 
 
-def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig], TrainConfig],
-              record: Callable[[dict], None]) -> dict:
+def supervise(spark: SparkSession, config: TrainConfig, function: Callable, again: Callable[[TrainConfig, int], TrainConfig],
+              record: Callable[[dict], None], require: Callable[[], None]) -> dict:
     """Run ``function(config, worker)`` on the launcher's workers until it ends, and return what it returned on rank 0, with
-    ``restarts`` and ``lost``. ``record`` is called with the events (``watch.events``) that rank 0 tells, and of each restart.
+    ``restarts`` and ``lost``. ``record`` is called with the events (``watch.events``) that rank 0 tells, and of each restart;
+    ``require`` all the while, and what it raises ends the training.
 
-    After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config)`` makes
-    of the configuration and as many workers as there are task slots within ``SLOTS_SECONDS``, at least
+    After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config, slots)`` makes
+    of the configuration, for as many workers as there are task slots within ``SLOTS_SECONDS``, at least
     ``config.min_workers``. Raises UserError or JobError with a worker's own reason where it failed by itself, JobError where
     too many were lost, and Stopped after Ctrl-C or SIGTERM.
     """
@@ -55,7 +58,7 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
     with signals.held():
         while True:
             try:
-                result = _attempt(spark, attempt, function, record)
+                result = _attempt(spark, attempt, function, record, require)
                 return {**result, "restarts": len(lost), "lost": lost}
             except WorkersLost as error:
                 lost.append(str(error))
@@ -65,30 +68,32 @@ def supervise(spark: SparkSession, config: TrainConfig, function: Callable, agai
                     raise JobError(f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
                                    "The same command goes on from the last checkpoint") from None
                 excluded = excluded.union(*(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent))
-                attempt = _next(spark, again(config), error, excluded)
+                attempt = _next(spark, config, again, error, excluded)
                 if signals.wanted():
                     raise signals.stopped_without("a worker was lost just before") from None
                 record({"event": "restart", "why": str(error), "workers": attempt.workers})
 
 
-def _next(spark: SparkSession, config: TrainConfig, error: WorkersLost, excluded: frozenset[str]) -> TrainConfig:
+def _next(spark: SparkSession, config: TrainConfig, again: Callable[[TrainConfig, int], TrainConfig], error: WorkersLost,
+          excluded: frozenset[str]) -> TrainConfig:
     """The configuration of the next attempt, with the workers that there is room for outside the ``excluded`` executors."""
     free = wait_for_slots(spark, config.workers, SLOTS_SECONDS, excluded)
     if free < config.min_workers:
         raise JobError(f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. The same command "
                        "goes on from the last checkpoint")
-    workers = min(config.workers, free)
-    log.warning("starting again with %d workers", workers)
-    return dataclasses.replace(config, workers=workers)
+    config = again(config, min(config.workers, free))
+    log.warning("starting again with %d workers", config.workers)
+    return config
 
 
-def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, record: Callable[[dict], None]) -> dict:
+def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, record: Callable[[dict], None],
+             require: Callable[[], None]) -> dict:
     """One launch. Raises WorkersLost, or what a worker's own failure means."""
     with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, record) as monitor:
         launch = _Launch(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
         losses = []
         try:
-            losses = _watch(launch, monitor)
+            losses = _watch(launch, monitor, require, max(STOP_SECONDS, config.hang_seconds))
             if not losses and launch.result is not None:
                 monitor.settle(SETTLE_SECONDS)  # rank 0's last events come another way than its result
                 if launch.result.get("stopped"):
@@ -106,8 +111,8 @@ def _attempt(spark: SparkSession, config: TrainConfig, function: Callable, recor
         finally:
             launch.end(monitor, SETTLE_SECONDS if any(loss.silent for loss in losses) else END_SECONDS)
         for failed in failures:
-            # What another worker's end did to one may look like its own fault.
-            if failed.end["expected"] or not (failed.end["exchange"] or losses):
+            # What another worker's end did to one may look like its own fault; but not where it came before.
+            if failed.end["expected"] or (not failed.end["exchange"] and all(_came_before(failed, loss) for loss in losses)):
                 why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
                 raise UserError(why) if failed.end["user"] else JobError(why)
         if signals.wanted() and not losses:
@@ -148,11 +153,17 @@ class _Launch:
             log.warning("the launcher does not end; it is left behind")
 
 
-def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
-    """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, until it takes too
-    long."""
+def _came_before(failed: Seen, loss: Loss) -> bool:
+    """Whether a worker had failed before another one's process ended, which its launcher then did to it."""
+    return loss.seen.gone and failed.ended < loss.seen.ended - EARLIER_SECONDS
+
+
+def _watch(launch: _Launch, monitor: Monitor, require: Callable[[], None], stop_seconds: float) -> list[Loss]:
+    """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, for so many seconds
+    more. What ``require`` raises ends it."""
     deadline = named = None
     while not launch.wait(POLL_SECONDS):
+        require()
         if not named and (named := monitor.names()):
             log.info("training on: %s", ", ".join(named))
         losses = monitor.losses()
@@ -168,7 +179,7 @@ def _watch(launch: _Launch, monitor: Monitor) -> list[Loss]:
                 return []
         if signals.wanted() and deadline is None:
             monitor.stop()
-            deadline = time.monotonic() + STOP_SECONDS
+            deadline = time.monotonic() + stop_seconds
         if signals.insisted() or (deadline is not None and time.monotonic() > deadline):
             return []
     return []
@@ -179,16 +190,15 @@ def _sentence(loss: Loss) -> str:
 
 
 def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:
-    """Names the workers with their last words."""
-    if losses:
-        why = "; ".join(map(_sentence, losses))
-        ranks = [loss.seen.rank for loss in losses]
-    elif failures:
-        why = "; ".join(f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in failures)
-        ranks = [seen.rank for seen in failures]
-    else:
-        why, ranks = f"the launcher failed: {type(error).__name__}: {error}", []
-    if not losses:
+    """Names the workers with their last words. What failed in the exchange only, says nothing beside a loss."""
+    own = [seen for seen in failures if not (losses and seen.end["exchange"])]
+    failed = [f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in own]
+    for words in failed:
+        log.warning("%s", words)
+    ranks = [*(loss.seen.rank for loss in losses), *(seen.rank for seen in own)]
+    why = "; ".join([*map(_sentence, losses), *failed])
+    if not ranks:
+        why = f"the launcher failed: {type(error).__name__}: {error}"
         log.warning("%s", why)
     for rank in ranks:
         if lines := monitor.lines(rank):

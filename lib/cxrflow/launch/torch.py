@@ -34,7 +34,7 @@ class Launch:
         self._spark.sparkContext.setJobGroup(self._group, "cxrflow training", interruptOnCancel=True)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         # With it TorchDistributor shows each worker the GPUs that Spark gave its task, and without it none.
-        use_gpu = self._config.device != "cpu" and int(self._spark.conf.get("spark.task.resource.gpu.amount", "0")) > 0
+        use_gpu = self._config.device != "cpu" and float(self._spark.conf.get("spark.task.resource.gpu.amount", "0")) > 0
         distributor = TorchDistributor(num_processes=self._config.workers, local_mode=False, use_gpu=use_gpu)
         return distributor.run(portable(self._spark, work, function, self._config, threads, self._driver))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from cxrflow import lease, storage
 from cxrflow.config import TrainConfig
 from cxrflow.delta import check_unchanged
-from cxrflow.errors import UserError
+from cxrflow.errors import JobError, UserError
 from cxrflow.launch import find_launcher
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.preflight.check import failure, preflight
@@ -139,20 +139,36 @@ def _launch(spark, config: TrainConfig, held: lease.Lease, record: Callable[[dic
     if config.launcher == "local":
         from cxrflow.launch.local import launch
 
-        return launch(function, config, record)
+        return launch(function, config, record, held.check)
     from cxrflow.launch.supervise import supervise
 
-    return supervise(spark, config, function, functools.partial(_again, held=held), record)
+    return supervise(spark, config, function, functools.partial(_again, held=held), record, held.require)
 
 
-def _again(config: TrainConfig, held: lease.Lease) -> TrainConfig:
-    """What to train with after the loss of a worker: on with what this job has written, if it came so far. Raises JobError
-    where another job has taken the run directory over, as it may after this one was stopped for minutes."""
+def _again(config: TrainConfig, slots: int, held: lease.Lease) -> TrainConfig:
+    """What to train with after the loss of a worker: on with what this job has written, if it came so far, with at most so
+    many workers as there are ``slots``. Raises JobError where another job has taken the run directory over, as it may after
+    this one was stopped for minutes, and where no number of workers can hold what the checkpoint's order of samples asks for."""
     held.check()
-    run = RunDirectory(config.run)
+    run, kept = RunDirectory(config.run), None
     if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
-        return dataclasses.replace(config, overwrite=False, resume="auto")
-    return config
+        config = dataclasses.replace(config, overwrite=False, resume="auto")
+        kept = read_checkpoint(run, arrays=False).state["feed"]
+    return _with_room(config, slots, kept)
+
+
+def _with_room(config: TrainConfig, slots: int, kept: dict | None) -> TrainConfig:
+    """With the most workers, at most ``slots``, whose memory holds the feed: the fewer they are, the more each one mixes."""
+    manifest = read_manifest(config.table)
+    for workers in range(slots, config.min_workers - 1, -1):
+        attempt = dataclasses.replace(config, workers=workers)
+        try:
+            feed_size(attempt, manifest, kept)
+            return attempt
+        except UserError as error:
+            log.warning("not with %d workers: %s", workers, error)
+            why = error
+    raise JobError(f"of {slots} task slots that are left, no number of workers from --min-workers {config.min_workers} on can go on: {why}")
 
 
 def _finished(config: TrainConfig) -> dict | None:

@@ -147,24 +147,28 @@ def judge_memory(config: TrainConfig, tasks: list[dict]) -> Row:
     model = max((step_bytes(step, config.batch_size) for step in steps), default=FRAMEWORK_BYTES)
     said = f"{_size(feed)} of feed and {_size(model)} of {'model (measured)' if steps else 'framework (estimate)'}"
     machines = [task["machine"] for task in tasks]
-    short = []
+    short, room = [], 0
     for task in asked:
-        workers = min(config.workers, machines.count(task["machine"]))
+        slots = machines.count(task["machine"])
+        workers = min(config.workers, slots)
         need, left = workers * (feed + model), task["memory"]["available"]
+        room += min(slots, left // (feed + model))
         if need > left:
             short.append(f"{task['host']} has {_size(left)} free of {_size(task['memory']['total'])}, and {workers} "
                          f"{'worker needs' if workers == 1 else 'workers need'} {_size(need)}")
-    if short:
-        return failed("memory", f"{'; '.join(short[:MOST_NAMED])} (each {said})",
-                      "lower --feed-memory, --batch-size or --workers, or spread the workers over more machines")
+    if short:  # where there is room for all of them, Spark may deal them out so
+        return (failed if room < config.workers else note)(
+            "memory", f"{'; '.join(short[:MOST_NAMED])} (each {said})",
+            "lower --feed-memory, --batch-size or --workers, or spread the workers over more machines")
     least = min(task["memory"]["available"] for task in asked)
     return ok("memory", f"a worker needs {said}; {_size(least)} are free where it is least")
 
 
 def step_bytes(step: dict, batch_size: int) -> int:
-    """A worker's bytes beside its feed: what the step's process took at most, the layers' values of a larger batch, and
-    a checkpoint."""
-    return step["peak_bytes"] + step["image_bytes"] * max(0, batch_size - step["batch"]) + CHECKPOINT_COPIES * step["weight_bytes"]
+    """A worker's bytes beside its feed: what the step's process took at most, the layers' values of a larger batch, which lie
+    elsewhere where there is a GPU, and a checkpoint."""
+    values = 0 if step["gpus"] else step["image_bytes"] * max(0, batch_size - step["batch"])
+    return step["peak_bytes"] + values + CHECKPOINT_COPIES * step["weight_bytes"]
 
 
 def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
@@ -180,10 +184,36 @@ def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
     if 0 < len(without) < len(tried):
         return failed("step", f"--device {config.device}: expected the same on every machine, found no GPU on {_some(without)}",
                       "use --device cpu, or machines that all have GPUs", seconds)
+    if crowded := _crowded(config, tasks, tried, seconds):
+        return crowded
     first = tried[0]["step"]
     device = "CPU" if without else "GPU"
     return ok("step", f"forward and backward with {first['backend']} on the {device} of {_machines(tried)}, "
               f"loss {first['loss']:.3f}", seconds)
+
+
+def _crowded(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds: float) -> Row | None:
+    """Whether a machine may get more workers than it has GPUs; not where Spark gives each task its own. There may be room for
+    all of them, but which machines they come to lie on is Spark's to say, also after the loss of one."""
+    machines, room, found = [task["machine"] for task in tasks], 0, []
+    for task in tried:
+        slots, gpus = machines.count(task["machine"]), task["step"]["gpus"]
+        room += slots if task["gpus"] or not gpus else min(slots, gpus)
+        if gpus and not task["gpus"] and min(config.workers, slots) > gpus:
+            found.append(f"{task['host']} has {slots} task slots and {gpus} GPU{'s' if gpus > 1 else ''}")
+    if not found:
+        return None
+    return (failed if room < config.workers else note)(
+        "step", "; ".join(found[:MOST_NAMED]), "have Spark give each task a GPU (spark.task.resource.gpu.amount=1), start no more "
+        "slots than GPUs, or use --device cpu", seconds)
+
+
+def judge_gpu_amount(config: TrainConfig, amount: str) -> Row | None:
+    """TorchDistributor counts the GPUs of a task as workers: with another number than one it starts too few tasks."""
+    if config.launcher != "torch" or config.device == "cpu" or float(amount) in (0, 1):
+        return None
+    return failed("slots", f"spark.task.resource.gpu.amount is {amount}, with which TorchDistributor does not start a task a worker",
+                  "set it to 1, or use --launcher horovod or --device cpu")
 
 
 def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:

@@ -64,7 +64,7 @@ def probe(question: Question, place: Place) -> dict:
     config = TrainConfig(**question.config)
     address = place.hosts[place.rank]
     # Named as the person who set the cluster up names it.
-    facts = {"rank": place.rank, "machine": address, "host": os.environ.get("SPARK_LOCAL_IP", address)}
+    facts = {"rank": place.rank, "machine": address, "host": os.environ.get("SPARK_LOCAL_IP", address), "gpus": len(place.gpus)}
     with ExitStack() as stack:
         if place.leads:
             facts["memory"] = _attempt(machine.memory)  # before the trial takes some of it

@@ -16,7 +16,7 @@ from cxrflow.launch import LAUNCHERS
 from cxrflow.launch.connection import Listener
 from cxrflow.manifest import Manifest
 from cxrflow.preflight import machine, places
-from cxrflow.preflight.judge import judge, judge_slots, judge_stage_failure
+from cxrflow.preflight.judge import judge, judge_gpu_amount, judge_slots, judge_stage_failure
 from cxrflow.preflight.probe import Question, to_json
 from cxrflow.preflight.verdict import OK, Row, failed
 from cxrflow.spark.session import free_slots, running_tasks, task_slots, wait_for_slots
@@ -67,6 +67,8 @@ def _check_slots(spark: SparkSession, config: TrainConfig) -> Row:
     conf, local = spark.sparkContext.getConf(), spark.sparkContext.master.startswith("local")
     # In local mode Spark takes no notice of dynamic allocation.
     dynamic = conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true" and not local
+    if row := judge_gpu_amount(config, conf.get("spark.task.resource.gpu.amount", "0")):
+        return row
     free = 0 if dynamic else wait_for_slots(spark, config.workers)
     return judge_slots(config.workers, task_slots(spark), free, local=local, dynamic=dynamic,
                        seconds=time.monotonic() - started)

@@ -40,18 +40,21 @@ class Checkpoint:
 
 
 def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
-    """Write a checkpoint whole or not at all, and remove all but the ``keep`` newest and that of the best epoch.
+    """Write a checkpoint whole or not at all, and remove all but the ``keep`` newest and that of the best epoch; also later ones,
+    which could not be read, or training would have gone on from there.
 
     Raises OSError where it cannot be written; the older ones are there then.
     """
     state = checkpoint.state
     data = io.BytesIO()
     np.savez(data, state=np.frombuffer(json.dumps(state, allow_nan=False).encode(), np.uint8), **checkpoint.arrays)
-    storage.write_bytes(storage.join(run.checkpoints, _name(state["epoch"], state["samples"])), data.getvalue())
+    now = storage.join(run.checkpoints, _name(state["epoch"], state["samples"]))
+    storage.write_bytes(now, data.getvalue())
     best = _name(state["best"]["epoch"], 0) if state["best"] else None
-    for old in storage.files(run.checkpoints, ".npz")[:-keep]:
-        if not old.endswith(f"/{best}"):
-            storage.remove(old)
+    names = {url.rsplit("/", 1)[1]: url for url in storage.files(run.checkpoints, ".npz")}
+    readable = sorted(name for name in names if name <= now.rsplit("/", 1)[1])
+    for name in names.keys() - {best, *readable[-keep:]}:
+        storage.remove(names[name])
 
 
 def _name(epoch: int, samples: int) -> str:
@@ -63,7 +66,9 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
     none, or one of another version."""
     for url in reversed(storage.files(run.checkpoints, ".npz")):
         try:
-            with np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False) as content:
+            # Of the state alone, which lies among the arrays, only some blocks are read.
+            with (io.BytesIO(storage.read_bytes(url)) if arrays else storage.open_file(url)) as file, \
+                    np.load(file, allow_pickle=False) as content:
                 state = json.loads(content["state"].tobytes())
                 found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ from cxrflow.training.averaging import WeightAverage
 from cxrflow.training.budget import feed_size
 from cxrflow.training.checkpoint import (
     GO_ON,
+    SAVE,
     STOP,
     VERSION,
     Checkpoint,
@@ -140,7 +141,7 @@ class _Trainer:
     def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
         """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
         ``loss`` over all workers. Collective."""
-        with self._combined():
+        with self._combined() if fed is not None else nullcontext():  # after an epoch they are
             arrays = capture(self._model, self._average, self._worker)
         if fed is not None:
             arrays["fed"] = fed.combined(self._worker).entries
@@ -148,6 +149,7 @@ class _Trainer:
             self._require_finite(array, name, epoch)
         if self._worker.rank != 0:
             return
+        self._worker.at("checkpoint", epoch=epoch)
         with self._writing():
             self._claim()
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
@@ -155,7 +157,6 @@ class _Trainer:
             "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
             "best": self._best, "kept": self._kept.record, "config": to_dict(self._config), "table": table_digest(self._manifest),
             "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays)
-        self._worker.at("checkpoint", epoch=epoch)
         with self._writing():
             write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
         self._progress.checkpoint(epoch, samples)
@@ -164,13 +165,20 @@ class _Trainer:
     def _combined(self) -> Iterator[None]:
         """Within the block, the statistics of batch normalisation are those of all workers' images; collective. Not
         afterwards: when checkpoints are due, a clock decides, and that is not to show in what comes after."""
-        own = combine(self._model, self._worker)
-        with self._average.applied():
-            averaged = combine(self._model, self._worker)
+        own, *averaged = self._combine()
         yield
-        with self._average.applied():
-            put(self._model, averaged)
+        for statistics in averaged:
+            with self._average.applied():
+                put(self._model, statistics)
         put(self._model, own)
+
+    def _combine(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Combine the statistics of the model and, where there is one, of its average; returns what this worker had. Collective."""
+        own = [combine(self._model, self._worker)]
+        if self._average.variables:
+            with self._average.applied():
+                own.append(combine(self._model, self._worker))
+        return own
 
     def _claim(self) -> None:
         """Before anything else is written: remove an older run, and say what this one is."""
@@ -213,9 +221,8 @@ class _Trainer:
             return False
         loss, fed = trained
         seconds, exchanged = time.monotonic() - started, self._worker.exchange_seconds() - exchanged
-        combine(self._model, self._worker)
+        self._combine()
         with self._average.applied():
-            combine(self._model, self._worker)
             truth, logits = self._score_val(self._model)
         record = {
             "epoch": epoch + 1, "loss": loss,
@@ -264,7 +271,8 @@ class _Trainer:
                 total += loss * plan.step_samples(step)
                 self._progress.step(step, loss, self._learning_rate)
                 word = self._clock.due(step)
-                if word != GO_ON and step + 1 < plan.steps:
+                # Before the last step, which may be short, one does: what fills that up comes from the step before.
+                if step + (2 if word == SAVE else 1) < plan.steps and word != GO_ON:
                     self._checkpoint(epoch, plan.fed_before(step + 1), before + self._mean(total), fed)
                     if word == STOP:
                         self._stopped_at = {"epochs": epoch, "samples": plan.fed_before(step + 1)}
