@@ -71,7 +71,20 @@ def test_what_the_local_worker_tells_is_recorded_at_once():
         worker.tell({"event": "start"})
         return {"told": list(told)}
 
-    assert launch(tell, TrainConfig(table="t", run="r"), told.append) == {"told": [{"event": "start"}]}
+    assert launch(tell, TrainConfig(table="t", run="r"), told.append, lambda: None) == {"told": [{"event": "start"}]}
+
+
+def test_the_local_worker_writes_no_checkpoint_where_its_folder_was_taken_over():
+    def refuse():
+        raise JobError("another run took this folder over")
+
+    def save(config, worker):
+        worker.at("train", epoch=1, step=1)
+        worker.at("checkpoint", epoch=1)
+        pytest.fail("it would have written")
+
+    with pytest.raises(JobError, match="another run"):
+        launch(save, TrainConfig(table="t", run="r"), lambda event: None, refuse)
 
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
