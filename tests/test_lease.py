@@ -59,9 +59,22 @@ def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path)
 
 def test_its_renewal_sees_that_it_was_taken_over(tmp_path):
     with lease.hold(str(tmp_path), "--table", renew_seconds=0.01) as mine:
-        write_lease(tmp_path)
         deadline = time.monotonic() + 30
         with pytest.raises(RuntimeError, match="another run took this folder over"):
+            while time.monotonic() < deadline:
+                write_lease(tmp_path)  # again and again: a renewal may be between its look and its write
+                mine.require()
+                time.sleep(0.01)
+
+
+def test_one_that_cannot_be_renewed_for_long_may_be_anybodys(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("the store is away")
+
+    with lease.hold(str(tmp_path), "--table", renew_seconds=0.01, stale_seconds=0.2) as mine:
+        monkeypatch.setattr(lease.storage, "write_bytes", refuse)
+        deadline = time.monotonic() + 30
+        with pytest.raises(RuntimeError, match="may have taken this folder over"):
             while time.monotonic() < deadline:
                 mine.require()
                 time.sleep(0.01)

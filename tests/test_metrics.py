@@ -123,6 +123,19 @@ def test_a_rare_finding_takes_no_interval_from_the_means():
     assert low <= macro["auc"] <= high and figures["auc_interval"] == macro["auc_interval"]
 
 
+def test_a_finding_known_of_few_patients_takes_the_interval_from_the_means():
+    """It is in the mean, and cannot be in its resamples."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (200, 2)).astype(float)
+    scores = random.random((200, 2)) * 0.7 + 0.3 * truth
+    truth[6:, 1] = np.nan
+    figures = metrics.judge(truth, scores, np.arange(200), ["a", "b"], None, [0.5, 0.5], bootstrap=50)
+    macro, (a, b) = figures["macro"], figures["per_label"].values()
+    assert b["average_precision"] is not None and b["average_precision_interval"] is None and a["average_precision_interval"]
+    for name in ("auc", "average_precision", "sensitivity", "specificity"):
+        assert macro[name] == pytest.approx((a[name] + b[name]) / 2) and macro[f"{name}_interval"] is None
+
+
 def test_one_class_alone_has_no_auc():
     figures = metrics.judge(np.ones(3, int), binary([0.2, 0.6, 0.7]), np.arange(3), LABELS, 1, 0.5)
     assert figures["auc"] is None and figures["auc_interval"] is None and figures["specificity"] is None
@@ -169,14 +182,16 @@ def test_images_that_are_all_alike_count_as_one():
     random = np.random.default_rng(0)
     alike = np.repeat(random.random(50) < 0.8, 7)
     found = Rate.of(alike, np.ones(350), np.repeat(np.arange(50), 7))
-    assert 45 < found.trials <= 50  # a little less than 50, for the variance between so few is not known for certain
+    assert 10 <= 50 - alike[::7].sum() and 45 < found.trials <= 50  # a little less than 50, for the variance between so few is not known for certain
     assert Rate.of(np.ones(350), np.ones(350), np.repeat(np.arange(50), 7)).interval == wilson(50, 50)
     assert Rate.of(alike, np.zeros(350), np.arange(350)) is None
 
 
-@pytest.mark.parametrize(("patients", "images", "rate", "alike"), [(50, 10, 0.75, 0.25), (380, 2, 0.98, 0.2), (200, 1, 0.9, 0.01)])
+@pytest.mark.parametrize(("patients", "images", "rate", "alike"), [
+    (50, 10, 0.75, 0.25), (380, 2, 0.98, 0.2), (200, 1, 0.9, 0.01), (30, 10, 0.95, 0.5), (20, 20, 0.95, 0.3), (100, 10, 0.99, 0.3)])
 def test_a_rates_interval_holds_the_true_one_in_19_of_20_draws(patients, images, rate, alike):
-    """Of each patient's images a share of its own is right, drawn from a beta distribution; ``alike``: their correlation."""
+    """Of each patient's images a share of its own is right, drawn from a beta distribution; ``alike``: their correlation. Also
+    where few patients have all the errors."""
     random, held, by_image = np.random.default_rng(1), 0, 0
     for _ in range(400):
         own = random.beta(rate * (1 - alike) / alike, (1 - rate) * (1 - alike) / alike, patients)
@@ -187,7 +202,7 @@ def test_a_rates_interval_holds_the_true_one_in_19_of_20_draws(patients, images,
         low, high = wilson(right.sum(), len(right))
         by_image += low <= rate <= high
     assert held >= 0.92 * 400 and (images == 1 or by_image < held)
-    assert images < 10 or by_image < 0.75 * 400  # what images taken for independent would do
+    assert images < 10 or by_image < 0.85 * 400  # what images taken for independent would do
 
 
 @pytest.mark.parametrize(("negatives", "positives", "area"), [(34, 66, 0.99), (20, 20, 0.97)])

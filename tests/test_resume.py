@@ -1,5 +1,6 @@
 """A run that stops anywhere goes on as if it had not, whatever the launcher and the number of workers."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,8 +13,8 @@ from cxrflow import lease
 from cxrflow.config import TrainConfig
 from cxrflow.errors import JobError, UserError
 from cxrflow.launch.supervise import supervise
-from cxrflow.launch.train import _with_room, check_train, train
-from cxrflow.manifest import RunDirectory, read_manifest
+from cxrflow.launch.train import _again, _with_room, check_train, train
+from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.training.checkpoint import Checkpoint, goes_on, read_checkpoint, write_checkpoint
 
 LOCAL = """
@@ -239,6 +240,13 @@ def test_a_run_goes_on_with_as_many_workers_as_hold_its_order_of_samples(table, 
     with pytest.raises(JobError, match="of 1 task slots that are left, no number of workers .* can go on: --feed-memory"):
         _with_room(config, 1, kept)
     assert _with_room(config, 1, None).workers == 1  # of a run that has no order yet
+
+
+def test_a_worker_lost_before_the_first_checkpoint_is_begun_again_without_it(table, tmp_path):
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="horovod", workers=2)
+    with lease.hold(config.run, "--run") as held:
+        write_json(RunDirectory(config.run).config, {"version": RUN_VERSION, "job": held.token})
+        assert _again(config, 1, held) == dataclasses.replace(config, workers=1)
 
 
 LOSE_A_BATCH = """

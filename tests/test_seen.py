@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -65,8 +66,19 @@ def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, tab
     assert seen(spark, other, table) == {"table": "remade"} and "made anew" in words({"table": "remade"})
     write_config(other, table)
     # A run that kept no word of which table it was, as older ones.
+    write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(table)}, "data": {}})
+    assert seen(spark, other, table) == {"table": "own"}
     write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(tmp_path / "nowhere")}, "data": {}})
     assert seen(spark, other, table) == {"table": "unknown"} and "nobody can tell" in words({"table": "unknown"})
+
+
+def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, table, tmp_path, caplog):
+    shutil.copytree(table, tmp_path / "table")
+    write_json(f"{tmp_path}/table/manifest.json", {**json.loads((tmp_path / "table" / "manifest.json").read_text()), "table_id": "another"})
+    other = RunDirectory(str(tmp_path / "run"))
+    write_config(other, tmp_path / "table")
+    shutil.rmtree(tmp_path / "table" / "samples")
+    assert seen(spark, other, table) == {"table": "unknown"} and "could not be compared with" in caplog.text
 
 
 def test_images_that_tell_no_patient_are_warned_of():

@@ -26,9 +26,10 @@ STALE_SECONDS = 300.0
 class Lease:
     """The right to change a folder, for as long as it is held."""
 
-    def __init__(self, url: str, token: str):
-        self._url, self._token = url, token
+    def __init__(self, url: str, token: str, stale_seconds: float = STALE_SECONDS):
+        self._url, self._token, self._stale_seconds = url, token, stale_seconds
         self._lost: JobError | None = None
+        self._lock = threading.Lock()  # some file systems show a file empty while it is written anew
 
     @property
     def token(self) -> str:
@@ -37,26 +38,38 @@ class Lease:
 
     def check(self) -> None:
         """Raise JobError where another run has taken over meanwhile, because this one seemed dead."""
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
         holder = _read(self._url)
         if holder is None or holder.get("token") != self._token:
             self._lost = JobError(f"{self._url}: another run took this folder over, since this one seemed dead; this one writes no more")
             raise self._lost
 
     def require(self) -> None:
-        """The same, by what the last renewal saw: it reads nothing."""
+        """The same, by what the renewals saw, also where they could not renew it for so long that another run may have taken
+        over: it reads nothing."""
         if self._lost:
             raise self._lost
 
     def _renew(self, stop: threading.Event, every: float) -> None:
+        renewed = time.time()  # not the monotonic clock, which on a machine that sleeps stands still
         while not stop.wait(every):
             try:
-                self.check()
-                storage.write_bytes(self._url, _content(self._token))
+                with self._lock:
+                    self._check()
+                    storage.write_bytes(self._url, _content(self._token))
+                renewed = time.time()
             except JobError as error:
                 log.error("%s", error)
                 return
             except Exception as error:  # a store's client has kinds of its own; the next renewal may succeed
                 log.warning("%s: could not be renewed, trying again in %.0f s (%s)", self._url, every, error)
+                if time.time() - renewed > self._stale_seconds:
+                    self._lost = JobError(f"{self._url}: could not be renewed for {self._stale_seconds / 60:.0f} minutes, so another run "
+                                          "may have taken this folder over; this one writes no more")
+                    return
 
 
 @contextmanager
@@ -77,7 +90,7 @@ def hold(folder: str, flag: str, renew_seconds: float = RENEW_SECONDS, stale_sec
                             f"{holder.get('host')} does so now ({url}); wait until it has finished. If it died, its lease "
                             f"ends {stale_seconds / 60:.0f} minutes after its last sign of life")
         storage.write_bytes(url, _content(token))
-    lease, stop = Lease(url, token), threading.Event()
+    lease, stop = Lease(url, token, stale_seconds), threading.Event()
     lease.check()
     renewal = threading.Thread(target=lease._renew, args=(stop, renew_seconds), daemon=True)
     renewal.start()

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import numpy as np
 
 from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
 from cxrflow.launch.device import pin
@@ -127,11 +126,7 @@ def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, t
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         owns_gpu = _owns_gpu()  # before TensorFlow looks which there are
-        gpus = 0 if config.device == "cpu" else len(tf.config.list_physical_devices("GPU"))
-        if gpus and not owns_gpu and "CONTAINER_ID" in os.environ:
-            raise UserError("--device: on YARN, Horovod takes each container for a machine, and workers of two on one machine would take "
-                            "the same GPU: have Spark give each task one (spark.task.resource.gpu.amount=1), or use --device cpu")
-        if not gpus:
+        if config.device == "cpu" or not tf.config.list_physical_devices("GPU"):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_MILLISECONDS)
         hvd.init()
         try:

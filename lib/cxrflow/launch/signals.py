@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,13 @@ log = logging.getLogger(__name__)
 
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM}
 
+SAME_SECONDS = 1.0
+"""Within which a signal that ended Python's main thread is taken for the same one, which came by another way."""
+
 _received: list[tuple[int, str]] = []
 """Number and who caught it: one Ctrl-C in a terminal reaches both Python and Java."""
+_raised: list[float] = []
+"""When one ended Python's main thread."""
 
 
 def wanted() -> bool:
@@ -54,6 +60,7 @@ def held() -> Iterator[None]:
         yield
         return
     _received.clear()
+    _raised.clear()
     before = {number: signal.signal(number, _catch) for number in SIGNALS.values()}
     try:
         with _java_hands_over():
@@ -66,8 +73,13 @@ def held() -> Iterator[None]:
 
 def _catch(number: int, _) -> None:
     _note(number, "python")
-    if insisted():
+    if insisted() and not _just_raised():
+        _raised.append(time.monotonic())
         raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
+
+
+def _just_raised() -> bool:
+    return bool(_raised) and time.monotonic() - _raised[-1] < SAME_SECONDS
 
 
 def _note(number: int, catcher: str) -> None:
@@ -101,7 +113,7 @@ class _Handler:
 
     def handle(self, caught) -> None:
         _note(caught.getNumber(), "java")
-        if insisted():  # what ends Python's main thread, whatever it does
+        if insisted() and not _just_raised():  # what ends Python's main thread, whatever it does
             os.kill(os.getpid(), caught.getNumber())
 
     class Java:

@@ -155,7 +155,7 @@ class _Launch:
 
 def _came_before(failed: Seen, loss: Loss) -> bool:
     """Whether a worker had failed before another one's process ended, which its launcher then did to it."""
-    return loss.seen.gone and failed.ended < loss.seen.ended - EARLIER_SECONDS
+    return not (loss.hangs or loss.silent) and loss.seen.gone and failed.ended < loss.seen.ended - EARLIER_SECONDS
 
 
 def _watch(launch: _Launch, monitor: Monitor, require: Callable[[], None], stop_seconds: float) -> list[Loss]:

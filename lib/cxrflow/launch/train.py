@@ -150,10 +150,10 @@ def _again(config: TrainConfig, slots: int, held: lease.Lease) -> TrainConfig:
     many workers as there are ``slots``. Raises JobError where another job has taken the run directory over, as it may after
     this one was stopped for minutes, and where no number of workers can hold what the checkpoint's order of samples asks for."""
     held.check()
-    run, kept = RunDirectory(config.run), None
+    run, kept = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint
     if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
         config = dataclasses.replace(config, overwrite=False, resume="auto")
-        kept = read_checkpoint(run, arrays=False).state["feed"]
+        kept = read_checkpoint(run, arrays=False).state["feed"] if goes_on(run, config) else None
     return _with_room(config, slots, kept)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrflow.metrics.intervals import Resamples
+from cxrflow.metrics.intervals import FEWEST_PATIENTS, Resamples
 from cxrflow.metrics.ranking import Ranking
 
 GRID = np.linspace(0, 1, 101)
@@ -20,7 +20,7 @@ class Curve:
     y: np.ndarray
     low: np.ndarray | None
     high: np.ndarray | None
-    """float (101,), None where a resample has no curve: too few patients."""
+    """float (101,), None where there are too few patients to resample, or a resample has no curve."""
 
 
 def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int = 500, seed: int = 0) -> tuple[Curve, Curve]:
@@ -38,14 +38,15 @@ def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resam
             recall[row] = precision[row][np.searchsorted(found[row], GRID)]
         return {"roc": roc, "recall": recall}
 
-    drawn = Resamples(patients, resamples, seed).of(on_grid)
+    few = len(np.unique(patients)) < FEWEST_PATIENTS
+    drawn = {} if few else Resamples(patients, resamples, seed).of(on_grid)
     found, alarms, precision = (values[0] for values in ranking.rates(np.ones((1, len(scores)))))
-    return (Curve(np.append(0, alarms), np.append(0, found), *_band(drawn["roc"])),
-            Curve(np.append(0, found), np.append(precision[0], precision), *_band(drawn["recall"])))
+    return (Curve(np.append(0, alarms), np.append(0, found), *_band(drawn.get("roc"))),
+            Curve(np.append(0, found), np.append(precision[0], precision), *_band(drawn.get("recall"))))
 
 
-def _band(drawn: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    if np.isnan(drawn[:, -1]).any():
+def _band(drawn: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if drawn is None or np.isnan(drawn[:, -1]).any():
         return None, None
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     return low, high

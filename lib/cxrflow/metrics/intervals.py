@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t as student
 
 FEWEST_PATIENTS = 10
-"""Of fewer there is no bootstrap: what they have in common is taken for what all patients have in common."""
+"""Of fewer there is no bootstrap, nor a variance between them: what they have in common is taken for what all patients have."""
 Z = float(norm.ppf(0.975))
 _AT_ONCE = 2**20  # weights, 8 MB
 
@@ -39,7 +39,8 @@ class Rate:
 
         The samples are divided by the design effect (Kish 1965): how many times the variance between patients is what it
         would be were their samples independent. What so many patients tell of that variance itself is in Student's t (Korn
-        and Graubard 1998). Of a rate of 0 or 1 there is nothing to tell it from, so each patient counts once.
+        and Graubard 1998). Where the rarer outcome is in fewer than FEWEST_PATIENTS of them, or in none, there is too little to
+        tell it from, so each patient counts once.
         """
         counted = trials > 0
         _, member = np.unique(patients[counted], return_inverse=True)
@@ -47,7 +48,7 @@ class Rate:
             return None
         hits, of = np.bincount(member, successes[counted]), np.bincount(member)
         total, value = of.sum(), hits.sum() / of.sum()
-        if value in (0, 1) or len(of) == 1:
+        if min(np.count_nonzero(hits), np.count_nonzero(hits < of)) < FEWEST_PATIENTS:
             return cls(float(value), float(len(of)))
         effect = ((hits - value * of) ** 2).sum() / (total * value * (1 - value))
         certain = student.ppf(0.975, total - 1) / student.ppf(0.975, len(of) - 1)
@@ -122,8 +123,11 @@ def perfect_auc_interval(positives: int, negatives: int) -> list[float] | None:
 
 
 def mean_of(samples: list[np.ndarray]) -> np.ndarray:
-    """The mean of figures, float (b,) each, in each resample, over those that have a value in it; NaN where none has."""
+    """The mean of figures, float (b,) each, in each resample, over those that have a value in it; NaN where none has, and
+    everywhere where one has a value nowhere, as of too few patients: it would be in the mean and not in its resamples."""
     values = np.stack(samples)
+    if np.isnan(values).all(axis=1).any():
+        return np.full(values.shape[1], np.nan)
     with np.errstate(invalid="ignore"):
         return np.nansum(values, axis=0) / np.isfinite(values).sum(axis=0)
 

@@ -81,7 +81,7 @@ def _seen(result: dict) -> list[str]:
         return ["The run's table was made anew since it was trained, and its patients may have been dealt otherwise: training may "
                 "have seen these images, and then the figures flatter the model. Train on the table as it is."]
     if seen["table"] == "unknown":
-        return ["The table that the run was trained on is not there any more, so nobody can tell whether training saw these images."]
+        return ["The table that the run was trained on is not there to compare with, so nobody can tell whether training saw these images."]
     if not seen["patients"]:
         return []
     return [f"Training or its validation has {seen['images']:,} of these {result['n']:,} images, and images of {seen['patients']:,} of these "

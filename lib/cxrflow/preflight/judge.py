@@ -213,7 +213,7 @@ def judge_gpu_amount(config: TrainConfig, amount: str) -> Row | None:
     if config.launcher != "torch" or config.device == "cpu" or float(amount) in (0, 1):
         return None
     return failed("slots", f"spark.task.resource.gpu.amount is {amount}, with which TorchDistributor does not start a task a worker",
-                  "set it to 1, or use --launcher horovod or --device cpu")
+                  "set it to 1, or use --device cpu")
 
 
 def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:

@@ -73,8 +73,8 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     share_credentials(spark)
     run, manifest = check_evaluate(config)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
-    scored = score_table(spark, config.table, manifest, config.split, run, columns)
     seen = find_seen(spark, RunDirectory(config.run), config.table, manifest, config.split)
+    scored = score_table(spark, config.table, manifest, config.split, run, columns)
     result = {"split": config.split, "table": storage.absolute(config.table), "seen": seen, **judge_scored(config, run, manifest, scored)}
     result["seconds"] = round(time.monotonic() - started, 2)
     _write(RunDirectory(config.run), scored, result)

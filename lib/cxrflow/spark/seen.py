@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -11,8 +12,10 @@ from pyspark.sql import SparkSession
 
 from cxrflow import storage
 from cxrflow.errors import UserError
-from cxrflow.manifest import Manifest, RunDirectory, has_manifest, read_manifest
+from cxrflow.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.spark.session import task_slots
+
+log = logging.getLogger(__name__)
 
 
 def find_seen(spark: SparkSession, run: RunDirectory, table: str, manifest: Manifest, split: str) -> dict:
@@ -22,28 +25,38 @@ def find_seen(spark: SparkSession, run: RunDirectory, table: str, manifest: Mani
     - ``other`` where it is not: then ``images`` counts the images whose file's content training or validation has, and ``patients``
       the patients of these images and of others with a patient's key of theirs,
     - ``remade`` where it lies in that one's place and was made since, so that patients may be in other splits,
-    - ``unknown`` where the one that the run was trained on is no longer there to compare with.
+    - ``unknown`` where the one that the run was trained on is no longer there, or cannot be read, to compare with.
     """
     config = run.read(run.config, "train")
-    place, trained_id = storage.absolute(config["train"]["table"]), config["data"].get("table_id")
-    if trained_id and trained_id == manifest.table_id:
+    place, trained_id = storage.absolute(config["train"]["table"]), config["data"].get("table_id")  # older runs do not say
+    if trained_id == manifest.table_id or (trained_id is None and place == storage.absolute(table)):
         return {"table": "own"}
     if place == storage.absolute(table):
         return {"table": "remade"}
     try:
-        trained = read_manifest(place) if has_manifest(place) else None
-    except (OSError, UserError):
-        trained = None
-    if trained is None or trained.table_id != trained_id:
+        trained = read_manifest(place)
+        if trained_id not in (None, trained.table_id):
+            return {"table": "unknown"}
+        return {"table": "other", **_count_seen(spark, _shards(table, manifest, [split]), _shards(place, trained, ["train", "val"]))}
+    except UserError:
         return {"table": "unknown"}
-    shards = [(True, storage.join(storage.absolute(table), shard.path)) for shard in manifest.of_split(split)]
-    shards += [(False, storage.join(place, shard.path)) for known in ("train", "val") for shard in trained.of_split(known)]
-    rows = spark.createDataFrame(shards, "judged boolean, shard string").repartition(min(len(shards), 4 * task_slots(spark))).mapInArrow(
+    except Exception as error:  # whatever Spark or a store has against it: what is judged does not need it
+        log.warning("the table %s, which the run was trained on, could not be compared with: %s", place, str(error).splitlines()[0])
+        return {"table": "unknown"}
+
+
+def _shards(table: str, manifest: Manifest, splits: list[str]) -> list[str]:
+    return [storage.join(storage.absolute(table), shard.path) for split in splits for shard in manifest.of_split(split)]
+
+
+def _count_seen(spark: SparkSession, judged: list[str], known: list[str]) -> dict[str, int]:
+    work = [(shards is judged, shard) for shards in (judged, known) for shard in shards]
+    rows = spark.createDataFrame(work, "judged boolean, shard string").repartition(min(len(work), 4 * task_slots(spark))).mapInArrow(
         _read_keys, "judged boolean, sha256 string, patient_id string, named boolean").cache()
-    judged, known = rows.filter("judged"), rows.filter("NOT judged")
-    same_content = judged.join(known.select("sha256").distinct(), "sha256", "left_semi")
-    same_patient = judged.filter("named").join(known.filter("named").select("patient_id").distinct(), "patient_id", "left_semi")
-    found = {"table": "other", "images": same_content.count(),
+    judged_rows, known_rows = rows.filter("judged"), rows.filter("NOT judged")
+    same_content = judged_rows.join(known_rows, "sha256", "left_semi")
+    same_patient = judged_rows.filter("named").join(known_rows.filter("named"), "patient_id", "left_semi")
+    found = {"images": same_content.count(),
              "patients": same_content.select("patient_id").union(same_patient.select("patient_id")).distinct().count()}
     rows.unpersist()
     return found

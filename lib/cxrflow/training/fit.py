@@ -360,6 +360,7 @@ class _Trainer:
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
         self._kept.fit(len(self._epochs), self._config.views, *self._score_val(native(seen)), self._val_facts)
         if self._worker.rank == 0:
+            self._worker.at("checkpoint", epoch=len(self._epochs))
             with self._writing():
                 self._kept.save(seen)
                 self._write_history(finished=True)
