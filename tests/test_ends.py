@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxrflow.errors import Stopped
+from cxrflow.launch import signals
 from cxrflow.manifest import RunDirectory
 from cxrflow.training.checkpoint import read_checkpoint
 
@@ -74,6 +76,28 @@ def test_a_signal_ends_with_a_checkpoint_of_the_step_and_the_second_at_once(tabl
         job.wait()
     assert job.returncode == 130 and "stopped at once" in said and "Traceback" not in said
     assert_whole(run, table)
+
+
+class FromJava:
+    """What Java's handler is given."""
+
+    def getNumber(self):
+        return signal.SIGINT
+
+
+def test_one_ctrl_c_reaches_python_and_java_and_the_second_ends_the_main_thread_once():
+    java = signals._Handler()
+    with signals.held():
+        signal.raise_signal(signal.SIGINT)
+        java.handle(FromJava())
+        assert signals.wanted() and not signals.insisted()
+        with pytest.raises(Stopped, match="stopped at once"):
+            signal.raise_signal(signal.SIGINT)
+        java.handle(FromJava())  # while the main thread clears up
+    with signals.held():  # of spark-submit's process, which a scheduler signals, Java alone hears
+        java.handle(FromJava())
+        with pytest.raises(Stopped, match="stopped at once"):
+            java.handle(FromJava())
 
 
 @pytest.fixture
