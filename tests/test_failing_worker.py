@@ -52,20 +52,19 @@ def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, tab
     assert time.monotonic() - started < SECONDS
 
 
-def break_alone(config, worker):
-    """Worker 1 breaks while the other does something that needs nobody else, and is then ended by its launcher."""
-    import time
-
-    import numpy as np
-
-    worker.at("train" if worker.rank else "validate", epoch=1, step=3)
-    worker.average([np.zeros(1)])  # both are there
-    if worker.rank:
-        raise ValueError("no such thing")
-    time.sleep(SECONDS)
-
-
 def test_who_broke_is_named_though_the_launcher_ended_the_other_one_for_it(spark, table, tmp_path):
+    """Worker 1 breaks while the other does something that needs nobody else, and is then ended by its launcher."""
+    def break_alone(config, worker):
+        import time
+
+        import numpy as np
+
+        worker.at("train" if worker.rank else "validate", epoch=1, step=3)
+        worker.average([np.zeros(1)])  # both are there
+        if worker.rank:
+            raise ValueError("no such thing")
+        time.sleep(60)
+
     config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="torch", workers=2)
     with pytest.raises(JobError, match=r"ValueError: no such thing \(worker 1 .*in train of epoch 1 at step 3"):
         supervise(spark, config, break_alone, lambda config, slots: config, lambda event: None, lambda: None)

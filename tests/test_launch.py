@@ -1,5 +1,7 @@
 """A launcher's contract: a function and plain data go out to real workers, rank 0's result comes back."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -62,6 +64,36 @@ def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, t
         "gradients": [[[1.5, 1.5], [1.5, 1.5]], [5.5, 5.5, 5.5]],
         "average": [[0.5, 5.0]], "broadcast": [[7.0]], "gather": [0, 1, 2]}
     assert told == [{"event": "start", "images": 7}]
+
+
+LOADS = """
+import json, os, sys, threading
+from cxrflow.config import TrainConfig
+from cxrflow.launch.supervise import supervise
+from cxrflow.spark.session import open_session
+from cxrflow.watch.recorder import Recorder
+
+os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --driver-memory 1g pyspark-shell"
+spark, loaded = open_session("loads"), {}
+
+def note(event, arguments):
+    if event == "import" and threading.current_thread() is not threading.main_thread():
+        loaded.setdefault(threading.current_thread().name, []).append(arguments[0])
+
+sys.addaudithook(note)
+for launcher in ("horovod", "torch"):
+    config = TrainConfig(table="/t", run=f"{sys.argv[1]}/{launcher}", launcher=launcher, workers=2)
+    with Recorder(config, goes_on=False) as recorder:
+        supervise(spark, config, lambda config, worker: {}, lambda config, slots: config, recorder.record, lambda: None)
+print(json.dumps(loaded))
+"""
+
+
+def test_no_thread_of_the_driver_loads_packages_beside_another_one(tmp_path):
+    """Python's import now and then stopped for ever where TensorBoard's thread and the launcher's loaded theirs at a time."""
+    done = subprocess.run([sys.executable, "-c", LOADS, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == {}
+    assert (tmp_path / "torch" / "events.jsonl").exists() and "cannot be written" not in done.stderr
 
 
 def test_what_the_local_worker_tells_is_recorded_at_once():

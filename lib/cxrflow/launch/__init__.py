@@ -2,7 +2,8 @@
 
 A launcher's module has a class ``Launch(spark, config, driver)``: ``run(function)`` calls ``function(config, worker)`` on
 every worker and returns what rank 0 returned, and ``cancel()``, from another thread, has it end soon. Each worker starts
-an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own.
+an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own; ``Launch()`` loads
+those that the driver needs, and ``run`` none (``load_packages``).
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ class Launcher:
     def load(self) -> type:
         """Its class ``Launch``."""
         return importlib.import_module(self.module).Launch
+
+
+def load_packages(*names: str) -> None:
+    """Load what a launcher's ``run`` needs before it runs in a thread of its own. Python's import now and then stops for ever
+    where two threads load packages at a time."""
+    for name in names:
+        importlib.import_module(name)
 
 
 LAUNCHERS = {

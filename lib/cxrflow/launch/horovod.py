@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from cxrflow.config import TrainConfig
+from cxrflow.launch import load_packages
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
 from cxrflow.launch.device import pin
@@ -29,6 +30,8 @@ class Launch:
     def __init__(self, spark, config: TrainConfig, driver: Address):
         self._spark, self._config, self._driver = spark, config, driver
         self._abort, self._job = threading.Event(), 0
+        load_packages("horovod.spark", "horovod.runner.gloo_run", "horovod.spark.driver.driver_service", "horovod.spark.driver.job_id",
+                      "multiprocessing.synchronize", "multiprocessing.queues", "multiprocessing.popen_fork", "encodings.idna")
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""

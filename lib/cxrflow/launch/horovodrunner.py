@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from cxrflow.config import TrainConfig
+from cxrflow.launch import load_packages
 from cxrflow.launch.connection import Address
 from cxrflow.launch.horovod import as_guest, work
 from cxrflow.launch.worker import Worker
@@ -24,6 +25,7 @@ class Launch:
         self._spark, self._config, self._driver = spark, config, driver
         self._group = f"cxrflow horovodrunner {secrets.token_hex(8)}"
         self._abort = threading.Event()
+        load_packages("sparkdl", "horovod.runner.gloo_run", "horovod.spark.runner")
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises what HorovodRunner does where a worker ended otherwise."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from cxrflow.config import TrainConfig
 from cxrflow.interfaces import interface_towards
+from cxrflow.launch import load_packages
 from cxrflow.launch.agent import Agent
 from cxrflow.launch.connection import Address
 from cxrflow.launch.device import pin
@@ -26,6 +27,7 @@ class Launch:
     def __init__(self, spark, config: TrainConfig, driver: Address):
         self._spark, self._config, self._driver = spark, config, driver
         self._group = f"cxrflow torch {secrets.token_hex(8)}"
+        load_packages("pyspark.ml.torch.distributor", "pandas")  # which mapInArrow wants
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""

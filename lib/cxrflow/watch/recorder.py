@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 
 from cxrflow import storage
@@ -47,6 +49,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         """Raises UserError where a new run cannot reach MLflow: better now than after a night."""
+        self._load_packages()
         self._channels.append(Channel("terminal", Terminal))
         if not self._goes_on and not self._replaces:
             self._remove_old()  # of a run that died before its first checkpoint
@@ -96,11 +99,11 @@ class Recorder:
 
     def _open_files(self) -> list[Channel]:
         channels = [Channel("events.jsonl", self._json_lines)]
-        if self._config.tensorboard and find_spec("tensorboard") is None:
-            log.info("no files for TensorBoard: the package tensorboard is not installed on the driver")
-        elif self._config.tensorboard:
+        if self._shows_tensorboard():
             log.info("watch with: tensorboard --logdir %s", self._run.tensorboard)
             channels.append(Channel("TensorBoard", self._tensorboard))
+        elif self._config.tensorboard:
+            log.info("no files for TensorBoard: the package tensorboard is not installed on the driver")
         self._channels += channels
         return channels
 
@@ -115,7 +118,16 @@ class Recorder:
                 f"{OPEN_SECONDS:.0f} s, got {plain_words(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
                 "driver's environment, or leave --mlflow out") from None
 
-    # Each sink's packages are loaded in its own thread.
+    def _load_packages(self) -> None:
+        """Before the sinks' threads begin. Python's import now and then stops for ever where two threads load packages at a
+        time, and the launcher's does next."""
+        wanted = {"jsonl": True, "tensorboard": self._shows_tensorboard(), "mlflow": self._config.mlflow is not None}
+        for name in (name for name, is_wanted in wanted.items() if is_wanted):
+            with suppress(Exception):  # which the sink meets again, and says
+                import_module(f"cxrflow.watch.{name}")
+
+    def _shows_tensorboard(self) -> bool:
+        return self._config.tensorboard and find_spec("tensorboard") is not None
 
     def _json_lines(self) -> Sink:
         from cxrflow.watch.jsonl import JsonLines
