@@ -14,6 +14,7 @@ import pytest
 
 from cxrflow.config import EvaluateConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.errors import UserError
+from cxrflow.launch.supervise import supervise
 from cxrflow.launch.train import check_train, train
 from cxrflow.manifest import RunDirectory, read_manifest
 from cxrflow.metrics.text import rate
@@ -113,6 +114,7 @@ def test_validation_covers_the_samples_of_all_workers(spark, table, trained):
     assert figures["threshold"] == result["threshold"]
 
 
+@pytest.mark.parametrize("trained", ["horovod"], indirect=True)  # tests/test_findings.py has the same of torch
 def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp_path):
     from cxrflow.report.page import write_report
     from cxrflow.spark.evaluate import evaluate
@@ -204,12 +206,19 @@ def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions
 
 @pytest.fixture(scope="module")
 def losses(spark, table, tmp_path_factory):
-    """A function that trains once for each set of arguments; returns loss and validation loss of each epoch."""
+    """A function that trains once for each set of arguments, without the preflight before it; returns loss and validation loss
+    of each epoch."""
+    def fit(config, worker):
+        from cxrflow.training.fit import fit
+
+        return fit(config, worker)
+
     @functools.cache
     def train_plain(launcher, workers, **change):
         run = tmp_path_factory.mktemp("losses") / "run"
-        train(spark, TrainConfig(table=str(table), run=str(run), launcher=launcher, workers=workers, batch_size=8 // workers,
-                                 epochs=2, model="plain", lr_scaling="none", **change))
+        config = TrainConfig(table=str(table), run=str(run), launcher=launcher, workers=workers, batch_size=8 // workers,
+                             epochs=2, model="plain", lr_scaling="none", **change)
+        supervise(spark, config, fit, lambda config, slots: config, lambda event: None, lambda: None)
         config = zipfile.ZipFile(run / "model.keras").read("config.json").decode()
         assert "mixed" not in config and "float16" not in config
         arrays = read_checkpoint(RunDirectory(str(run))).arrays
