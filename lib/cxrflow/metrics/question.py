@@ -64,7 +64,7 @@ class Question:
         values = self.values
         found: dict = {"n": len(self.scores), "positives": int(self.positive.sum())}
         for name in RATES:
-            found |= {name: values[name], f"{name}_interval": self.rate(name) and self.rate(name).interval}
+            found |= {name: values[name], f"{name}_interval": (rate := self.rate(name)) and rate.interval}
         found |= {"auc": values["auc"], "auc_interval": self._auc_interval(resampled["auc"]),
                   "average_precision": values["average_precision"],
                   "average_precision_interval": percentiles(resampled["average_precision"])}

@@ -14,6 +14,7 @@ from cxrflow import storage
 from cxrflow.errors import UserError
 from cxrflow.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.spark.session import task_slots
+from cxrflow.watch.channel import plain_words
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def find_seen(spark: SparkSession, run: RunDirectory, table: str, manifest: Mani
     except UserError:
         return {"table": "unknown"}
     except Exception as error:  # whatever Spark or a store has against it: what is judged does not need it
-        log.warning("the table %s, which the run was trained on, could not be compared with: %s", place, str(error).splitlines()[0])
+        log.warning("the table %s, which the run was trained on, could not be compared with: %s", place, plain_words(error))
         return {"table": "unknown"}
 
 
