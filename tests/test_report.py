@@ -116,6 +116,10 @@ def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained
     clinic, threshold = result["per_label"]["Edema"]["clinic"], result["thresholds"]["Edema"]
     assert f"{rate(clinic['ppv'])}<small>{span(clinic['ppv_interval'])}</small><small>where 10.0 % have it</small>" in words
     assert rate(threshold) in words and "re-weighted for another prevalence" in words and "the split all was judged" in words
+    older = {name: value for name, value in json.loads(Path(trained.metrics).read_text()).items() if name != "seen"}
+    write_json(trained.metrics, older)
+    with pytest.raises(UserError, match="is an older one's; run jobs/evaluate.py again"):
+        write_report(ReportConfig(run=trained.url))
 
 
 def test_a_run_that_was_not_evaluated(table, trained, tmp_path):

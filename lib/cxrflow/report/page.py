@@ -28,12 +28,15 @@ def write_report(config: ReportConfig) -> dict:
     """Draw the run's curves, and all that is known of it where it was evaluated.
 
     With ``config.predictions`` there are examples of that table as well as of the last evaluation. Returns the places of the
-    page and of the pictures. Raises UserError where the run or the predictions are missing.
+    page and of the pictures. Raises UserError where the run or the predictions are missing, or an
+    older cxrflow judged it.
     """
     run = RunDirectory(config.run)
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
     evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
+    if metrics and "seen" not in metrics:
+        raise UserError(f"--run: expected figures of this cxrflow, but {run.metrics!r} is an older one's; run jobs/evaluate.py again")
     labels, recipe = settings["labels"], Recipe(**settings["recipe"])
     multi = settings["task"] == "multi"
     positive = None if multi else labels.index(settings["positive_label"])
