@@ -9,8 +9,13 @@ EXTRAS = {
     "spark": ["pyspark>=3.5,<4"],
     # Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
     # OpenCV 4.12 needs NumPy 2, so this resolves to 4.11.
-    "train": ["keras>=3.5,<3.16", "petastorm>=0.12.1,<0.14", "pyarrow>=10,<15", "numpy<2",
-              "opencv-python-headless>=4.8,<5"],
+    "train": [
+        "keras>=3.5,<3.16",
+        "petastorm>=0.12.1,<0.14",
+        "pyarrow>=10,<15",
+        "numpy<2",
+        "opencv-python-headless>=4.8,<5",
+    ],
     # Horovod 0.28.1, the last release, does not compile against TensorFlow 2.19.
     "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
@@ -23,10 +28,24 @@ EXTRAS = {
     "mlflow": ["mlflow-skinny>=2.13"],
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
     # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
-    "dicom": ["pydicom>=3", "pylibjpeg>=2", "pylibjpeg-openjpeg>=2.3", "pylibjpeg-rle>=2", "pyjpegls>=1.2",
-              "python-gdcm>=3.0.24"],
+    "dicom": [
+        "pydicom>=3",
+        "pylibjpeg>=2",
+        "pylibjpeg-openjpeg>=2.3",
+        "pylibjpeg-rle>=2",
+        "pyjpegls>=1.2",
+        "python-gdcm>=3.0.24",
+    ],
     # moto's server speaks S3 to the tests.
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "pyyaml>=6", "moto[s3]>=5.0.20", "flask>=3", "flask-cors>=5"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6",
+        "pyyaml>=6",
+        "moto[s3]>=5.0.20",
+        "flask>=3",
+        "flask-cors>=5",
+    ],
 }
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 

@@ -14,7 +14,7 @@ export SPARK_HOME
 # TensorFlow greets every process with notices about the processor; its warnings and errors still show.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-1}
 export SPARK_CONF_DIR="$cxrflow_root/cluster"
-cxrflow_java=$("$PYSPARK_PYTHON" -c 'from cxrflow.environment import java_home; print(java_home() or "")')
+cxrflow_java=$("$PYSPARK_PYTHON" -c 'from cxrflow.base.environment import java_home; print(java_home() or "")')
 if [ -n "$cxrflow_java" ]; then
     export JAVA_HOME=$cxrflow_java
 fi

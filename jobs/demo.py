@@ -5,12 +5,12 @@ Without --images it draws synthetic phantoms to work on. For example:
     python jobs/demo.py --folder build/demo --launcher horovod --workers 2
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import DemoConfig
+from cxrflow.base.config import DemoConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: DemoConfig) -> dict:
-    from cxrflow.demo import run_demo
+    from cxrflow.pipeline.demo_job import run_demo
 
     return run_demo(config)
 

@@ -5,12 +5,12 @@ The threshold is the one that training chose on its own validation data. For exa
     spark-submit jobs/evaluate.py --run /data/run --table /data/table --split test
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import EvaluateConfig
+from cxrflow.base.config import EvaluateConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: EvaluateConfig) -> dict:
-    from cxrflow.spark.evaluate import check_evaluate, evaluate
+    from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate
     from cxrflow.spark.session import job_session
 
     check_evaluate(config)

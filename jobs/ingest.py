@@ -6,12 +6,12 @@ same split. For example:
     spark-submit jobs/ingest.py --images /data/xrays --table /data/table --height 224 --width 224
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import IngestConfig
+from cxrflow.base.config import IngestConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: IngestConfig) -> dict:
-    from cxrflow.spark.ingest import check_ingest, ingest
+    from cxrflow.pipeline.ingest_job import check_ingest, ingest
     from cxrflow.spark.session import job_session
 
     check_ingest(config)

@@ -6,12 +6,12 @@ For example:
     spark-submit jobs/predict.py --run /data/run --images /data/new --predictions /data/predictions
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import PredictConfig
+from cxrflow.base.config import PredictConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: PredictConfig) -> dict:
-    from cxrflow.spark.predict import check_predict, predict
+    from cxrflow.pipeline.predict_job import check_predict, predict
     from cxrflow.spark.session import job_session
 
     check_predict(config)

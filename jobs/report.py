@@ -6,8 +6,8 @@ For example:
     python jobs/report.py --run /data/run --predictions /data/predictions
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import ReportConfig
+from cxrflow.base.config import ReportConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: ReportConfig) -> dict:

@@ -6,12 +6,12 @@ with two workers that Horovod starts in two Spark task slots:
     spark-submit jobs/train.py --table /data/table --run /data/run --launcher horovod --workers 2
 """
 
-from cxrflow.cli import run_job
-from cxrflow.config import TrainConfig
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.cli import run_job
 
 
 def main(config: TrainConfig) -> dict:
-    from cxrflow.launch.train import check_train, train
+    from cxrflow.pipeline.train_job import check_train, train
     from cxrflow.spark.session import job_session
 
     check_train(config)

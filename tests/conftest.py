@@ -11,8 +11,10 @@ import pytest
 
 # A test's JVMs live for seconds. Java's second compiler, which pays after minutes, would take a third of the time they use;
 # verifying Spark's own bytecode and starting threads to collect garbage a fifth of the rest.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions "
-                      "-XX:-BytecodeVerificationRemote -XX:+UseSerialGC")
+os.environ.setdefault(
+    "JAVA_TOOL_OPTIONS",
+    "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote -XX:+UseSerialGC",
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -62,7 +64,7 @@ def spark():
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """48 synthetic phantoms of 24 patients and four broken files."""
-    from cxrflow.phantom import make_phantoms
+    from cxrflow.images.phantoms import make_phantoms
 
     folder = tmp_path_factory.mktemp("phantoms") / "synthetic"
     make_phantoms(str(folder), patients=24, images_a_patient=2, seed=3)
@@ -72,13 +74,23 @@ def phantoms(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def table(spark, phantoms, tmp_path_factory) -> Path:
     """The phantoms as a table of 48x40 pixels, in shards of 6 rows."""
-    from cxrflow.config import IngestConfig
-    from cxrflow.phantom import PATIENT_RULE
-    from cxrflow.spark.ingest import ingest
+    from cxrflow.base.config import IngestConfig
+    from cxrflow.images.phantoms import PATIENT_RULE
+    from cxrflow.pipeline.ingest_job import ingest
 
     place = tmp_path_factory.mktemp("table") / "table"
-    ingest(spark, IngestConfig(images=str(phantoms), table=str(place), height=48, width=40, shard_rows=6,
-                               split="0.6,0.2,0.2", patients=PATIENT_RULE))
+    ingest(
+        spark,
+        IngestConfig(
+            images=str(phantoms),
+            table=str(place),
+            height=48,
+            width=40,
+            shard_rows=6,
+            split="0.6,0.2,0.2",
+            patients=PATIENT_RULE,
+        ),
+    )
     return place
 
 
@@ -87,7 +99,12 @@ def run_job():
     """Start a job as a user would: ``run_job("train", "--epochs", 3)`` returns the finished process."""
 
     def run(job: str, *arguments, timeout: float = 300) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)],
-                              capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+        return subprocess.run(
+            [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+        )
 
     return run

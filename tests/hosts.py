@@ -28,7 +28,11 @@ class Namespaces:
         # The shell ends with its standard input, so also with this process, and all others inside with it.
         self._keeper = subprocess.Popen(
             ["unshare", *PARTS, "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; cat"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         if self._keeper.stdout.readline() != "\n":
             why = self._keeper.communicate()[1].strip()
             raise PermissionError(f"no namespaces can be made here: {why}")
@@ -63,7 +67,21 @@ class Host(Namespaces):
         self.name, self.address, self._switch, self._card = name, address, switch, card
         self.do("hostname", name)
         self.do("ip", "link", "set", "lo", "up")
-        cable = ["ip", "link", "add", name, "netns", switch.pid, "type", "veth", "peer", "name", card, "netns", self.pid]
+        cable = [
+            "ip",
+            "link",
+            "add",
+            name,
+            "netns",
+            switch.pid,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            card,
+            "netns",
+            self.pid,
+        ]
         subprocess.run(list(map(str, cable)), check=True)
         switch.do("ip", "link", "set", name, "up")
         self.do("ip", "address", "add", f"{address}/24", "dev", card)
@@ -82,7 +100,8 @@ class Host(Namespaces):
     def calls_itself_loopback(self, folder: Path) -> AbstractContextManager:
         """As Debian's installer writes ``/etc/hosts``: this host's own name leads nowhere but to itself."""
         (file := folder / f"hosts-{self.name}").write_text(
-            Path("/proc", str(self.pid), "root/etc/hosts").read_text().replace(f"{self.address} ", "127.0.1.1 "))
+            Path("/proc", str(self.pid), "root/etc/hosts").read_text().replace(f"{self.address} ", "127.0.1.1 ")
+        )
         return self.sees(file, Path("/etc/hosts"))
 
     def plug(self) -> None:
@@ -114,10 +133,13 @@ def make_hosts(folder: Path, cards: dict[str, str]) -> Iterator[dict[str, Host]]
         except OSError as error:
             pytest.skip(str(error))
         switch.do("ip", "link", "add", "switch", "up", "type", "bridge")
-        hosts = {name: stack.enter_context(Host(name, f"{NETWORK}.{number}", switch, card))
-                 for number, (name, card) in enumerate(cards.items(), start=1)}
+        hosts = {
+            name: stack.enter_context(Host(name, f"{NETWORK}.{number}", switch, card))
+            for number, (name, card) in enumerate(cards.items(), start=1)
+        }
         (names := folder / "hosts").write_text(
-            "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in hosts.values()))
+            "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in hosts.values())
+        )
         for host in hosts.values():
             host.do("mount", "--bind", names, "/etc/hosts")
         yield hosts

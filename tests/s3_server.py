@@ -47,8 +47,12 @@ class S3Server:
 
     def environment(self) -> dict[str, str]:
         """What a client of this server needs in its environment."""
-        return {"AWS_ENDPOINT_URL_S3": self.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_DEFAULT_REGION": "us-east-1"}
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
 
     def _answer(self, environ: dict, start_response) -> Iterable[bytes]:
         if environ["PATH_INFO"] == COUNT:
@@ -62,7 +66,7 @@ class S3Server:
     def _slowly(self, answer: Iterable[bytes]) -> Iterator[bytes]:
         for part in answer:
             for start in range(0, len(part), PIECE):
-                piece = part[start:start + PIECE]
+                piece = part[start : start + PIECE]
                 time.sleep(len(piece) / self._bandwidth)
                 yield piece
 

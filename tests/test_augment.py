@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
-from cxrflow.phantom import draw_phantom
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.images.phantoms import draw_phantom
 from cxrflow.training.augment import POLICIES, Policy, augment, find_policy, uniforms
 from cxrflow.training.augment.detail import blurred, compressed, resampled, sharpened
 from cxrflow.training.augment.exposure import exposure_tables, look_up
 from cxrflow.training.augment.pose import inverse_maps, margins, warp
 from cxrflow.training.augment.uniforms import splitmix64
 
-IDS = np.random.default_rng(0).integers(-2**63, 2**63, 12)  # as the table's: the first bytes of a hash
+IDS = np.random.default_rng(0).integers(-(2**63), 2**63, 12)  # as the table's: the first bytes of a hash
 CHANGING = [name for name in POLICIES if name != "none"]
 
 
@@ -32,7 +32,7 @@ def white_square(size: int = 8, side: int = 2) -> np.ndarray:
     """Black, with a white square in the middle: uint8 (1, size, size, 1)."""
     pixels = np.zeros((1, size, size, 1), np.uint8)
     low = (size - side) // 2
-    pixels[:, low:low + side, low:low + side] = 255
+    pixels[:, low : low + side, low : low + side] = 255
     return pixels
 
 
@@ -43,6 +43,7 @@ def placed(pixels, degrees=0.0, right=0.0, down=0.0, zoom=1.0, flip=False, aspec
 
 
 # What an image depends on
+
 
 def test_none_hands_back_the_very_batch(batch):
     assert augment(POLICIES["none"], batch, IDS, seed=1, epoch=2) is batch
@@ -56,7 +57,7 @@ def test_an_image_depends_on_seed_epoch_and_id_alone(batch, name):
     order = np.random.default_rng(5).permutation(12)
     np.testing.assert_array_equal(augment(policy, batch[order], IDS[order], seed=1, epoch=2), whole[order])
     for size in (1, 5):
-        parts = [augment(policy, batch[i:i + size], IDS[i:i + size], seed=1, epoch=2) for i in range(0, 12, size)]
+        parts = [augment(policy, batch[i : i + size], IDS[i : i + size], seed=1, epoch=2) for i in range(0, 12, size)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}, {"seed": 2, "epoch": 1}):
         changed = augment(policy, batch, IDS, **other)
@@ -64,12 +65,16 @@ def test_an_image_depends_on_seed_epoch_and_id_alone(batch, name):
 
 
 def test_another_process_makes_the_same_pixels_without_a_backend():
-    code = ("import hashlib, sys, numpy as np; from cxrflow.training.augment import POLICIES, augment; "
-            "pixels = (np.arange(4 * 30 * 30) % 251).astype(np.uint8).reshape(4, 30, 30, 1); "
-            "made = augment(POLICIES['strong'], pixels, np.arange(4), seed=3, epoch=1); "
-            "print(hashlib.sha256(made).hexdigest(), {'keras', 'tensorflow', 'torch'} & set(sys.modules))")
-    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            for _ in range(2)}
+    code = (
+        "import hashlib, sys, numpy as np; from cxrflow.training.augment import POLICIES, augment; "
+        "pixels = (np.arange(4 * 30 * 30) % 251).astype(np.uint8).reshape(4, 30, 30, 1); "
+        "made = augment(POLICIES['strong'], pixels, np.arange(4), seed=3, epoch=1); "
+        "print(hashlib.sha256(made).hexdigest(), {'keras', 'tensorflow', 'torch'} & set(sys.modules))"
+    )
+    said = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(said) == 1 and said.pop().strip().endswith("set()")
 
 
@@ -94,19 +99,22 @@ def test_switching_one_parameter_on_leaves_the_others_draws(batch, field):
     shift = Policy(shift=0.3)
     more = dataclasses.replace(shift, **{field: 1e-9})
     white = np.full_like(batch, 255)
-    np.testing.assert_array_equal(augment(shift, white, IDS, seed=0, epoch=0),
-                                  augment(more, white, IDS, seed=0, epoch=0))
+    np.testing.assert_array_equal(
+        augment(shift, white, IDS, seed=0, epoch=0), augment(more, white, IDS, seed=0, epoch=0)
+    )
 
 
 # Random numbers
 
+
 def test_splitmix64_gives_the_published_numbers():
     """The first outputs of Vigna's splitmix64.c from the state 1234567."""
-    assert splitmix64(np.array([1234567], np.uint64), 5).tolist() == [[
-        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]]
+    assert splitmix64(np.array([1234567], np.uint64), 5).tolist() == [
+        [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    ]
 
 
-@pytest.mark.parametrize("ids", [np.arange(20000), np.random.default_rng(1).integers(-2**63, 2**63, 20000)])
+@pytest.mark.parametrize("ids", [np.arange(20000), np.random.default_rng(1).integers(-(2**63), 2**63, 20000)])
 def test_uniforms_are_uniform_and_independent(ids):
     draws = uniforms(7, 3, ids, 13)
     assert draws.shape == (20000, 13) and draws.min() >= 0 and draws.max() < 1
@@ -128,6 +136,7 @@ def test_uniforms_of_a_sample_do_not_hang_on_the_count_or_on_the_others():
 
 
 # Pose, worked out by hand
+
 
 def test_a_shift_by_whole_pixels_moves_the_values_and_leaves_black(batch):
     made = placed(batch[:1], right=3, down=-2)
@@ -166,8 +175,10 @@ def test_shear_moves_rows_by_their_distance_from_the_centre():
 def test_margins_are_black_gray_or_the_edge_a_third_each():
     gray = np.full((3000, 12, 12, 1), 90, np.uint8)
     made = augment(Policy(shift=1.0, mixed_margins=True), gray, np.arange(3000), seed=0, epoch=0)[..., 0]
-    outside = np.array([np.setdiff1d(image, [90]) for image in made if (image == 90).mean() < 0.5 or len(np.unique(image)) > 1],
-                       dtype=object)
+    outside = np.array(
+        [np.setdiff1d(image, [90]) for image in made if (image == 90).mean() < 0.5 or len(np.unique(image)) > 1],
+        dtype=object,
+    )
     flat = np.array([values[0] if len(values) else 90 for values in outside])
     assert len(made) - len(outside) > 800  # the edge, drawn out, is all that there is
     assert (flat == 0).sum() > 800 and ((flat > 0) & (flat <= 200)).sum() > 800
@@ -177,6 +188,7 @@ def test_margins_are_black_gray_or_the_edge_a_third_each():
 
 # Fine detail
 
+
 def spectrum(image):
     """Share of the power above a quarter of the sampling rate."""
     power = np.abs(np.fft.fft2(image - image.mean())) ** 2
@@ -184,9 +196,15 @@ def spectrum(image):
     return power[far > 0.25].sum() / power.sum()
 
 
-@pytest.mark.parametrize(("change", "more"), [
-    (lambda image: blurred(image, 1.0), False), (lambda image: sharpened(image, 1.0), True),
-    (lambda image: resampled(image, 0.5, 0.0), False), (lambda image: resampled(image, 0.5, 0.99), False)])
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        (lambda image: blurred(image, 1.0), False),
+        (lambda image: sharpened(image, 1.0), True),
+        (lambda image: resampled(image, 0.5, 0.0), False),
+        (lambda image: resampled(image, 0.5, 0.99), False),
+    ],
+)
 def test_detail_is_taken_or_added_and_the_tone_stays(change, more):
     noise = np.random.default_rng(0).normal(128, 20, (61, 54)).clip(0, 255).astype(np.uint8)
     made = change(noise)
@@ -198,7 +216,7 @@ def test_a_point_is_blurred_as_a_gaussian():
     point = np.zeros((33, 33), np.uint8)
     point[16, 16] = 255
     distance = np.arange(-2, 3)
-    weights = np.exp(-distance**2 / 2)
+    weights = np.exp(-(distance**2) / 2)
     wanted = 255 * np.outer(weights, weights) / np.sqrt(2 * np.pi) ** 2
     np.testing.assert_allclose(blurred(point, 1.0)[14:19, 14:19], wanted, atol=1)
 
@@ -232,8 +250,9 @@ def test_a_warp_is_that_of_scipy(batch):
 
     maps = inverse_maps((61, 54), *(np.array([value]) for value in (0.2, 3.3, -1.7, 1.1, False)))
     (xx, xy, x), (yx, yy, y) = maps[0]
-    exact = ndimage.affine_transform(batch[0, :, :, 0].astype(float), [[yy, yx], [xy, xx]], offset=(y, x), order=1,
-                                     mode="grid-constant")
+    exact = ndimage.affine_transform(
+        batch[0, :, :, 0].astype(float), [[yy, yx], [xy, xx]], offset=(y, x), order=1, mode="grid-constant"
+    )
     # OpenCV rounds places to 1/32 pixel.
     assert np.abs(warp(batch[:1], maps)[0, :, :, 0] - exact).mean() < 1
 
@@ -241,7 +260,9 @@ def test_a_warp_is_that_of_scipy(batch):
 @pytest.mark.parametrize("name", CHANGING)
 def test_named_policies_reach_what_they_say_and_no_further(name):
     """The centre, area and angle of a white bar, by its moments, after 2,000 changes."""
-    still = dict.fromkeys(("aspect", "shear", "contrast", "brightness", "gamma", "blur", "sharpen", "resample", "compress", "erase"), 0)
+    still = dict.fromkeys(
+        ("aspect", "shear", "contrast", "brightness", "gamma", "blur", "sharpen", "resample", "compress", "erase"), 0
+    )
     policy = dataclasses.replace(POLICIES[name], mixed_margins=False, **still)
     bar = np.zeros((2000, 64, 64, 1), np.uint8)
     bar[:, 28:36, 20:44] = 255
@@ -255,8 +276,10 @@ def test_named_policies_reach_what_they_say_and_no_further(name):
         assert policy.shift * 0.97 < np.abs(shift).max() < policy.shift * 1.03
         assert abs(shift.mean()) < policy.shift * 0.05
     right, down = (np.arange(64) - centre[:, None] for centre in centres)
-    across, along, both = (np.einsum("bij,bi,bj->b", made, *pair) for pair in (
-        (down**2, np.ones_like(right)), (np.ones_like(down), right**2), (down, right)))
+    across, along, both = (
+        np.einsum("bij,bi,bj->b", made, *pair)
+        for pair in ((down**2, np.ones_like(right)), (np.ones_like(down), right**2), (down, right))
+    )
     angles = np.degrees(np.arctan2(2 * both, along - across) / 2)
     assert policy.rotation * 0.95 < np.abs(angles).max() < policy.rotation * 1.03
     assert abs(angles.mean()) < policy.rotation * 0.05
@@ -275,13 +298,21 @@ def test_no_named_policy_flips_and_one_that_does_mirrors_half(batch):
 
 # Exposure and erasing, worked out by hand
 
-@pytest.mark.parametrize(("gain", "offset", "values"), [
-    (1, 0, {0: 0, 100: 100, 255: 255}),
-    (2, 0, {0: 0, 63: 0, 64: 0, 65: 2, 128: 128, 191: 254, 192: 255, 255: 255}),  # 2 (v - 127.5) + 127.5 = 2 v - 127.5
-    (0.5, 0, {0: 64, 127: 127, 128: 128, 255: 191}),
-    (1, 0.2, {0: 51, 100: 151, 204: 255, 220: 255}),
-    (1, -0.2, {0: 0, 51: 0, 52: 1, 255: 204}),
-])
+
+@pytest.mark.parametrize(
+    ("gain", "offset", "values"),
+    [
+        (1, 0, {0: 0, 100: 100, 255: 255}),
+        (
+            2,
+            0,
+            {0: 0, 63: 0, 64: 0, 65: 2, 128: 128, 191: 254, 192: 255, 255: 255},
+        ),  # 2 (v - 127.5) + 127.5 = 2 v - 127.5
+        (0.5, 0, {0: 64, 127: 127, 128: 128, 255: 191}),
+        (1, 0.2, {0: 51, 100: 151, 204: 255, 220: 255}),
+        (1, -0.2, {0: 0, 51: 0, 52: 1, 255: 204}),
+    ],
+)
 def test_gray_values_by_hand(gain, offset, values):
     table = exposure_tables(np.array([gain]), np.array([offset]))[0]
     assert {value: table[value] for value in values} == values
@@ -325,6 +356,7 @@ def test_a_patch_is_erased_of_the_size_and_as_often_as_said():
 
 # Choosing
 
+
 def test_names():
     assert list(POLICIES) == ["none", "light", "standard", "strong"]
     assert POLICIES["none"] == Policy() and find_policy(TrainConfig(table="t", run="r").augment) in POLICIES.values()
@@ -332,10 +364,15 @@ def test_names():
         find_policy("heavy")
 
 
-@pytest.mark.parametrize(("name", "words"), [("no_such_module:policy", "cannot be imported"),
-                                             ("test_augment:nothing", "cannot be imported"),
-                                             (":", "cannot be imported"),
-                                             ("test_augment:IDS", "function or a Policy, got ndarray")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_such_module:policy", "cannot be imported"),
+        ("test_augment:nothing", "cannot be imported"),
+        (":", "cannot be imported"),
+        ("test_augment:IDS", "function or a Policy, got ndarray"),
+    ],
+)
 def test_a_policy_that_is_none_is_refused(name, words):
     with pytest.raises(UserError, match="--augment.*" + words):
         find_policy(name)
@@ -348,9 +385,20 @@ def test_without_opencv_it_says_what_to_install(monkeypatch):
     assert find_policy("none") == Policy()
 
 
-@pytest.mark.parametrize("wrong", [{"rotation": -1}, {"shift": 1.5}, {"flip": 2}, {"zoom": float("nan")},
-                                   {"erase_area": (0.2, 0.1)}, {"erase_area": (0.0, 0.1)},
-                                   {"blur": 0.6, "sharpen": 0.6}, {"quality": (0, 50)}, {"resample_share": (0.5, 1.5)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rotation": -1},
+        {"shift": 1.5},
+        {"flip": 2},
+        {"zoom": float("nan")},
+        {"erase_area": (0.2, 0.1)},
+        {"erase_area": (0.0, 0.1)},
+        {"blur": 0.6, "sharpen": 0.6},
+        {"quality": (0, 50)},
+        {"resample_share": (0.5, 1.5)},
+    ],
+)
 def test_parameters_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong)) + ".*expected"):
         Policy(**wrong)
@@ -379,20 +427,23 @@ def test_a_users_own(batch):
 
 TRAIN = """
 import json, sys
-from cxrflow.config import TrainConfig
-from cxrflow.launch.train import train
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
 for name in sys.argv[3:]:
     train(None, TrainConfig(table=sys.argv[1], run=f"{sys.argv[2]}/{name}", model="plain", epochs=2, augment=name))
 """
 
 
 def test_training_augments_as_it_is_told(table, tmp_path):
-    from cxrflow.launch.train import check_train
+    from cxrflow.pipeline.train_job import check_train
 
     with pytest.raises(UserError, match="--augment: expected one of none, light"):
         check_train(TrainConfig(table=str(table), run=str(tmp_path / "run"), augment="heavy"))
-    subprocess.run([sys.executable, "-c", TRAIN, str(table), str(tmp_path), "none", "strong", "test_augment:blacken"],
-                   check=True, cwd=__file__.rpartition("/")[0])
+    subprocess.run(
+        [sys.executable, "-c", TRAIN, str(table), str(tmp_path), "none", "strong", "test_augment:blacken"],
+        check=True,
+        cwd=__file__.rpartition("/")[0],
+    )
     histories = [json.loads(path.read_text())["epochs"] for path in sorted(tmp_path.glob("*/history.json"))]
     assert len({history[0]["loss"] for history in histories}) == 3
     # Trained on black images; were those of validation black too, all scores would be equal.

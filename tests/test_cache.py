@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from cxrflow.training import cache as module
-from cxrflow.training.cache import ShardCache
+from cxrflow.training import shard_cache as module
+from cxrflow.training.shard_cache import ShardCache
 
 SIZE = 100 + 4  # of a copy: a shard of 100 bytes, and its checksum
 
@@ -54,12 +54,13 @@ def test_another_table_at_the_same_place_has_copies_of_its_own(tmp_path, store):
     assert store.asked == ["a", "a"]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: b"", lambda data: b"x" + data[1:],
-                                    lambda data: bytes(len(data))])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:50], lambda data: b"", lambda data: b"x" + data[1:], lambda data: bytes(len(data))]
+)
 def test_a_damaged_copy_is_read_again(tmp_path, store, damage, caplog):
     cache = ShardCache(str(tmp_path), 1000, "id", store)
     fetch(cache, "a")
-    copy, = copies(tmp_path)
+    (copy,) = copies(tmp_path)
     copy.write_bytes(damage(copy.read_bytes()))
     fetch(cache, "a", "a")
     assert store.asked == ["a", "a"]
@@ -142,7 +143,7 @@ def test_threads_share_it(tmp_path, store):
 WORKER = """
 import sys
 import pyarrow as pa
-from cxrflow.training.cache import ShardCache
+from cxrflow.training.shard_cache import ShardCache
 
 content = {str(n): str(n).encode() * 20_000 for n in range(30)}
 for _ in range(40):  # each a later training, so they take room from each other all the time
@@ -153,8 +154,10 @@ for _ in range(40):  # each a later training, so they take room from each other 
 
 
 def test_processes_share_it_and_read_no_half_written_file(tmp_path):
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stderr=subprocess.PIPE, text=True)
-               for _ in range(3)]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     for worker in workers:
         _, said = worker.communicate(timeout=120)
         assert worker.returncode == 0 and said == "", said  # not even a damaged copy was found

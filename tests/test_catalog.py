@@ -14,22 +14,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrflow.base.config import IngestConfig
+from cxrflow.base.errors import UserError
+from cxrflow.catalog.assign import assign_files, cut_tasks, write_work
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import insert, new_catalog, open_catalog, values
-from cxrflow.catalog.place import cut_tasks, place, write_work
-from cxrflow.catalog.settle import settle
-from cxrflow.config import IngestConfig
-from cxrflow.errors import UserError
+from cxrflow.catalog.reconcile import reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MEMORY = 64 << 20
 
 
 def sample(path, patient, split, content, *, fresh=True, fixed=False, label="A", phash="0" * 64, row=0):
-    return {"path": path, "size": 1, "modified": NOW, "sha256": content, "label": label, "patient_id": patient, "split": split,
-            "source_height": 10, "source_width": 20, "source_format": "PNG", "source_bits": 8, "note": "", "phash": phash,
-            "sample_id": hash(path) >> 1, "shard": f"{split}/{path}" if fresh else "old", "row": row, "fresh": fresh,
-            "fixed": fixed or not fresh}
+    return {
+        "path": path,
+        "size": 1,
+        "modified": NOW,
+        "sha256": content,
+        "label": label,
+        "patient_id": patient,
+        "split": split,
+        "source_height": 10,
+        "source_width": 20,
+        "source_format": "PNG",
+        "source_bits": 8,
+        "note": "",
+        "phash": phash,
+        "sample_id": hash(path) >> 1,
+        "shard": f"{split}/{path}" if fresh else "old",
+        "row": row,
+        "fresh": fresh,
+        "fixed": fixed or not fresh,
+    }
 
 
 @contextmanager
@@ -49,35 +65,57 @@ def splits(catalog):
 
 def test_patients_who_share_a_content_go_where_the_first_goes():
     # a and b share x, b and c share y: all three go with a; d stays.
-    with filled([sample("1", "a", "train", "x"), sample("2", "b", "val", "x"), sample("3", "b", "val", "y"),
-                 sample("4", "c", "test", "y"), sample("5", "c", "test", "z"), sample("6", "d", "test", "w")]) as catalog:
-        settled = settle(catalog, None)
+    with filled(
+        [
+            sample("1", "a", "train", "x"),
+            sample("2", "b", "val", "x"),
+            sample("3", "b", "val", "y"),
+            sample("4", "c", "test", "y"),
+            sample("5", "c", "test", "z"),
+            sample("6", "d", "test", "w"),
+        ]
+    ) as catalog:
+        settled = reconcile(catalog, None)
         assert splits(catalog) == {"1": "train", "2": "train", "3": "train", "4": "train", "5": "train", "6": "test"}
-    assert sorted(settled.changes) == [("test/4", 0, "train"), ("test/5", 0, "train"), ("val/2", 0, "train"), ("val/3", 0, "train")]
+    assert sorted(settled.changes) == [
+        ("test/4", 0, "train"),
+        ("test/5", 0, "train"),
+        ("val/2", 0, "train"),
+        ("val/3", 0, "train"),
+    ]
     assert settled.added == 6 and settled.reasons == {}
 
 
 def test_a_patient_of_the_table_draws_the_new_one_to_it():
     with filled([sample("1", "a", "train", "x"), sample("2", "z", "test", "x", fresh=False)]) as catalog:
-        settled = settle(catalog, None)
+        settled = reconcile(catalog, None)
         assert splits(catalog) == {"1": "test", "2": "test"}
     assert settled.changes == [("train/1", 0, "test")] and settled.added == 1
 
 
 def test_where_both_are_fixed_the_new_copy_goes_to_quarantine():
-    with filled([sample("1", "a", "train", "x", fixed=True), sample("2", "z", "test", "x", fresh=False),
-                 sample("3", "a", "train", "y", fixed=True)]) as catalog:
-        settled = settle(catalog, None)
+    with filled(
+        [
+            sample("1", "a", "train", "x", fixed=True),
+            sample("2", "z", "test", "x", fresh=False),
+            sample("3", "a", "train", "y", fixed=True),
+        ]
+    ) as catalog:
+        settled = reconcile(catalog, None)
         assert splits(catalog) == {"2": "test", "3": "train"}
-        row, = values(catalog, "FROM quarantine")
+        (row,) = values(catalog, "FROM quarantine")
     assert (row["path"], row["sha256"], row["reason"]) == ("1", "x", "in_another_split")
-    assert settled.changes == [("train/1", 0, None)] and settled.reasons == {"in_another_split": 1} and settled.added == 1
+    assert (
+        settled.changes == [("train/1", 0, None)] and settled.reasons == {"in_another_split": 1} and settled.added == 1
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.booleans()), min_size=1, max_size=14),
-       st.lists(st.sampled_from(["train", "val", "test"]), min_size=8, max_size=8),
-       st.lists(st.booleans(), min_size=8, max_size=8))
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.booleans()), min_size=1, max_size=14),
+    st.lists(st.sampled_from(["train", "val", "test"]), min_size=8, max_size=8),
+    st.lists(st.booleans(), min_size=8, max_size=8),
+)
 def test_no_content_and_no_patient_is_ever_in_two_splits(rows, of_patient, fixed):
     samples = []
     owners: dict[int, str] = {}
@@ -93,7 +131,7 @@ def test_no_content_and_no_patient_is_ever_in_two_splits(rows, of_patient, fixed
         return
     with filled(samples) as catalog:
         try:
-            settle(catalog, None)
+            reconcile(catalog, None)
         except UserError as error:
             assert "none of" in str(error)
             return
@@ -112,10 +150,14 @@ def test_too_many_bad_files_are_refused_with_a_table_of_reasons():
     rows = [sample("1", "a", "train", "x"), sample("2", "b", "val", "y"), sample("3", "c", "val", "z")]
     refused = [bad("4", "truncated"), bad("5", "empty")]
     with filled(rows, refused) as catalog:
-        assert settle(catalog, 0.4).reasons == {"empty": 1, "truncated": 1}
-    with filled(rows, refused) as catalog, \
-            pytest.raises(UserError, match=r"2 of 5 files \(40.0%\) cannot be used, more than 39.0%.*\n  empty +1 .*\n  truncated +1 "):
-        settle(catalog, 0.39)
+        assert reconcile(catalog, 0.4).reasons == {"empty": 1, "truncated": 1}
+    with (
+        filled(rows, refused) as catalog,
+        pytest.raises(
+            UserError, match=r"2 of 5 files \(40.0%\) cannot be used, more than 39.0%.*\n  empty +1 .*\n  truncated +1 "
+        ),
+    ):
+        reconcile(catalog, 0.39)
 
 
 @pytest.mark.parametrize(("listed", "words"), [(["1", "2", "3"], "1 of the listed files are neither"), (["1"], None)])
@@ -125,21 +167,30 @@ def test_a_file_that_left_no_row_is_an_error(tmp_path, listed, words):
         insert(catalog, "samples", pa.Table.from_pylist([sample("1", "a", "train", "x"), sample("2", "b", "val", "y")]))
         if words:
             with pytest.raises(RuntimeError, match=words):
-                settle(catalog, None)
+                reconcile(catalog, None)
         else:
-            settle(catalog, None)
+            reconcile(catalog, None)
 
 
 def test_audit_counts_copies_conflicts_and_look_alikes():
     near = "f" * 60 + "fffe"
-    rows = [sample("1", "a", "train", "x"), sample("2", "a", "train", "x", label="B"), sample("3", "b", "val", "y", phash="f" * 64),
-            sample("4", "c", "test", "z", phash=near), sample("5", "d", "test", "w", phash="0f" * 32)]
+    rows = [
+        sample("1", "a", "train", "x"),
+        sample("2", "a", "train", "x", label="B"),
+        sample("3", "b", "val", "y", phash="f" * 64),
+        sample("4", "c", "test", "z", phash=near),
+        sample("5", "d", "test", "w", phash="0f" * 32),
+    ]
     with filled(rows) as catalog:
         found = audit(catalog)
     assert found["duplicates"] == {"contents": 1, "files": 2, "examples": [["1", "2"]]}
     assert found["conflicting_labels"] == {"contents": 1, "files": 2, "examples": [["1", "2"]]}
-    assert found["near_duplicates"] == {"pairs": 1, "across_splits": 1, "across_patients": 1, "examples": [["3", "4"]]} or \
-        found["near_duplicates"]["examples"] == [["4", "3"]]
+    assert found["near_duplicates"] == {
+        "pairs": 1,
+        "across_splits": 1,
+        "across_patients": 1,
+        "examples": [["3", "4"]],
+    } or found["near_duplicates"]["examples"] == [["4", "3"]]
     assert found["patients"] == {"test": 2, "train": 1, "val": 1}
     assert found["sizes"] == {"height": [10, 10, 10], "width": [20, 20, 20]}
     assert (found["bits"], found["formats"], found["notes"], found["unnamed_files"]) == ({"8": 5}, {"PNG": 5}, {}, 0)
@@ -149,13 +200,16 @@ def test_the_catalog_comes_back_as_it_was_left(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": "größe 肺", "size": 5, "modified": NOW}]))
     with open_catalog(str(tmp_path), MEMORY) as catalog:
-        row, = values(catalog, "SELECT path, size, modified, label FROM files")
+        (row,) = values(catalog, "SELECT path, size, modified, label FROM files")
     assert row == {"path": "größe 肺", "size": 5, "modified": NOW, "label": None}
 
 
 def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
-    rows = [{"path": f"{split}/{number}", "size": 1000 + number, "split": split, "label": "A", "patient_id": "p"}
-            for split, count in (("train", 600), ("val", 200), ("test", 203)) for number in range(count)]
+    rows = [
+        {"path": f"{split}/{number}", "size": 1000 + number, "split": split, "label": "A", "patient_id": "p"}
+        for split, count in (("train", 600), ("val", 200), ("test", 203))
+        for number in range(count)
+    ]
     rows += [{"path": "unlabelled", "size": 5, "split": None, "label": None, "patient_id": "p"}]
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "work", pa.Table.from_pylist(rows))
@@ -170,7 +224,11 @@ def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
 
 def test_few_files_are_shared_out_all_the_same(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
-        insert(catalog, "work", pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]))
+        insert(
+            catalog,
+            "work",
+            pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]),
+        )
         places = write_work(catalog, str(tmp_path), 2, 128)
     assert sorted(pq.read_metadata(place).num_rows for place in places) == [20, 20]
 
@@ -185,14 +243,29 @@ def test_a_task_begins_where_a_shard_does_if_that_is_near():
 
 def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp_path):
     config = IngestConfig(images="/x", table="/t", split="0.6,0.2,0.2", seed=5)
-    files = [{"path": f"/x/{label}/{number}.png", "size": 1, "hidden": False, "label": label, "patient_id": f"{label}{number}"}
-             for label, patients in (("A", 200), ("B", 20)) for number in range(patients)]
+    files = [
+        {
+            "path": f"/x/{label}/{number}.png",
+            "size": 1,
+            "hidden": False,
+            "label": label,
+            "patient_id": f"{label}{number}",
+        }
+        for label, patients in (("A", 200), ("B", 20))
+        for number in range(patients)
+    ]
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist(files))
-        thresholds = place(catalog, config, {}).thresholds
+        thresholds = assign_files(catalog, config, {}).thresholds
         work = values(catalog, "FROM work")
     assert Counter((row["label"], row["split"]) for row in work) == {
-        ("A", "train"): 120, ("A", "val"): 40, ("A", "test"): 40, ("B", "train"): 12, ("B", "val"): 4, ("B", "test"): 4}
+        ("A", "train"): 120,
+        ("A", "val"): 40,
+        ("A", "test"): 40,
+        ("B", "train"): 12,
+        ("B", "val"): 4,
+        ("B", "test"): 4,
+    }
     train_end, val_end = thresholds["A"]
     for row in (row for row in work if row["label"] == "A"):
         lies = int(hashlib.sha256(f"5:{row['patient_id']}".encode()).hexdigest()[:12], 16) / 2**48

@@ -70,18 +70,24 @@ def state(tmp_path):
         script("stop", "--state", folder)
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--wrokers", "2"], "expected a known flag, got '--wrokers'"),
-    (["--workers"], "--workers: expected a value after it, got --state"),
-    (["--workers", "two"], "--workers: expected a whole number above 0, or 0 for a master alone, got 'two'"),
-    (["--master", "spark://127.0.0.1:7077", "--workers", "0"], "or 0 for a master alone, got '0'"),
-    (["--cores", "two"], "--cores: expected a whole number above 0, got 'two'"),
-    (["--memory", "2"], "--memory: expected a size such as 512m or 2g, got '2'"),
-    (["--port", "65536"], "--port: expected a number from 0 to 65535, got '65536'"),
-    (["--master", "localhost:7077"], "--master: expected spark://HOST:PORT, got 'localhost:7077'"),
-    (["--master", "spark://127.0.0.1:7077", "--port", "1"], "--port, --webui-port: expected neither with --master"),
-    (["--master", "spark://192.0.2.1:7077"], "--host: expected the address at which spark://192.0.2.1:7077 reaches"),
-])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--wrokers", "2"], "expected a known flag, got '--wrokers'"),
+        (["--workers"], "--workers: expected a value after it, got --state"),
+        (["--workers", "two"], "--workers: expected a whole number above 0, or 0 for a master alone, got 'two'"),
+        (["--master", "spark://127.0.0.1:7077", "--workers", "0"], "or 0 for a master alone, got '0'"),
+        (["--cores", "two"], "--cores: expected a whole number above 0, got 'two'"),
+        (["--memory", "2"], "--memory: expected a size such as 512m or 2g, got '2'"),
+        (["--port", "65536"], "--port: expected a number from 0 to 65535, got '65536'"),
+        (["--master", "localhost:7077"], "--master: expected spark://HOST:PORT, got 'localhost:7077'"),
+        (["--master", "spark://127.0.0.1:7077", "--port", "1"], "--port, --webui-port: expected neither with --master"),
+        (
+            ["--master", "spark://192.0.2.1:7077"],
+            "--host: expected the address at which spark://192.0.2.1:7077 reaches",
+        ),
+    ],
+)
 def test_bad_flag_of_start(state, flags, sentence):
     done = script("start", *flags, "--state", state)
     assert (done.returncode, done.stdout) == (2, "")
@@ -91,8 +97,10 @@ def test_bad_flag_of_start(state, flags, sentence):
 
 
 def test_bad_flag_of_stop():
-    for flags, sentence in ((["--sate", "x"], "expected a known flag, got '--sate'"),
-                            (["--state"], "--state: expected a value after it, got nothing")):
+    for flags, sentence in (
+        (["--sate", "x"], "expected a known flag, got '--sate'"),
+        (["--state"], "--state: expected a value after it, got nothing"),
+    ):
         done = script("stop", *flags)
         assert (done.returncode, done.stdout) == (2, "")
         assert sentence in done.stderr
@@ -111,8 +119,9 @@ def test_two_workers_run_a_job_and_stop(state, tmp_path):
 
     found = master_json(state)
     assert (found["url"], found["status"], found["aliveworkers"]) == (url, "ALIVE", 2)
-    assert [(worker["state"], worker["cores"], worker["host"]) for worker in found["workers"]] == \
-        [("ALIVE", 1, "127.0.0.1")] * 2
+    assert [(worker["state"], worker["cores"], worker["host"]) for worker in found["workers"]] == [
+        ("ALIVE", 1, "127.0.0.1")
+    ] * 2
 
     pids = process_ids(state)
     assert set(pids) == {"master", "worker-1", "worker-2"}
@@ -125,11 +134,22 @@ def test_two_workers_run_a_job_and_stop(state, tmp_path):
     job = tmp_path / "job.py"
     job.write_text(JOB)
     # Spark starts no barrier stage without all its slots; only a stated number of cores makes it wait for them.
-    submit = ["spark-submit", "--master", url, "--total-executor-cores", "2", "--executor-memory", "512m",
-              "--driver-memory", "512m", str(job)]
+    submit = [
+        "spark-submit",
+        "--master",
+        url,
+        "--total-executor-cores",
+        "2",
+        "--executor-memory",
+        "512m",
+        "--driver-memory",
+        "512m",
+        str(job),
+    ]
     command = ["bash", "-c", 'source "$0" && exec "$@"', str(CLUSTER / "env.sh"), *submit]
-    done = subprocess.run(command, env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        command, env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1"]
 

@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 import tyro
 
-from cxrflow.config import TrainConfig
+from cxrflow.base.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 # Their objects register their settings when they are loaded.
-REGISTERS = {"kubernetes.md": "org.apache.spark.deploy.k8s.Config$",
-             "yarn.md": "org.apache.spark.deploy.yarn.config.package$"}
+REGISTERS = {
+    "kubernetes.md": "org.apache.spark.deploy.k8s.Config$",
+    "yarn.md": "org.apache.spark.deploy.yarn.config.package$",
+}
 # Whose names a user makes; and one that Spark reads by its name, without an entry for it.
-FAMILIES = (r"spark\.local\.dir",
-            r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
-            r"spark\.(executorEnv|yarn\.appMasterEnv)\.\w+",
-            r"spark\.(executor|task)\.resource\.gpu\.(amount|vendor|discoveryScript)")
+FAMILIES = (
+    r"spark\.local\.dir",
+    r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
+    r"spark\.(executorEnv|yarn\.appMasterEnv)\.\w+",
+    r"spark\.(executor|task)\.resource\.gpu\.(amount|vendor|discoveryScript)",
+)
 
 
 def entry_of(spark, name: str):
@@ -46,7 +50,7 @@ def test_the_job_parses_its_flags(page):
     command = re.search(r"^spark-submit (?:.*\\\n)*.*", (CLUSTER / page).read_text(), re.MULTILINE)[0]
     words = shlex.split(command.replace("\\\n", " "))
     job = next(number for number, word in enumerate(words) if word.endswith("jobs/train.py"))
-    parsed = tyro.cli(TrainConfig, args=words[job + 1:])
+    parsed = tyro.cli(TrainConfig, args=words[job + 1 :])
     conf = dict(setting.split("=") for flag, setting in zip(words, words[1:], strict=False) if flag == "--conf")
     slots = int(conf["spark.executor.instances"]) * int(conf["spark.executor.cores"]) // int(conf["spark.task.cpus"])
     assert (parsed.launcher, parsed.workers) == ("torch", slots)

@@ -2,17 +2,29 @@
 
 import pytest
 
-from cxrflow import lease, storage
-from cxrflow.commit import commit, sweep
-from cxrflow.manifest import Manifest, Shard, read_manifest
+from cxrflow.base import lease, storage
+from cxrflow.base.manifest import Manifest, Shard, read_manifest
+from cxrflow.catalog.commit import commit, sweep
 
 
 def stage(staging, number, generation):
     for path in (f"split=train/{number}.parquet", "quarantine/files.parquet"):
         storage.write_bytes(storage.join(staging, path), f"{number} {path}".encode())
-    shard = Shard(path=f"split=train/{number}.parquet", split="train", rows=1, labels={"A": 1}, checksum=f"{number:016x}")
-    return Manifest(generation=generation, height=1, width=1, labels=["A"], shard_rows=1, shards=[shard], quarantined={},
-                    quarantine=["quarantine/files.parquet"], config={}, columns={})
+    shard = Shard(
+        path=f"split=train/{number}.parquet", split="train", rows=1, labels={"A": 1}, checksum=f"{number:016x}"
+    )
+    return Manifest(
+        generation=generation,
+        height=1,
+        width=1,
+        labels=["A"],
+        shard_rows=1,
+        shards=[shard],
+        quarantined={},
+        quarantine=["quarantine/files.parquet"],
+        config={},
+        columns={},
+    )
 
 
 @pytest.mark.parametrize("table", ["{}/table", "memory://commit{}/table"])
@@ -25,9 +37,11 @@ def test_what_the_manifest_names_is_there_and_nothing_else(tmp_path, table):
             sweep(table, manifest, held)
         assert read_manifest(table) == manifest
         assert storage.files(storage.join(table, "samples"), ".parquet") == [
-            storage.join(table, f"samples/split=train/{number:06d}-{number:016x}.parquet")]
+            storage.join(table, f"samples/split=train/{number:06d}-{number:016x}.parquet")
+        ]
         assert storage.files(storage.join(table, "quarantine"), ".parquet") == [
-            storage.join(table, f"quarantine/{number:06d}-files.parquet")]
+            storage.join(table, f"quarantine/{number:06d}-files.parquet")
+        ]
 
 
 def test_nothing_is_removed_where_named_files_are_missing(tmp_path):

@@ -3,19 +3,74 @@ import dataclasses
 import pytest
 import tyro
 
-from cxrflow import config
-from cxrflow.cli import parse
-from cxrflow.errors import UserError
+from cxrflow.base import config
+from cxrflow.base.errors import UserError
+from cxrflow.pipeline.cli import parse
 
 FLAGS = {
-    config.IngestConfig: {"images", "table", "height", "width", "resize", "decoder", "max_pixels", "split", "labels",
-                          "label_rule", "findings", "patients", "shard_rows", "worker_memory", "max_bad", "delta", "seed", "overwrite"},
-    config.TrainConfig: {"table", "run", "launcher", "workers", "epochs", "batch_size", "device", "model", "init_weights", "height", "width",
-                         "augment", "learning_rate", "lr_scaling", "warmup_epochs", "lr_decay", "weight_decay", "ema_epochs", "views", "precision", "gradient_dtype", "batch_norm",
-                         "positive_label", "threshold", "sensitivity",
-                         "feed_memory", "shuffle_rows", "reader_threads", "cache", "cache_size", "seed", "checkpoint_seconds",
-                         "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume", "tensorboard", "mlflow",
-                         "overwrite", "preflight_only"},
+    config.IngestConfig: {
+        "images",
+        "table",
+        "height",
+        "width",
+        "resize",
+        "decoder",
+        "max_pixels",
+        "split",
+        "labels",
+        "label_rule",
+        "findings",
+        "patients",
+        "shard_rows",
+        "worker_memory",
+        "max_bad",
+        "delta",
+        "seed",
+        "overwrite",
+    },
+    config.TrainConfig: {
+        "table",
+        "run",
+        "launcher",
+        "workers",
+        "epochs",
+        "batch_size",
+        "device",
+        "model",
+        "init_weights",
+        "height",
+        "width",
+        "augment",
+        "learning_rate",
+        "lr_scaling",
+        "warmup_epochs",
+        "lr_decay",
+        "weight_decay",
+        "ema_epochs",
+        "views",
+        "precision",
+        "gradient_dtype",
+        "batch_norm",
+        "positive_label",
+        "threshold",
+        "sensitivity",
+        "feed_memory",
+        "shuffle_rows",
+        "reader_threads",
+        "cache",
+        "cache_size",
+        "seed",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "max_restarts",
+        "min_workers",
+        "hang_seconds",
+        "resume",
+        "tensorboard",
+        "mlflow",
+        "overwrite",
+        "preflight_only",
+    },
     config.EvaluateConfig: {"run", "table", "split", "subgroups", "prevalence", "bootstrap", "seed"},
     config.PredictConfig: {"run", "images", "predictions", "worker_memory", "prevalence", "overwrite"},
     config.ReportConfig: {"run", "predictions", "examples"},
@@ -36,13 +91,29 @@ def test_a_preset_gives_defaults_that_flags_override(capsys):
     flags = ["--table", "t", "--epochs", "3", "--preset", "notebook", "--run", "r"]
     parsed = parse(config.TrainConfig, "", flags)
     assert parsed == config.preset("notebook", table="t", run="r", epochs=3)
-    assert dataclasses.asdict(parsed).items() >= {
-        "model": "notebook", "epochs": 3, "batch_size": 32, "augment": "none", "learning_rate": 1e-3, "lr_scaling": "none",
-        "lr_decay": "none", "warmup_epochs": 0.0, "weight_decay": 0.0}.items()
+    assert (
+        dataclasses.asdict(parsed).items()
+        >= {
+            "model": "notebook",
+            "epochs": 3,
+            "batch_size": 32,
+            "augment": "none",
+            "learning_rate": 1e-3,
+            "lr_scaling": "none",
+            "lr_decay": "none",
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+        }.items()
+    )
     table = parse(config.IngestConfig, "", ["--images", "i", "--table", "t", "--preset=notebook"])
-    assert table == config.preset("notebook", config.IngestConfig, images="i", table="t") and (table.height, table.width) == (150, 106)
+    assert table == config.preset("notebook", config.IngestConfig, images="i", table="t") and (
+        table.height,
+        table.width,
+    ) == (150, 106)
     for flags in (["--preset", "default"], []):
-        assert parse(config.TrainConfig, "", ["--table", "t", "--run", "r", *flags]) == config.TrainConfig(table="t", run="r")
+        assert parse(config.TrainConfig, "", ["--table", "t", "--run", "r", *flags]) == config.TrainConfig(
+            table="t", run="r"
+        )
     with pytest.raises(UserError, match="--preset: expected one of default, notebook; got 'paper'"):
         config.preset("paper", table="t", run="r")
     with pytest.raises(SystemExit):
@@ -77,22 +148,52 @@ def test_a_patient_rule_without_a_group_is_refused(rule):
         config.IngestConfig(images="i", table="t", patients=rule)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"findings": "all"}, "--findings: expected --labels, a file"), ({"findings": "A,A", "labels": "l.csv"}, "different names"),
-    ({"findings": "A|B", "labels": "l.csv"}, "different names"), ({"label_rule": "(a", "labels": None}, "regular expression, got '.a'"),
-    ({"label_rule": "a"}, r"with a \(group\)"), ({"label_rule": "(a)", "labels": "l.csv"}, "--label-rule: expected no --labels")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"findings": "all"}, "--findings: expected --labels, a file"),
+        ({"findings": "A,A", "labels": "l.csv"}, "different names"),
+        ({"findings": "A|B", "labels": "l.csv"}, "different names"),
+        ({"label_rule": "(a", "labels": None}, "regular expression, got '.a'"),
+        ({"label_rule": "a"}, r"with a \(group\)"),
+        ({"label_rule": "(a)", "labels": "l.csv"}, "--label-rule: expected no --labels"),
+    ],
+)
 def test_labels_that_cannot_be_meant_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         config.IngestConfig(images="i", table="t", **change)
 
 
-@pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"seed": -1},
-                                    {"lr_scaling": "cubic"}, {"lr_decay": "step"}, {"device": "tpu"}, {"precision": "float8"}, {"gradient_dtype": "int8"}, {"batch_norm": "none"},
-                                    {"warmup_epochs": -1.0},
-                                    {"feed_memory": "1 GB"}, {"checkpoint_seconds": -1.0}, {"resume": "always"}, {"mlflow": " "},
-                                    {"threshold": "best"}, {"sensitivity": 0.0}, {"sensitivity": 95.0},
-                                    {"ema_epochs": -1.0}, {"views": 3}, {"seed": 2**31}, {"weight_decay": -0.1},
-                                    {"checkpoint_seconds": float("inf")}, {"hang_seconds": float("inf")}, {"learning_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workers": 0},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"seed": -1},
+        {"lr_scaling": "cubic"},
+        {"lr_decay": "step"},
+        {"device": "tpu"},
+        {"precision": "float8"},
+        {"gradient_dtype": "int8"},
+        {"batch_norm": "none"},
+        {"warmup_epochs": -1.0},
+        {"feed_memory": "1 GB"},
+        {"checkpoint_seconds": -1.0},
+        {"resume": "always"},
+        {"mlflow": " "},
+        {"threshold": "best"},
+        {"sensitivity": 0.0},
+        {"sensitivity": 95.0},
+        {"ema_epochs": -1.0},
+        {"views": 3},
+        {"seed": 2**31},
+        {"weight_decay": -0.1},
+        {"checkpoint_seconds": float("inf")},
+        {"hang_seconds": float("inf")},
+        {"learning_rate": float("nan")},
+    ],
+)
 def test_train_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
         config.TrainConfig(table="t", run="r", **change)
@@ -111,6 +212,9 @@ def test_prevalence():
 
 @pytest.mark.parametrize("prevalence", ["", "0", "1", "10", "guess", "a=0.5,a=0.5", "a=0.5,0.5", "a=x"])
 def test_a_prevalence_that_is_none_is_refused(prevalence):
-    for kind, others in ((config.EvaluateConfig, {"table": "t"}), (config.PredictConfig, {"images": "i", "predictions": "p"})):
+    for kind, others in (
+        (config.EvaluateConfig, {"table": "t"}),
+        (config.PredictConfig, {"images": "i", "predictions": "p"}),
+    ):
         with pytest.raises(UserError, match="--prevalence: expected estimate, the positive label's share"):
             kind(run="r", prevalence=prevalence, **others)

@@ -4,12 +4,14 @@ from multiprocessing.connection import Client
 
 import pytest
 
-from cxrflow.launch.connection import LOST, Listener, check_reachable, open_connection
+from cxrflow.distributed.connection import LOST, Listener, check_reachable, open_connection
 
 
 def test_who_has_the_key_is_served():
     heard = []
-    with Listener("127.0.0.1", lambda connection: (heard.append(connection.recv_bytes()), connection.send_bytes(b"ok"))) as door:
+    with Listener(
+        "127.0.0.1", lambda connection: (heard.append(connection.recv_bytes()), connection.send_bytes(b"ok"))
+    ) as door:
         with open_connection(door.address) as connection:
             connection.send_bytes(b"hello")
             assert connection.recv_bytes() == b"ok"
@@ -18,8 +20,10 @@ def test_who_has_the_key_is_served():
 
 def test_a_stranger_without_the_key_is_not_heard_and_keeps_nobody_waiting():
     heard = []
-    with Listener("127.0.0.1", lambda connection: heard.append(connection.recv_bytes())) as door, socket.create_connection(
-            (door.address.host, door.address.port)):  # and one who says nothing
+    with (
+        Listener("127.0.0.1", lambda connection: heard.append(connection.recv_bytes())) as door,
+        socket.create_connection((door.address.host, door.address.port)),
+    ):  # and one who says nothing
         with pytest.raises((AuthenticationError, OSError, EOFError)):
             Client((door.address.host, door.address.port), authkey=b"wrong").send_bytes(b"spam")
         check_reachable(door.address)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-from cost_model import predict, ring_seconds, straggler_seconds  # noqa: E402
+from cost_model import predict, ring_seconds, straggler_seconds
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])

@@ -9,7 +9,7 @@ import pytest
 import tyro
 import yaml
 
-from cxrflow import config
+from cxrflow.base import config
 from cxrflow.launch import LAUNCHERS
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
@@ -32,14 +32,17 @@ def variables(target: str) -> dict[str, str]:
 
 def arguments(task: str, target: str) -> list[str]:
     """The command line that a task's job gets where nobody changes a parameter."""
+
     def variable(match):
         return str(variables(target)[match[1]])
 
     def parameter(match):
         return re.sub(r"\$\{var\.(\w+)\}", variable, PARAMETERS[match[1]])
 
-    return [re.sub(r"\{\{job\.parameters\.(\w+)\}\}", parameter, part)
-            for part in TASKS[task]["spark_python_task"]["parameters"]]
+    return [
+        re.sub(r"\{\{job\.parameters\.(\w+)\}\}", parameter, part)
+        for part in TASKS[task]["spark_python_task"]["parameters"]
+    ]
 
 
 def below(file: Path, path: str) -> Path:

@@ -6,27 +6,41 @@ import shutil
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 
-from cxrflow.config import IngestConfig, TrainConfig
-from cxrflow.delta import check_unchanged, write_version
-from cxrflow.errors import UserError
-from cxrflow.launch.train import check_train
-from cxrflow.manifest import read_manifest
-from cxrflow.phantom import PATIENT_RULE, make_phantoms
-from cxrflow.spark.ingest import ingest
+from cxrflow.base.config import IngestConfig, TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.catalog.delta_log import check_unchanged, write_version
+from cxrflow.images.phantoms import PATIENT_RULE, make_phantoms
+from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.pipeline.train_job import check_train
 
 
 @pytest.fixture
 def config(tmp_path):
     make_phantoms(str(tmp_path / "images"), patients=30, images_a_patient=1, seed=1)
-    return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=16, width=16, shard_rows=4,
-                        split="0.6,0.2,0.2", patients=PATIENT_RULE, delta=True)
+    return IngestConfig(
+        images=str(tmp_path / "images"),
+        table=str(tmp_path / "table"),
+        height=16,
+        width=16,
+        shard_rows=4,
+        split="0.6,0.2,0.2",
+        patients=PATIENT_RULE,
+        delta=True,
+    )
 
 
 def counts_of(table):
-    rows = QueryBuilder().register("samples", DeltaTable(f"{table}/samples")).execute(
-        "SELECT split, label, count(*) AS rows FROM samples GROUP BY split, label").read_all()
+    rows = (
+        QueryBuilder()
+        .register("samples", DeltaTable(f"{table}/samples"))
+        .execute("SELECT split, label, count(*) AS rows FROM samples GROUP BY split, label")
+        .read_all()
+    )
     found = {}
-    for split, label, count in zip(*(rows.column(name).to_pylist() for name in ("split", "label", "rows")), strict=True):
+    for split, label, count in zip(
+        *(rows.column(name).to_pylist() for name in ("split", "label", "rows")), strict=True
+    ):
         found.setdefault(split, {})[label] = count
     return found
 
@@ -40,7 +54,8 @@ def test_delta_names_the_same_files_also_after_the_folder_grew(spark, config, tm
     assert counts_of(config.table) == result["counts"]
     table = DeltaTable(f"{config.table}/samples")
     assert {uri.split("/samples/")[1] for uri in table.file_uris()} == {
-        shard.path.removeprefix("samples/") for shard in read_manifest(config.table).shards}
+        shard.path.removeprefix("samples/") for shard in read_manifest(config.table).shards
+    }
     before = DeltaTable(f"{config.table}/samples", version=1)
     assert len(before.file_uris()) != len(table.file_uris())
 
@@ -62,7 +77,9 @@ def test_a_log_that_an_ingest_left_behind_is_brought_up_to_date(spark, config, t
     (tmp_path / "images" / "more").mkdir()
     shutil.copy(next((tmp_path / "images").rglob("*.jp*g")), tmp_path / "images" / "more" / "phantom9999_0.jpeg")
     with monkeypatch.context() as dying:
-        dying.setattr("cxrflow.spark.ingest.write_version", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        dying.setattr(
+            "cxrflow.pipeline.ingest_job.write_version", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        )
         with pytest.raises(OSError, match="disk full"):
             ingest(spark, config)
     with pytest.raises(UserError, match="an ingest died at its end; run it again"):

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrflow.errors import Stopped
-from cxrflow.launch import signals
-from cxrflow.manifest import RunDirectory
+from cxrflow.base.errors import Stopped
+from cxrflow.base.manifest import RunDirectory
+from cxrflow.distributed import signals
 from cxrflow.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,10 +22,33 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def train(table, run, pace, *flags) -> subprocess.Popen:
     path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
-    command = [sys.executable, ROOT / "jobs" / "train.py", "--table", table, "--run", run, "--model", "plain", "--epochs", "30",
-               "--batch-size", "4", "--augment", "paced:policy", "--checkpoint-seconds", "0", *flags]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
-                            env={**os.environ, "PYTHONPATH": path, "CXRFLOW_PACE": str(pace)})
+    command = [
+        sys.executable,
+        ROOT / "jobs" / "train.py",
+        "--table",
+        table,
+        "--run",
+        run,
+        "--model",
+        "plain",
+        "--epochs",
+        "30",
+        "--batch-size",
+        "4",
+        "--augment",
+        "paced:policy",
+        "--checkpoint-seconds",
+        "0",
+        *flags,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env={**os.environ, "PYTHONPATH": path, "CXRFLOW_PACE": str(pace)},
+    )
 
 
 def until_said(job: subprocess.Popen, words: str) -> None:
@@ -105,8 +128,10 @@ def small_disk(tmp_path):
     """A file system of its own for a run directory, of which the room and the right to write can be changed."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "cxrflow", folder],
-                                           capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "cxrflow", folder], capture_output=True).returncode
+    ):
         pytest.skip("a file system can be mounted by root only")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
@@ -123,8 +148,10 @@ def test_a_run_directory_that_cannot_be_written_any_more(table, tmp_path, pace, 
     def mount(how):
         subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)
 
-    for epoch, spoil, mend, words in ((2, fill, other.unlink, "No space left on device"),
-                                      (4, lambda: mount("ro"), lambda: mount("rw"), "Read-only file system")):
+    for epoch, spoil, mend, words in (
+        (2, fill, other.unlink, "No space left on device"),
+        (4, lambda: mount("ro"), lambda: mount("rw"), "Read-only file system"),
+    ):
         with train(table, run, pace) as job:
             until_epoch(job, epoch)
             spoil()
@@ -151,7 +178,9 @@ def test_weights_that_are_not_numbers_never_become_a_checkpoint(table, tmp_path)
 
 def test_the_newest_checkpoints_and_the_best_are_kept(table, tmp_path):
     run = tmp_path / "run"
-    with train(table, run, "/nowhere", "--epochs", "6", "--keep-checkpoints", "3", "--checkpoint-seconds", "1000") as job:
+    with train(
+        table, run, "/nowhere", "--epochs", "6", "--keep-checkpoints", "3", "--checkpoint-seconds", "1000"
+    ) as job:
         job.communicate()
     best = json.loads((run / "history.json").read_text())["best"]["epoch"]
     kept = {int(path.name.split("-")[0]) for path in (run / "checkpoints").iterdir()}

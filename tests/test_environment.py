@@ -1,6 +1,6 @@
 import pytest
 
-from cxrflow import environment
+from cxrflow.base import environment
 
 
 def fake_java(folder, version: str):
@@ -11,8 +11,9 @@ def fake_java(folder, version: str):
     return str(folder)
 
 
-@pytest.mark.parametrize(("version", "suits"), [
-    ("1.8.0_392", True), ("11.0.2", True), ("17.0.15", True), ("21.0.8", False), ("25", False)])
+@pytest.mark.parametrize(
+    ("version", "suits"), [("1.8.0_392", True), ("11.0.2", True), ("17.0.15", True), ("21.0.8", False), ("25", False)]
+)
 def test_a_java_that_spark_does_not_run_on_is_passed_over(tmp_path, monkeypatch, version, suits):
     monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path, version))
     assert environment.java_suits() is suits

@@ -6,12 +6,12 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from cxrflow.config import TrainConfig
-from cxrflow.errors import JobError
-from cxrflow.launch.supervise import supervise
-from cxrflow.launch.train import train
-from cxrflow.manifest import read_manifest
-from cxrflow.training.plan import EpochPlan
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import JobError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.launch.supervisor import supervise
+from cxrflow.pipeline.train_job import train
+from cxrflow.training.epoch_plan import EpochPlan
 
 SECONDS = 60
 """For the whole launch: starting two workers, loading their framework, and the end of all after the failure."""
@@ -33,8 +33,7 @@ def only_of_rank_1(copy) -> str:
     """The path of a shard that worker 1 of 2 reads in the first epoch and worker 0 does not; nor does the preflight,
     which reads the first."""
     shards = read_manifest(str(copy)).of_split("train")
-    plan = EpochPlan(shard_rows=[shard.rows for shard in shards], workers=2, batch_size=4, seed=0, epoch=0,
-                     streams=2)
+    plan = EpochPlan(shard_rows=[shard.rows for shard in shards], workers=2, batch_size=4, seed=0, epoch=0, streams=2)
     zero, one = (set(plan.order(rank).shards.tolist()) for rank in range(2))
     return shards[min(one - zero - {0})].path
 
@@ -47,20 +46,32 @@ def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, tab
     started = time.monotonic()
     with pytest.raises(JobError, match=f"cannot train on {shard}"):
         # The least memory leaves two streams, so that each worker reads shards of its own.
-        train(spark, TrainConfig(table=str(copy), run=str(tmp_path / "run"), launcher=launcher, workers=2, epochs=50,
-                                 batch_size=4, model="plain", feed_memory="90k"))
+        train(
+            spark,
+            TrainConfig(
+                table=str(copy),
+                run=str(tmp_path / "run"),
+                launcher=launcher,
+                workers=2,
+                epochs=50,
+                batch_size=4,
+                model="plain",
+                feed_memory="90k",
+            ),
+        )
     assert time.monotonic() - started < SECONDS
 
 
 def test_who_broke_is_named_though_the_launcher_ended_the_other_one_for_it(spark, table, tmp_path):
     """Worker 1 breaks while the other does something that needs nobody else, and is then ended by its launcher."""
+
     def break_alone(config, worker):
         import time
 
         import numpy as np
 
         worker.at("train" if worker.rank else "validate", epoch=1, step=3)
-        worker.average([np.zeros(1)])  # both are there
+        worker.all_reduce_mean([np.zeros(1)])  # both are there
         if worker.rank:
             raise ValueError("no such thing")
         time.sleep(60)

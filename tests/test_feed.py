@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxrflow.errors import UserError
-from cxrflow.manifest import read_manifest
-from cxrflow.training.budget import FeedSize, resize_feed, size_feed
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
 from cxrflow.training.feed import Feed
+from cxrflow.training.feed_budget import FeedSize, resize_feed, size_feed
 
 
 def feed(table, rank=0, workers=1, split="train", size=None, **changes):
@@ -49,7 +49,7 @@ def test_the_weighted_mean_over_workers_is_the_mean_of_the_true_samples(table, w
     """Also at the last step, where some workers have fewer true samples than others, or none."""
     streams = [feed(table, rank, workers, batch_size=7).epoch(0) for rank in range(workers)]
     for parts in zip(*streams, strict=True):
-        true = np.concatenate([part.pixels[:len(part.sample_ids)] for part in parts]).mean(axis=(1, 2, 3))
+        true = np.concatenate([part.pixels[: len(part.sample_ids)] for part in parts]).mean(axis=(1, 2, 3))
         weighted = [np.mean(part.weights * part.pixels.mean(axis=(1, 2, 3))) for part in parts]
         assert np.mean(weighted) == pytest.approx(true.mean(), rel=1e-5)
         assert {part.pixels.shape for part in parts} == {(7, 48, 40, 1)}
@@ -69,8 +69,11 @@ def test_an_epoch_goes_on_at_any_sample_with_any_number_of_workers(table, others
             stream.close()
         first = feed(table, 0, 2).plan(2).fed_before(stopped)
         assert sum(map(len, fed)) == first
-        fed += [batch.sample_ids for rank in range(workers)
-                for batch in feed(table, rank, workers, batch_size=batch_size).epoch(2, first_sample=first)]
+        fed += [
+            batch.sample_ids
+            for rank in range(workers)
+            for batch in feed(table, rank, workers, batch_size=batch_size).epoch(2, first_sample=first)
+        ]
         assert sorted(np.concatenate(fed)) == train
 
 
@@ -160,8 +163,9 @@ def test_the_least_memory_that_is_allowed_is_enough(table, workers):
     streams = set()
     for memory in range(100_000, 520_000, 20_000):
         size = size_feed(rows, image, memory=memory, **sizes)
-        assert size == resize_feed(size, rows, image, batch_size=5, workers=workers, memory=memory, reader_threads=2) or (
-            size.reader_threads < 2)
+        assert size == resize_feed(
+            size, rows, image, batch_size=5, workers=workers, memory=memory, reader_threads=2
+        ) or (size.reader_threads < 2)
         streams.add(size.streams)
         fed = [batch.sample_ids for rank in range(workers) for batch in feed(table, rank, workers, size=size).epoch(1)]
         assert len(np.unique(np.concatenate(fed))) == sum(map(len, fed)) == feed(table).plan().samples
@@ -176,7 +180,11 @@ def test_a_table_that_fits_into_memory_is_read_once(copy, workers):
     for epoch in range(30):  # with two workers, each comes by all shards in time
         fed = [sample for one in feeds for batch in one.epoch(epoch) for sample in batch.sample_ids.tolist()]
         assert len(fed) == len(every) and set(fed) == every
-    expected = [batch for epoch in (30, 31) for batch in feed(copy, workers=workers, size=FeedSize(shuffle_rows=24)).epoch(epoch)]
+    expected = [
+        batch
+        for epoch in (30, 31)
+        for batch in feed(copy, workers=workers, size=FeedSize(shuffle_rows=24)).epoch(epoch)
+    ]
     shutil.rmtree(copy / "samples")
     for batch, same in zip([batch for epoch in (30, 31) for batch in feeds[0].epoch(epoch)], expected, strict=True):
         np.testing.assert_array_equal(batch.pixels, same.pixels)
@@ -198,8 +206,9 @@ def test_too_little_memory_for_the_windows_is_refused_instead_of_waiting_for_eve
 
 def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_budget(tmp_path):
     """In a process of its own, on 600 images of 256 KB: after two epochs, memory stays where it is."""
-    figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path)], check=True,
-                             capture_output=True, text=True)
+    figures = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path)], check=True, capture_output=True, text=True
+    )
     before, first, last, budget = map(int, figures.stdout.split())
     assert last - before < budget and last - first < budget // 8, figures.stdout
 
@@ -207,9 +216,9 @@ def test_the_memory_of_a_feed_does_not_grow_with_the_epochs_and_keeps_to_its_bud
 MEMORY = """
 import sys
 import numpy as np, pyarrow as pa
-from cxrflow.manifest import Manifest, Shard
-from cxrflow.shards import checksum, write_shard
-from cxrflow.training.budget import size_feed
+from cxrflow.base.manifest import Manifest, Shard
+from cxrflow.base.shard_files import checksum, write_shard
+from cxrflow.training.feed_budget import size_feed
 from cxrflow.training.feed import Feed
 
 def resident():

@@ -14,34 +14,37 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from cxrflow.catalog.told import Told
-from cxrflow.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
-from cxrflow.errors import UserError
-from cxrflow.findings import from_calls, from_cells, from_text, tally, to_states, to_text
-from cxrflow.launch.train import check_train, train
-from cxrflow.manifest import read_manifest, write_manifest
-from cxrflow.metrics.text import rate
-from cxrflow.phantom import PATIENT_RULE
-from cxrflow.schema import score_column, truth_column
-from cxrflow.spark.evaluate import check_evaluate, evaluate
-from cxrflow.spark.ingest import ingest
-from cxrflow.spark.labels import read_labels
-from cxrflow.spark.predict import predict
-from cxrflow.spark.score import read_run
+from cxrflow.base.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.findings import from_calls, from_cells, from_text, tally, to_states, to_text
+from cxrflow.base.manifest import read_manifest, write_manifest
+from cxrflow.base.schema import score_column, truth_column
+from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.images.phantoms import PATIENT_RULE
+from cxrflow.metrics.evaluation_text import rate
+from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate
+from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.pipeline.predict_job import predict
+from cxrflow.pipeline.train_job import check_train, train
+from cxrflow.spark.labels_file import read_labels
+from cxrflow.spark.scorer import read_run
 from cxrflow.training.feed import Feed
 
 NAN = float("nan")
 FINDINGS = ["Opacity", "Second view", "Rare"]
 
 
-@pytest.mark.parametrize(("cells", "text"), [
-    ({"A": "1", "B": "0", "C": "1.0"}, "A|C"),
-    ({"A": "1.0", "B": "-1.0", "C": None, "D": "nan"}, "A|?B|?C|?D"),
-    ({"A": "0", "B": "False"}, "No Finding"),
-    ({"A": "", "B": " "}, None),  # nothing is known of it
-    ({"A": "1", "B": "", "No Finding": ""}, "A|?B"),
-    ({"A": "", "B": "-1", "No Finding": "1.0"}, "?B"),  # what is not mentioned is absent, what is doubtful stays so
-])
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        ({"A": "1", "B": "0", "C": "1.0"}, "A|C"),
+        ({"A": "1.0", "B": "-1.0", "C": None, "D": "nan"}, "A|?B|?C|?D"),
+        ({"A": "0", "B": "False"}, "No Finding"),
+        ({"A": "", "B": " "}, None),  # nothing is known of it
+        ({"A": "1", "B": "", "No Finding": ""}, "A|?B"),
+        ({"A": "", "B": "-1", "No Finding": "1.0"}, "?B"),  # what is not mentioned is absent, what is doubtful stays so
+    ],
+)
 def test_a_line_of_a_labels_file(cells, text):
     assert from_cells(cells) == text
 
@@ -49,8 +52,10 @@ def test_a_line_of_a_labels_file(cells, text):
 def test_a_text_and_what_it_says():
     assert from_text("Infiltration| Effusion|?Edema") == ({"Effusion", "Infiltration"}, {"Edema"})
     assert to_text(["B", "A"], ["D", "C"]) == "A|B|?C|?D" and from_text(to_text([])) == (set(), set())
-    np.testing.assert_array_equal(to_states(["A|?C", "No Finding", "B", "B"], ["A", "B", "C"]),
-                                  np.float32([[1, 0, NAN], [0, 0, 0], [0, 1, 0], [0, 1, 0]]))
+    np.testing.assert_array_equal(
+        to_states(["A|?C", "No Finding", "B", "B"], ["A", "B", "C"]),
+        np.float32([[1, 0, NAN], [0, 0, 0], [0, 1, 0], [0, 1, 0]]),
+    )
     assert from_calls(np.array([[True, False, True], [False] * 3]), ["B", "C", "A"]) == ["A|B", "No Finding"]
     assert tally({"A|?C": 2, "A|B": 3, "No Finding": 4}) == ({"A": 5, "B": 3}, {"C": 2})
 
@@ -66,8 +71,14 @@ def lines_of(phantoms):
     for path in sorted(phantoms.rglob("phantom*.jpeg")):
         patient, view = (int(part) for part in path.name.removeprefix("phantom").split("_")[:2])
         opacity, second, rare = patient % 2, view - 1, int(patient % 8 == 3)
-        yield path, {"Opacity": "" if patient % 5 == 0 else opacity, "Second view": -1 if patient % 7 == 2 else second,
-                     "Rare": 1 if rare else NAN if patient % 3 == 0 else 0}
+        yield (
+            path,
+            {
+                "Opacity": "" if patient % 5 == 0 else opacity,
+                "Second view": -1 if patient % 7 == 2 else second,
+                "Rare": 1 if rare else NAN if patient % 3 == 0 else 0,
+            },
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +88,17 @@ def config(phantoms, tmp_path_factory) -> IngestConfig:
         file.write("path, " + ", ".join(FINDINGS) + "\n")
         writer = csv.DictWriter(file, ["path", *FINDINGS])
         writer.writerows({"path": path, **known} for path, known in lines_of(phantoms))
-    return IngestConfig(images=str(phantoms), table=str(place / "table"), labels=str(place / "labels.csv"), findings="all", height=48,
-                        width=40, shard_rows=6, split="0.6,0.2,0.2", patients=PATIENT_RULE)
+    return IngestConfig(
+        images=str(phantoms),
+        table=str(place / "table"),
+        labels=str(place / "labels.csv"),
+        findings="all",
+        height=48,
+        width=40,
+        shard_rows=6,
+        split="0.6,0.2,0.2",
+        patients=PATIENT_RULE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +111,9 @@ def samples_of(table):
 
 
 def test_the_table_holds_what_the_file_says(config, result, phantoms):
-    told = {str(path): from_cells({name: str(cell) for name, cell in known.items()}) for path, known in lines_of(phantoms)}
+    told = {
+        str(path): from_cells({name: str(cell) for name, cell in known.items()}) for path, known in lines_of(phantoms)
+    }
     samples, manifest = samples_of(config.table), read_manifest(config.table)
     assert dict(zip(samples["path"], samples["label"], strict=True)) == told
     assert (manifest.task, manifest.labels, manifest.split_thresholds) == ("multi", FINDINGS, {"*": [0.6, 0.8]})
@@ -106,18 +128,20 @@ def test_the_table_holds_what_the_file_says(config, result, phantoms):
 def test_targets_are_fed_with_what_is_not_known(config, result):
     labels = samples_of(config.table).set_index("sample_id")["label"]
     for rank in range(2):
-        batches = list(Feed(config.table, read_manifest(config.table), "train", rank=rank, workers=2, batch_size=5).epoch())
+        batches = list(
+            Feed(config.table, read_manifest(config.table), "train", rank=rank, workers=2, batch_size=5).epoch()
+        )
         assert {batch.targets.shape for batch in batches} == {(5, 3)}
         for batch in batches:
             expected = to_states(labels.loc[batch.sample_ids].tolist(), FINDINGS)
-            np.testing.assert_array_equal(batch.targets[:len(expected)], expected)
+            np.testing.assert_array_equal(batch.targets[: len(expected)], expected)
 
 
 LOSS = """
 import keras
 import numpy as np
-from cxrflow.manifest import Manifest, Shard
-from cxrflow.training.task import TASKS
+from cxrflow.base.manifest import Manifest, Shard
+from cxrflow.training.objectives import TASKS
 
 nan = np.nan
 targets = np.float32([[1, nan], [0, 0], [nan, nan], [1, 1], [0, nan], [nan, 1]])
@@ -154,7 +178,9 @@ np.testing.assert_allclose(figures["val_loss"], loss, rtol=1e-5)
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_nothing_is_learnt_from_what_is_not_known(backend):
     """And all known targets count the same, whatever the workers know. In a process of its own, for the backend's sake."""
-    done = subprocess.run([sys.executable, "-c", LOSS], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOSS], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -162,8 +188,8 @@ RECIPE = {"epochs": 2, "model": "plain", "lr_scaling": "none", "weight_decay": 0
 
 ALONE = """
 import json, sys
-from cxrflow.config import TrainConfig
-from cxrflow.launch.train import train
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
 print(json.dumps(train(None, TrainConfig(**json.loads(sys.argv[1])))))
 """
 
@@ -172,13 +198,19 @@ print(json.dumps(train(None, TrainConfig(**json.loads(sys.argv[1])))))
 def trained(spark, config, result, tmp_path_factory):
     """(result, run directory) of two workers."""
     run = tmp_path_factory.mktemp("together") / "run"
-    return train(spark, TrainConfig(table=config.table, run=str(run), launcher="torch", workers=2, batch_size=4, **RECIPE)), run
+    return train(
+        spark, TrainConfig(table=config.table, run=str(run), launcher="torch", workers=2, batch_size=4, **RECIPE)
+    ), run
 
 
 def train_alone(**config):
     """The result of one worker in a process of its own, for the backend's sake."""
-    done = subprocess.run([sys.executable, "-c", ALONE, json.dumps({**RECIPE, **config})], env={**os.environ, "KERAS_BACKEND": "torch"},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, json.dumps({**RECIPE, **config})],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -202,14 +234,20 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
     truth = scored[[truth_column(name) for name in FINDINGS]].to_numpy()
     np.testing.assert_array_equal(truth, to_states(scored["label"].tolist(), FINDINGS))
     assert [figures["per_label"][name]["n"] for name in FINDINGS] == (~np.isnan(truth)).sum(axis=0).tolist()
-    assert result["val_accuracy"] == pytest.approx(np.mean(
-        ((scored[[score_column(name) for name in FINDINGS]].to_numpy() >= 0.5) == truth)[~np.isnan(truth)]))
+    assert result["val_accuracy"] == pytest.approx(
+        np.mean(((scored[[score_column(name) for name in FINDINGS]].to_numpy() >= 0.5) == truth)[~np.isnan(truth)])
+    )
 
     done = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     found = pd.read_parquet(tmp_path / "p").query("reason.isna()").set_index("path")
-    called = np.stack([found[score_column(name)] >= (0.5 if thresholds[name] is None else thresholds[name]) for name in FINDINGS], axis=1)
+    called = np.stack(
+        [found[score_column(name)] >= (0.5 if thresholds[name] is None else thresholds[name]) for name in FINDINGS],
+        axis=1,
+    )
     assert found["predicted_label"].tolist() == from_calls(called, FINDINGS)
-    assert done["predicted"] == {name: count for name, count in zip(FINDINGS, called.sum(axis=0).tolist(), strict=True) if count}
+    assert done["predicted"] == {
+        name: count for name, count in zip(FINDINGS, called.sum(axis=0).tolist(), strict=True) if count
+    }
     assert (found.loc[scored.index, "predicted_label"] == scored["predicted_label"]).all()
 
     written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
@@ -220,7 +258,9 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
 
 
 def test_tables_and_runs_of_one_label_and_of_several_do_not_mix(spark, config, table, trained, tmp_path):
-    with pytest.raises(UserError, match="expected a table with several findings an image .*, but .* is one with one label an image"):
+    with pytest.raises(
+        UserError, match="expected a table with several findings an image .*, but .* is one with one label an image"
+    ):
         check_evaluate(EvaluateConfig(run=str(trained[1]), table=str(table)))
     with pytest.raises(UserError, match="was made with --findings all; expected the same"):
         ingest(spark, dataclasses.replace(config, findings=None))
@@ -243,17 +283,27 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
     names = [f"{number}.png" for number in range(12)]
     write_tiny(tmp_path / "images", names)
     texts = ["No Finding", "Effusion|Infiltration", "Infiltration", "Infiltration|Effusion"] * 3
-    config = IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), labels=str(tmp_path / "labels.csv"), height=8,
-                          width=8, findings="all")
+    config = IngestConfig(
+        images=str(tmp_path / "images"),
+        table=str(tmp_path / "table"),
+        labels=str(tmp_path / "labels.csv"),
+        height=8,
+        width=8,
+        findings="all",
+    )
 
     def told(texts):
-        (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{pair[0]},{pair[1]}\n" for pair in zip(names, texts)))
+        (tmp_path / "labels.csv").write_text(
+            "path,label\n" + "".join(f"{pair[0]},{pair[1]}\n" for pair in zip(names, texts))
+        )
         return ingest(spark, config)
 
     first = told(texts)
     before = samples_of(config.table).set_index("path").sort_index()
     assert sum(counts["Infiltration"] for counts in first["counts"].values()) == 9
-    again = told(["Infiltration|Effusion", *texts[1:]])  # the first of them has findings now; others are the same in another order
+    again = told(
+        ["Infiltration|Effusion", *texts[1:]]
+    )  # the first of them has findings now; others are the same in another order
     after = samples_of(config.table).set_index("path").sort_index()
     assert (again["replaced"], again["added"]) == (1, 0) and after["split"].equals(before["split"])
     assert after.loc[str(tmp_path / "images" / "0.png"), "label"] == "Effusion|Infiltration"
@@ -262,39 +312,62 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
     assert read_manifest(config.table).labels == ["Effusion", "Infiltration"]
 
 
-@pytest.mark.parametrize(("asked", "rows", "words"), [
-    ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or nothing in the column A, got 'maybe', for '1.png'"),
-    ("all", {"label": ["A", "A|No Finding"]}, "or one name alone that means there is none, got 'A|No Finding', for '1.png'"),
-    ("A,Efusion", {"label": ["A", "Effusion"]}, "expected names that the labels file has, which are A, Effusion; got Efusion"),
-    ("all", {"A|B": ["1", "0"]}, "expected names of findings without | and without ? in front, got A|B"),
-    ("all", {"label": ["No Finding", ""]}, "expected a finding that an image has, found none"),
-])
+@pytest.mark.parametrize(
+    ("asked", "rows", "words"),
+    [
+        ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or nothing in the column A, got 'maybe', for '1.png'"),
+        (
+            "all",
+            {"label": ["A", "A|No Finding"]},
+            "or one name alone that means there is none, got 'A|No Finding', for '1.png'",
+        ),
+        (
+            "A,Efusion",
+            {"label": ["A", "Effusion"]},
+            "expected names that the labels file has, which are A, Effusion; got Efusion",
+        ),
+        ("all", {"A|B": ["1", "0"]}, "expected names of findings without | and without ? in front, got A|B"),
+        ("all", {"label": ["No Finding", ""]}, "expected a finding that an image has, found none"),
+    ],
+)
 def test_a_labels_file_that_cannot_be_understood(asked, rows, words):
-    told = Told(asked, [])
+    told = FindingsReader(asked, [])
     with pytest.raises(UserError, match=re.escape(words)):
         told.as_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
         told.findings()
 
 
-@pytest.mark.parametrize(("asked", "columns", "words"), [
-    ("A,C", "path,A,B", "expected the columns path and A, C, or label; .* has path, A, B"),
-    ("all", "path,split", "expected the columns path and one a finding, or label"),
-])
+@pytest.mark.parametrize(
+    ("asked", "columns", "words"),
+    [
+        ("A,C", "path,A,B", "expected the columns path and A, C, or label; .* has path, A, B"),
+        ("all", "path,split", "expected the columns path and one a finding, or label"),
+    ],
+)
 def test_columns_that_are_missing(spark, tmp_path, asked, columns, words):
     (tmp_path / "labels.csv").write_text(f"{columns}\n")
     with pytest.raises(UserError, match=words):
         read_labels(spark, IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"), findings=asked))
 
 
-@pytest.mark.parametrize(("edit", "change", "words"), [
-    ({}, {"positive_label": "Rare"}, "--positive-label: expected none for a table of several findings"),
-    ({"labels": {"Opacity": 2, "Second view": 1}}, {}, "not both of Rare; ingest .* --findings Opacity,Second view"),
-    ({"unknown": {"Opacity": 4, "Second view": 5}}, {}, "not both of Opacity, Second view; .*--findings Rare"),
-])
+@pytest.mark.parametrize(
+    ("edit", "change", "words"),
+    [
+        ({}, {"positive_label": "Rare"}, "--positive-label: expected none for a table of several findings"),
+        (
+            {"labels": {"Opacity": 2, "Second view": 1}},
+            {},
+            "not both of Rare; ingest .* --findings Opacity,Second view",
+        ),
+        ({"unknown": {"Opacity": 4, "Second view": 5}}, {}, "not both of Opacity, Second view; .*--findings Rare"),
+    ],
+)
 def test_a_table_of_which_too_little_is_known(config, result, tmp_path, edit, change, words):
     manifest = read_manifest(config.table)
-    shard = dataclasses.replace(manifest.of_split("train")[0], **{
-        "rows": 6, "labels": {"Opacity": 2, "Second view": 1, "Rare": 1}, "unknown": {}, **edit})
+    shard = dataclasses.replace(
+        manifest.of_split("train")[0],
+        **{"rows": 6, "labels": {"Opacity": 2, "Second view": 1, "Rare": 1}, "unknown": {}, **edit},
+    )
     write_manifest(str(tmp_path), dataclasses.replace(manifest, shards=[shard, *manifest.of_split("val")]))
     with pytest.raises(UserError, match=words):
         check_train(TrainConfig(table=str(tmp_path), run=str(tmp_path / "run"), **change))
@@ -308,15 +381,33 @@ def test_three_labels_of_real_images(spark, kermany, tmp_path):
             (tmp_path / "images" / folder / path.name).symlink_to(path)
     write_tiny(tmp_path / "images" / "PNEUMONIA", ["other.png"])
     labels = ["NORMAL", "bacteria", "virus"]
-    made = ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=32, width=32,
-                                      label_rule="(bacteria|virus|NORMAL)", split="0.6,0.2,0.2"))
+    made = ingest(
+        spark,
+        IngestConfig(
+            images=str(tmp_path / "images"),
+            table=str(tmp_path / "table"),
+            height=32,
+            width=32,
+            label_rule="(bacteria|virus|NORMAL)",
+            split="0.6,0.2,0.2",
+        ),
+    )
     assert made["reasons"] == {"unlabelled": 1} and made["samples"] == 60 and "unknown" not in made
     assert [sum(counts[label] for counts in made["counts"].values()) for label in labels] == [20, 20, 20]
     assert train_alone(table=str(tmp_path / "table"), run=str(tmp_path / "run"), batch_size=16)["threshold"] is None
     figures = evaluate(spark, EvaluateConfig(run=str(tmp_path / "run"), table=str(tmp_path / "table"), bootstrap=20))
-    assert figures["labels"] == labels and np.sum(figures["confusion"]) == figures["n"] and set(figures["per_label"]) == set(labels)
-    done = predict(spark, PredictConfig(run=str(tmp_path / "run"), images=str(tmp_path / "images"), predictions=str(tmp_path / "p")))
+    assert (
+        figures["labels"] == labels
+        and np.sum(figures["confusion"]) == figures["n"]
+        and set(figures["per_label"]) == set(labels)
+    )
+    done = predict(
+        spark,
+        PredictConfig(run=str(tmp_path / "run"), images=str(tmp_path / "images"), predictions=str(tmp_path / "p")),
+    )
     found = pd.read_parquet(tmp_path / "p")
     scores = found[[score_column(label) for label in labels]].to_numpy()
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    assert found["predicted_label"].tolist() == [labels[place] for place in scores.argmax(axis=1)] and done["scored"] == 61
+    assert (
+        found["predicted_label"].tolist() == [labels[place] for place in scores.argmax(axis=1)] and done["scored"] == 61
+    )

@@ -19,10 +19,10 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from hosts import Host, make_hosts
 
-from cxrflow.manifest import read_manifest
-from cxrflow.phantom import PATIENT_RULE
+from cxrflow.base.manifest import read_manifest
+from cxrflow.images.phantoms import PATIENT_RULE
+from hosts import Host, make_hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "cluster" / "env.sh"
@@ -47,9 +47,23 @@ class Cluster:
         """The command line that runs a job from the driver's host. ``spark``: flags of spark-submit; ``python``: the
         executors'."""
         return self.hosts["head"].inside(
-            "bash", "-c", 'source "$0" && exec env "$@"', ENVIRONMENT, f"PYTHONPATH={PATH}", f"PYSPARK_PYTHON={python}",
-            "spark-submit", "--master", self.url, "--driver-memory", "512m", "--executor-memory", "512m", *spark,
-            ROOT / "jobs" / f"{job}.py", *flags)
+            "bash",
+            "-c",
+            'source "$0" && exec env "$@"',
+            ENVIRONMENT,
+            f"PYTHONPATH={PATH}",
+            f"PYSPARK_PYTHON={python}",
+            "spark-submit",
+            "--master",
+            self.url,
+            "--driver-memory",
+            "512m",
+            "--executor-memory",
+            "512m",
+            *spark,
+            ROOT / "jobs" / f"{job}.py",
+            *flags,
+        )
 
     def run(self, job: str, *flags: object, **options) -> tuple[int, dict, str]:
         """Exit status, result, and all that was said."""
@@ -64,16 +78,30 @@ class Cluster:
 def start_cluster(folder: Path, cores: int = 1) -> Iterator[Cluster]:
     """A master on its own host, whose network card has another name than those of the others, and three hosts with a Spark
     worker each: so many slots on ada and on bob, two on cyd."""
+
     def start(host: Host, *flags: object) -> str:
-        done = host.run("env", f"PYTHONPATH={PATH}", ROOT / "cluster" / "start.sh", "--state", folder / host.name,
-                        "--host", host.address, *flags, timeout=150)
+        done = host.run(
+            "env",
+            f"PYTHONPATH={PATH}",
+            ROOT / "cluster" / "start.sh",
+            "--state",
+            folder / host.name,
+            "--host",
+            host.address,
+            *flags,
+            timeout=150,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()[-1]
 
     with make_hosts(folder, {"head": "ens5", **dict.fromkeys(WORKERS, "eth0")}) as hosts:
         url = start(hosts["head"], "--workers", 0)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: start(hosts[name], "--master", url, "--cores", 2 if name == "cyd" else cores), WORKERS))
+            list(
+                pool.map(
+                    lambda name: start(hosts[name], "--master", url, "--cores", 2 if name == "cyd" else cores), WORKERS
+                )
+            )
         yield Cluster(hosts, url)
 
 
@@ -88,16 +116,46 @@ def table(cluster, phantoms, tmp_path_factory) -> Path:
     """What the three hosts ingested."""
     place = tmp_path_factory.mktemp("table") / "table"
     status, result, said = cluster.run(
-        "ingest", "--images", phantoms, "--table", place, "--height", 48, "--width", 40, "--shard-rows", 6,
-        "--split", "0.6,0.2,0.2", "--patients", PATIENT_RULE, spark=("--total-executor-cores", 3, "--executor-cores", 1))
+        "ingest",
+        "--images",
+        phantoms,
+        "--table",
+        place,
+        "--height",
+        48,
+        "--width",
+        40,
+        "--shard-rows",
+        6,
+        "--split",
+        "0.6,0.2,0.2",
+        "--patients",
+        PATIENT_RULE,
+        spark=("--total-executor-cores", 3, "--executor-cores", 1),
+    )
     assert (status, result["samples"], result["quarantined"]) == (0, 48, 4), said
     assert len(read_manifest(str(place)).shards) == result["shards"]
     return place
 
 
 def training(table: Path, run: Path, launcher: str, workers: int, *flags: object) -> tuple:
-    return ("--table", table, "--run", run, "--launcher", launcher, "--workers", workers, "--model", "plain",
-            "--batch-size", 2, "--views", 1, *flags)
+    return (
+        "--table",
+        table,
+        "--run",
+        run,
+        "--launcher",
+        launcher,
+        "--workers",
+        workers,
+        "--model",
+        "plain",
+        "--batch-size",
+        2,
+        "--views",
+        1,
+        *flags,
+    )
 
 
 def slots(total: int, each: int = 1) -> tuple:
@@ -112,8 +170,21 @@ def wheel(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("setup.py", "README.md"):
         shutil.copy(ROOT / name, folder)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--wheel-dir", folder, folder], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            folder,
+            folder,
+        ],
+        check=True,
+    )
     return next(folder.glob("cxrflow-*.whl"))
 
 
@@ -141,8 +212,9 @@ def test_preflight_names_the_hosts_that_differ(cluster, table, tmp_path):
     metadata.write_text("Metadata-Version: 2.1\nName: keras\nVersion: 3.99.0\n")
     installed = next(file.locate() for file in distribution("keras").files if file.name == "METADATA")
     with ada.deaf_to(bob), cyd.sees(metadata, installed):
-        status, result, said = cluster.run("train", *training(table, tmp_path / "run", "torch", 3, "--preflight-only"),
-                                           spark=slots(3))
+        status, result, said = cluster.run(
+            "train", *training(table, tmp_path / "run", "torch", 3, "--preflight-only"), spark=slots(3)
+        )
     found = {row["check"]: row for row in result["checks"]}
     assert status == 2, said
     pairs = re.findall(r"(\S+) cannot reach (\S+) \(no answer within 4 s", found["network"]["found"])
@@ -168,8 +240,11 @@ def train_with_wheel(cluster, table, wheel, tmp_path, launcher, spark, *settings
     file, workers = shutil.copy(wheel, tmp_path / "cxrflow.zip"), spark[1]
     with hidden(cluster.workers, empty, *sources()):
         assert all(host.run(sys.executable, "-c", "import cxrflow").returncode == 1 for host in cluster.workers)
-        status, result, said = cluster.run("train", *training(table, tmp_path / "run", launcher, workers, "--epochs", 2),
-                                           spark=(*spark, "--py-files", file, *settings))
+        status, result, said = cluster.run(
+            "train",
+            *training(table, tmp_path / "run", launcher, workers, "--epochs", 2),
+            spark=(*spark, "--py-files", file, *settings),
+        )
     assert (status, result.get("workers"), result.get("epochs")) == (0, workers, 2), said
     assert (tmp_path / "run" / "model.keras").exists()
 
@@ -185,8 +260,11 @@ def test_the_environment_travels(cluster, table, wheel, tmp_path):
     with cyd.sees(packages / "pyspark", bare / "pyspark"), cyd.sees(bare, packages), hidden([cyd], empty, *sources()):
         assert cyd.run(sys.executable, "-c", "import numpy").returncode == 1
         status, result, said = cluster.run(
-            "train", *training(table, tmp_path / "run", "torch", 2, "--epochs", 2), python="./environment/bin/python",
-            spark=(*slots(2, 2), "--archives", f"{archive}#environment"))
+            "train",
+            *training(table, tmp_path / "run", "torch", 2, "--epochs", 2),
+            python="./environment/bin/python",
+            spark=(*slots(2, 2), "--archives", f"{archive}#environment"),
+        )
     assert (status, result.get("workers"), result.get("epochs")) == (0, 2, 2), said
 
 
@@ -225,8 +303,10 @@ class Paced:
         # Spark cleans up all the while, also on a host that does not answer any more.
         settings = {"spark.executorEnv.CXRFLOW_PACE": self.pace, "spark.cleaner.periodicGC.interval": "5s"}
         command = cluster.submit(
-            "train", *training(table, self.run, launcher, 3, "--epochs", EPOCHS, "--augment", "paced:policy"),
-            spark=(*slots(3), *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}"))))
+            "train",
+            *training(table, self.run, launcher, 3, "--epochs", EPOCHS, "--augment", "paced:policy"),
+            spark=(*slots(3), *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}"))),
+        )
         with self._log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -243,6 +323,8 @@ class Paced:
     def until_said(self, words: str, seconds: float) -> re.Match:
         deadline = time.monotonic() + seconds
         while not (found := re.search(words, self.said())):
-            assert self.process.poll() in (None, 0) and time.monotonic() < deadline, f"{words}: not within {seconds} s:\n{self.said()}"
+            assert self.process.poll() in (None, 0) and time.monotonic() < deadline, (
+                f"{words}: not within {seconds} s:\n{self.said()}"
+            )
             time.sleep(0.05)
         return found

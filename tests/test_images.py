@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.images import DECODERS, DEFAULT, REASONS, Recipe, Unreadable, decode_image
+from cxrflow.images.bit_depth import to_bytes
 from cxrflow.images.resize import pad
-from cxrflow.images.values import to_bytes
 
 both = pytest.mark.parametrize("decoder", sorted(DECODERS))
 
@@ -45,8 +45,18 @@ def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags
     """An uncompressed gray TIFF of one strip, whatever the dtype."""
     values = np.asarray(values)
     pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    tags = {256: values.shape[1], 257: values.shape[0], 258: values.dtype.itemsize * 8, 259: 1, 262: photometric,
-            273: 8, 277: 1, 278: values.shape[0], 279: len(pixels), 339: {"u": 1, "i": 2, "f": 3}[values.dtype.kind]}
+    tags = {
+        256: values.shape[1],
+        257: values.shape[0],
+        258: values.dtype.itemsize * 8,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: values.shape[0],
+        279: len(pixels),
+        339: {"u": 1, "i": 2, "f": 3}[values.dtype.kind],
+    }
     tags |= {int(name[1:]): value for name, value in more_tags.items()}
     # a SHORT would stand in the first half of the value field, so every value is a LONG
     entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -74,10 +84,20 @@ COLOUR = Image.new("RGB", (16, 16), (200, 100, 50))
 
 
 @both
-@pytest.mark.parametrize(("kind", "options"), [
-    ("PNG", {}), ("PNG", {"compress_level": 0}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
-    ("TIFF", {"compression": "tiff_adobe_deflate"}), ("TIFF", {"compression": "packbits"}), ("BMP", {}), ("GIF", {}),
-    ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("PNG", {"compress_level": 0}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"compression": "packbits"}),
+        ("BMP", {}),
+        ("GIF", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
 def test_grayscale_in_a_lossless_format_is_unchanged(kind, options, decoder):
     decoded = decode(encode(gradient(), kind, **options), 40, 60, decoder=decoder)
     assert decoded.pixels.dtype == np.uint8
@@ -87,9 +107,19 @@ def test_grayscale_in_a_lossless_format_is_unchanged(kind, options, decoder):
 
 
 @both
-@pytest.mark.parametrize(("mode", "options"), [
-    ("L", {}), ("RGB", {}), ("L", {"progressive": True}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 2}),
-    ("RGB", {"keep_rgb": True}), ("L", {"restart_marker_rows": 1}), ("CMYK", {})])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("L", {}),
+        ("RGB", {}),
+        ("L", {"progressive": True}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"subsampling": 2}),
+        ("RGB", {"keep_rgb": True}),
+        ("L", {"restart_marker_rows": 1}),
+        ("CMYK", {}),
+    ],
+)
 def test_every_kind_of_jpeg_is_near_what_was_written(mode, options, decoder):
     data = encode(gradient().convert(mode), "JPEG", quality=95, **options)
     decoded = decode(data, 40, 60, decoder=decoder)
@@ -111,7 +141,7 @@ def test_cmyk_is_inverted_with_adobes_marker_alone(decoder):
     data = encode(ink, "JPEG", quality=100)
     assert abs(int(decode(data, 16, 16, decoder=decoder).pixels[8, 8]) - LUMA) <= 2
     start = data.index(b"\xff\xee")
-    bare = data[:start] + data[start + 2 + int.from_bytes(data[start + 2:start + 4], "big"):]
+    bare = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
     # without the marker the stored 255 - ink is ink itself; with its black of 255 everything is black
     assert decode(bare, 16, 16, decoder=decoder).pixels.max() <= 2
 
@@ -146,53 +176,77 @@ def test_a_jpeg_decoded_at_a_smaller_scale_agrees_with_the_whole_one(real_images
 
 # --- depth -----------------------------------------------------------------------------------------------------
 
+
 @both
-@pytest.mark.parametrize(("depth", "values", "grays"), [
-    (1, [0, 1], [0, 255]), (2, [0, 1, 2, 3], [0, 85, 170, 255]), (4, [0, 1, 8, 15], [0, 17, 136, 255]),
-    (8, [0, 1, 128, 255], [0, 1, 128, 255]), (16, [0, 255, 256, 65535], [0, 0, 1, 255])])
+@pytest.mark.parametrize(
+    ("depth", "values", "grays"),
+    [
+        (1, [0, 1], [0, 255]),
+        (2, [0, 1, 2, 3], [0, 85, 170, 255]),
+        (4, [0, 1, 8, 15], [0, 17, 136, 255]),
+        (8, [0, 1, 128, 255], [0, 1, 128, 255]),
+        (16, [0, 255, 256, 65535], [0, 0, 1, 255]),
+    ],
+)
 def test_png_of_every_depth_fills_the_whole_range(depth, values, grays, decoder):
     decoded = decode(png(values, depth), 1, len(values), decoder=decoder)
     np.testing.assert_array_equal(decoded.pixels, [grays])
     assert (decoded.source_bits, decoded.note) == (depth, "")
 
 
-@pytest.mark.parametrize(("data", "grays"), [
-    # the colour that tRNS names is transparent, so black
-    (png([0, 1], 1, chunks=((b"tRNS", b"\0\1"),)), [0, 0]),
-    (png([0, 1, 2, 3], 2, chunks=((b"tRNS", b"\0\2"),)), [0, 85, 0, 255]),
-    (png([10, 20, 30], 8, chunks=((b"tRNS", b"\0\x14"),)), [10, 0, 30]),
-    (png([2560, 5120, 65535], 16, chunks=((b"tRNS", b"\x14\0"),)), [10, 0, 255]),
-    (png([9, 9, 9, 8, 9, 9], 8, 2, ((b"tRNS", b"\0\x09\0\x09\0\x09"),)), [0, 9]),  # 0.299 * 8 + 0.701 * 9 = 8.7
-    # two palette entries of which the first is half opaque: 200 * 128 / 255 = 100.4
-    (png([0, 1], 8, 3, ((b"PLTE", bytes([200] * 3 + [60] * 3)), (b"tRNS", b"\x80"))), [100, 60]),
-    (png([200, 128, 200, 255], 8, 4), [100, 200]),
-    (png([200 * 257, 128 * 257, 7 * 256, 65535], 16, 4), [100, 7]),
-    (png([200, 100, 50, 255, 200, 100, 50, 0], 8, 6), [LUMA, 0]),
-    (png([200 * 257, 100 * 257, 50 * 257], 16, 2), [LUMA]),
-], ids=["1 bit", "2 bits", "8 bits", "16 bits", "RGB", "palette", "LA", "LA 16", "RGBA", "RGB 16"])
+@pytest.mark.parametrize(
+    ("data", "grays"),
+    [
+        # the colour that tRNS names is transparent, so black
+        (png([0, 1], 1, chunks=((b"tRNS", b"\0\1"),)), [0, 0]),
+        (png([0, 1, 2, 3], 2, chunks=((b"tRNS", b"\0\2"),)), [0, 85, 0, 255]),
+        (png([10, 20, 30], 8, chunks=((b"tRNS", b"\0\x14"),)), [10, 0, 30]),
+        (png([2560, 5120, 65535], 16, chunks=((b"tRNS", b"\x14\0"),)), [10, 0, 255]),
+        (png([9, 9, 9, 8, 9, 9], 8, 2, ((b"tRNS", b"\0\x09\0\x09\0\x09"),)), [0, 9]),  # 0.299 * 8 + 0.701 * 9 = 8.7
+        # two palette entries of which the first is half opaque: 200 * 128 / 255 = 100.4
+        (png([0, 1], 8, 3, ((b"PLTE", bytes([200] * 3 + [60] * 3)), (b"tRNS", b"\x80"))), [100, 60]),
+        (png([200, 128, 200, 255], 8, 4), [100, 200]),
+        (png([200 * 257, 128 * 257, 7 * 256, 65535], 16, 4), [100, 7]),
+        (png([200, 100, 50, 255, 200, 100, 50, 0], 8, 6), [LUMA, 0]),
+        (png([200 * 257, 100 * 257, 50 * 257], 16, 2), [LUMA]),
+    ],
+    ids=["1 bit", "2 bits", "8 bits", "16 bits", "RGB", "palette", "LA", "LA 16", "RGBA", "RGB 16"],
+)
 def test_transparency_is_composed_on_black(data, grays):
     np.testing.assert_allclose(decode(data, 1, len(grays)).pixels, [grays], atol=1)
 
 
-@pytest.mark.parametrize(("values", "options", "grays", "note"), [
-    (np.uint8([0, 100, 255]), {}, [0, 100, 255], ""),
-    (np.uint8([0, 100, 255]), {"photometric": 0}, [255, 155, 0], "MINISWHITE inverted"),
-    (np.uint16([0, 256, 65535]), {}, [0, 1, 255], ""),
-    (np.uint16([0, 256, 65535]), {"order": ">"}, [0, 1, 255], ""),
-    (np.uint16([0, 256, 65535]), {"photometric": 0}, [255, 254, 0], "MINISWHITE inverted"),
-    (np.uint16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
-    (np.uint16([0, 2048, 4095]), {"photometric": 0}, [255, 127, 0], "MINISWHITE inverted; values use 12 of 16 bits"),
-    (np.uint16([0, 128, 255]), {}, [0, 128, 255], "values use 8 of 16 bits"),
-    (np.int16([-100, 0, 155]), {}, [0, 100, 255], "scaled from its own range, -100 to 155"),
-    (np.int16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
-    (np.int8([-100, 0, 100]), {}, [0, 128, 255], "scaled from its own range, -100 to 100"),
-    (np.int32([-1000, 0, 1000]), {}, [0, 128, 255], "scaled from its own range, -1000 to 1000"),
-    (np.uint32([0, 2**31, 2**32 - 1]), {}, [0, 128, 255], "scaled from its own range, 0 to 4.29497e+09"),
-    (np.float32([-1, 0, 1]), {}, [0, 128, 255], "scaled from its own range, -1 to 1"),
-    (np.float32([-1, 0, 1]), {"photometric": 0}, [255, 127, 0],
-     "MINISWHITE inverted; scaled from its own range, -1 to 1"),
-    (np.float32([5, 5, 5]), {}, [0, 0, 0], "scaled from its own range, 5 to 5"),
-])
+@pytest.mark.parametrize(
+    ("values", "options", "grays", "note"),
+    [
+        (np.uint8([0, 100, 255]), {}, [0, 100, 255], ""),
+        (np.uint8([0, 100, 255]), {"photometric": 0}, [255, 155, 0], "MINISWHITE inverted"),
+        (np.uint16([0, 256, 65535]), {}, [0, 1, 255], ""),
+        (np.uint16([0, 256, 65535]), {"order": ">"}, [0, 1, 255], ""),
+        (np.uint16([0, 256, 65535]), {"photometric": 0}, [255, 254, 0], "MINISWHITE inverted"),
+        (np.uint16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
+        (
+            np.uint16([0, 2048, 4095]),
+            {"photometric": 0},
+            [255, 127, 0],
+            "MINISWHITE inverted; values use 12 of 16 bits",
+        ),
+        (np.uint16([0, 128, 255]), {}, [0, 128, 255], "values use 8 of 16 bits"),
+        (np.int16([-100, 0, 155]), {}, [0, 100, 255], "scaled from its own range, -100 to 155"),
+        (np.int16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
+        (np.int8([-100, 0, 100]), {}, [0, 128, 255], "scaled from its own range, -100 to 100"),
+        (np.int32([-1000, 0, 1000]), {}, [0, 128, 255], "scaled from its own range, -1000 to 1000"),
+        (np.uint32([0, 2**31, 2**32 - 1]), {}, [0, 128, 255], "scaled from its own range, 0 to 4.29497e+09"),
+        (np.float32([-1, 0, 1]), {}, [0, 128, 255], "scaled from its own range, -1 to 1"),
+        (
+            np.float32([-1, 0, 1]),
+            {"photometric": 0},
+            [255, 127, 0],
+            "MINISWHITE inverted; scaled from its own range, -1 to 1",
+        ),
+        (np.float32([5, 5, 5]), {}, [0, 0, 0], "scaled from its own range, 5 to 5"),
+    ],
+)
 def test_tiff_of_every_depth_by_the_rules(values, options, grays, note):
     decoded = decode(tiff(values[None], **options), 1, 3)
     np.testing.assert_array_equal(decoded.pixels, [grays])
@@ -210,7 +264,7 @@ def test_deep_values_keep_their_order_and_none_is_clipped(depth):
     grays, _ = to_bytes(np.arange(2**depth, dtype=np.uint16)[None])
     steps = np.diff(grays[0].astype(int))
     assert grays[0, 0] == 0 and steps.min() >= 0 and steps.max() == 1
-    assert grays[0, -1] >= 127 and np.bincount(grays[0])[:grays[0, -1]].max() <= 2**(depth - 7)
+    assert grays[0, -1] >= 127 and np.bincount(grays[0])[: grays[0, -1]].max() <= 2 ** (depth - 7)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -222,14 +276,23 @@ def test_values_without_a_gray_are_refused(bad):
 
 # --- geometry --------------------------------------------------------------------------------------------------
 
+
 @both
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, kind, decoder):
     shown = np.kron([[0, 80, 160], [240, 40, 200]], np.ones((16, 16))).astype(np.uint8)
     # what a camera stores so that the orientation's turn gives ``shown``
-    stored = {1: shown, 2: shown[:, ::-1], 3: shown[::-1, ::-1], 4: shown[::-1], 5: shown.T, 6: np.rot90(shown),
-              7: shown[::-1, ::-1].T, 8: np.rot90(shown, -1)}[orientation]
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.T,
+        6: np.rot90(shown),
+        7: shown[::-1, ::-1].T,
+        8: np.rot90(shown, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
@@ -244,7 +307,7 @@ def test_a_broken_exif_block_is_said_and_the_image_kept():
     exif[0x0112] = 6
     data = encode(picture(), "JPEG", exif=exif)
     order = data.index(b"Exif\0\0") + 6
-    data = data[:order] + b"??" + data[order + 2:]
+    data = data[:order] + b"??" + data[order + 2 :]
     assert decode(data, 120, 160).note == "EXIF block unreadable, taken as upright"
 
 
@@ -270,9 +333,11 @@ def test_resizing_averages_over_the_area():
 
 # --- several pages, sizes, reasons ------------------------------------------------------------------------------
 
+
 @both
-@pytest.mark.parametrize(("kind", "word"), [
-    ("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames")])
+@pytest.mark.parametrize(
+    ("kind", "word"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames")]
+)
 def test_the_first_of_several_is_taken_and_said(kind, word, decoder):
     others = [Image.new("L", (60, 40), value) for value in (10, 20)]
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -299,9 +364,18 @@ def test_the_usual_limit_stops_a_small_file_of_400_million_pixels():
 
 
 @both
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "empty"), (b"not an image at all", "not_an_image"), (b"x", "not_an_image"), (bytes(5000), "not_an_image"),
-    (b"%PDF-1.7", "unsupported"), (b"P5 1 1 255 x", "unsupported"), (b"\0\0\0\x20ftypavif" + bytes(20), "unsupported")])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image at all", "not_an_image"),
+        (b"x", "not_an_image"),
+        (bytes(5000), "not_an_image"),
+        (b"%PDF-1.7", "unsupported"),
+        (b"P5 1 1 255 x", "unsupported"),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "unsupported"),
+    ],
+)
 def test_what_is_no_image_is_refused_with_its_reason(data, reason, decoder):
     with pytest.raises(Unreadable) as refused:
         decode(data, 8, 8, decoder=decoder)
@@ -309,8 +383,19 @@ def test_what_is_no_image_is_refused_with_its_reason(data, reason, decoder):
 
 
 def test_the_reasons_are_the_closed_list():
-    assert set(REASONS) == {"empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported",
-                            "no_pixel_data", "crashed", "unlabelled", "unreadable", "in_another_split"}
+    assert set(REASONS) == {
+        "empty",
+        "not_an_image",
+        "truncated",
+        "corrupt",
+        "too_large",
+        "unsupported",
+        "no_pixel_data",
+        "crashed",
+        "unlabelled",
+        "unreadable",
+        "in_another_split",
+    }
 
 
 def test_what_travels_between_processes_can_be_pickled():
@@ -330,7 +415,9 @@ def test_a_recipe_says_what_it_expects():
 
 def test_a_jpeg_is_decoded_without_loading_pydicom(tmp_path):
     (tmp_path / "image.jpg").write_bytes(encode(gradient(), "JPEG"))
-    code = ("import sys; from cxrflow.images import Recipe, decode_image; "
-            f"decode_image(open({str(tmp_path / 'image.jpg')!r}, 'rb').read(), Recipe(8, 8)); "
-            "sys.exit('pydicom' in sys.modules)")
+    code = (
+        "import sys; from cxrflow.images import Recipe, decode_image; "
+        f"decode_image(open({str(tmp_path / 'image.jpg')!r}, 'rb').read(), Recipe(8, 8)); "
+        "sys.exit('pydicom' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

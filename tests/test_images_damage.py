@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_images import both, chunk, decode, encode, picture, tiff
 
 from cxrflow.images import Unreadable
+from test_images import both, chunk, decode, encode, picture, tiff
 
 PICTURE = picture(48, 64)
 RGB = PICTURE.convert("RGB")
@@ -77,7 +77,7 @@ def test_a_file_cut_anywhere_is_refused(name, decoder):
 @pytest.mark.parametrize("name", FILES)
 def test_half_a_file_is_truncated(name, decoder):
     if name != "TIFF pages":  # its first page is in the first half
-        assert refusal(FILES[name][:len(FILES[name]) // 2], decoder) == "truncated"
+        assert refusal(FILES[name][: len(FILES[name]) // 2], decoder) == "truncated"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -91,12 +91,13 @@ def test_overwritten_bytes_never_raise_anything_else(name, at, new):
     data = FILES[name]
     start = int(at * (len(data) - len(new)))
     try:
-        decode(data[:start] + new + data[start + len(new):], 48, 64, max_pixels=1_000_000)
+        decode(data[:start] + new + data[start + len(new) :], 48, 64, max_pixels=1_000_000)
     except Unreadable as refused:
         assert refused.detail
 
 
 # --- formats with checksums: every changed byte is told ---------------------------------------------------------
+
 
 @both
 @pytest.mark.parametrize("name", ["PNG", "PNG 16"])
@@ -118,16 +119,19 @@ ROWS = zlib.compress(bytes(10))
 END = chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (png(ROWS), "truncated"),  # no IEND
-    (png(ROWS, chunk(b"tEXt", b"a\0b")[:-1] + b"!", END), "corrupt"),  # the checksum of a chunk that is mere text
-    (png(ROWS[:-1] + bytes([ROWS[-1] ^ 1]), END), "corrupt"),  # Adler-32
-    (png(ROWS[:-4], END), "truncated"),  # no Adler-32
-    (png(zlib.compress(bytes(9)), END), "truncated"),  # a pixel too few
-    (png(zlib.compress(bytes(11)), END), "corrupt"),  # a pixel too many
-    (png(b"", END), "truncated"),
-    (b"\x89PNG\r\n\x1a\n" + END, "corrupt"),  # no header
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(ROWS), "truncated"),  # no IEND
+        (png(ROWS, chunk(b"tEXt", b"a\0b")[:-1] + b"!", END), "corrupt"),  # the checksum of a chunk that is mere text
+        (png(ROWS[:-1] + bytes([ROWS[-1] ^ 1]), END), "corrupt"),  # Adler-32
+        (png(ROWS[:-4], END), "truncated"),  # no Adler-32
+        (png(zlib.compress(bytes(9)), END), "truncated"),  # a pixel too few
+        (png(zlib.compress(bytes(11)), END), "corrupt"),  # a pixel too many
+        (png(b"", END), "truncated"),
+        (b"\x89PNG\r\n\x1a\n" + END, "corrupt"),  # no header
+    ],
+)
 def test_a_png_whose_stream_is_not_the_image(data, reason):
     np.testing.assert_array_equal(decode(png(ROWS, END), 2, 4).pixels, 0)  # the same file undamaged is read
     assert refusal(data) == reason
@@ -138,6 +142,7 @@ def test_a_png_whose_stream_is_not_the_image(data, reason):
 def test_the_rows_of_an_interlaced_png_are_counted(size, depth):
     # Adam7 has seven passes, each with its own rows; counted one by one here and by formula in the check
     from cxrflow.images.checks.png import expected_bytes
+
     height, width = size
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     total = 0
@@ -152,7 +157,7 @@ def test_a_changed_byte_in_a_deflated_tiff_strip_is_told():
     data = FILES["TIFF deflate"]
     whole, results = pixels(data), []
     for at in range(10, len(data) - 4, 41):
-        results.append(assert_refused_or_same(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1:], whole))
+        results.append(assert_refused_or_same(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :], whole))
     assert set(results) <= {"corrupt", "truncated", "unsupported", "same"} and results.count("same") < 8
 
 
@@ -160,7 +165,7 @@ def test_a_stretch_overwritten_in_a_jpeg_strip_of_a_tiff_is_told():
     data = encode(picture(), "TIFF", compression="jpeg")
     assert decode(data, 120, 160).source_bits == 8
     for at in range(len(data) // 3, len(data) - 600, 101):
-        assert refusal(data[:at] + bytes(512) + data[at + 512:]) in ("corrupt", "truncated"), at
+        assert refusal(data[:at] + bytes(512) + data[at + 512 :]) in ("corrupt", "truncated"), at
 
 
 # --- JPEG: no checksum, but strict decoding ---------------------------------------------------------------------
@@ -192,7 +197,7 @@ def test_a_jpeg_with_an_early_end_marker_is_refused(name, decoder):
 @both
 def test_a_progressive_jpeg_with_a_scan_left_out_is_truncated(decoder):
     data = FILES["JPEG progressive"]
-    scans = [at for at in range(len(data)) if data[at:at + 2] == b"\xff\xda"]
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
     tables = [data.rindex(b"\xff\xc4", 0, at) for at in scans[1:]]
     assert len(scans) > 5
     for cut in tables:
@@ -209,7 +214,7 @@ def test_a_long_stretch_overwritten_in_a_real_scan_is_told(real_images, decoder)
             at = int(rng.integers(scan_start(data), len(data) - length - 2))
             for new in (bytes(length), rng.bytes(length), b""):
                 with pytest.raises(Unreadable):
-                    decode(data[:at] + new + data[at + length:], 224, 224, decoder=decoder)
+                    decode(data[:at] + new + data[at + length :], 224, 224, decoder=decoder)
 
 
 @both
@@ -226,17 +231,19 @@ def test_gray_jpeg_with_the_sampling_factors_of_some_devices_is_read():
     frame = data.index(b"\xff\xc0")
     assert data[frame + 11] == 0x11
     for factors in (0x21, 0x22, 0x44):
-        other = data[:frame + 11] + bytes([factors]) + data[frame + 12:]
+        other = data[: frame + 11] + bytes([factors]) + data[frame + 12 :]
         np.testing.assert_array_equal(pixels(other), pixels(data))
 
 
 @both
-@pytest.mark.parametrize(("process", "bits", "words"), [
-    (0xC3, 8, "lossless JPEG"), (0xC1, 12, "extended JPEG, 12 bits"), (0xC5, 8, "hierarchical JPEG")])
+@pytest.mark.parametrize(
+    ("process", "bits", "words"),
+    [(0xC3, 8, "lossless JPEG"), (0xC1, 12, "extended JPEG, 12 bits"), (0xC5, 8, "hierarchical JPEG")],
+)
 def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder):
     data = FILES["JPEG"]
     frame = data.index(b"\xff\xc0")
-    other = data[:frame + 1] + bytes([process]) + data[frame + 2:frame + 4] + bytes([bits]) + data[frame + 5:]
+    other = data[: frame + 1] + bytes([process]) + data[frame + 2 : frame + 4] + bytes([bits]) + data[frame + 5 :]
     with pytest.raises(Unreadable, match=words) as refused:
         pixels(other, decoder)
     assert refused.value.reason == "unsupported"
@@ -244,15 +251,19 @@ def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder
 
 # --- containers without a checksum: what is missing is told, what is overwritten is not --------------------------
 
-@pytest.mark.parametrize(("name", "at", "new", "reason"), [
-    ("BMP", 2, struct.pack("<I", 10**6), "truncated"),
-    ("BMP", 22, struct.pack("<i", 4800), "truncated"),
-    ("WebP", 4, struct.pack("<I", 10**6), "truncated"),
-    ("GIF", len(FILES["GIF"]) - 1, b"\0", "corrupt"),  # something else than the trailer
-])
+
+@pytest.mark.parametrize(
+    ("name", "at", "new", "reason"),
+    [
+        ("BMP", 2, struct.pack("<I", 10**6), "truncated"),
+        ("BMP", 22, struct.pack("<i", 4800), "truncated"),
+        ("WebP", 4, struct.pack("<I", 10**6), "truncated"),
+        ("GIF", len(FILES["GIF"]) - 1, b"\0", "corrupt"),  # something else than the trailer
+    ],
+)
 def test_declared_sizes_are_held_against_the_file(name, at, new, reason):
     data = bytearray(FILES[name])
-    data[at:at + len(new)] = new
+    data[at : at + len(new)] = new
     assert refusal(bytes(data)) == reason
 
 

@@ -4,10 +4,10 @@ import importlib.metadata
 
 import numpy as np
 import pytest
-from test_images import decode, encode, gradient, picture, tiff
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.images import DECODERS, Grayscale, Unreadable, find_decoder
+from test_images import decode, encode, gradient, picture, tiff
 
 
 def plain(data, at_least):
@@ -15,8 +15,9 @@ def plain(data, at_least):
 
 
 def deep(data, at_least):
-    return Grayscale(pixels=np.array([[0, 512, 1023]], np.int32), black_white=(0, 1023), source=(100, 300), bits=10,
-                     verified=True)
+    return Grayscale(
+        pixels=np.array([[0, 512, 1023]], np.int32), black_white=(0, 1023), source=(100, 300), bits=10, verified=True
+    )
 
 
 def inverted(data, at_least):
@@ -107,12 +108,15 @@ def test_values_outside_the_stated_range_are_refused():
         own("beyond")
 
 
-@pytest.mark.parametrize(("name", "reason", "words"), [
-    ("raises", "corrupt", "RuntimeError: some words"),
-    ("passes", "unsupported", "not this one"),
-    ("limited", "too_large", r"the limit came: 500, \(8, 8\)"),
-    ("out_of_memory", "too_large", "not enough memory to decode it"),
-])
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("raises", "corrupt", "RuntimeError: some words"),
+        ("passes", "unsupported", "not this one"),
+        ("limited", "too_large", r"the limit came: 500, \(8, 8\)"),
+        ("out_of_memory", "too_large", "not enough memory to decode it"),
+    ],
+)
 def test_what_a_decoder_raises(name, reason, words):
     with pytest.raises(Unreadable, match=words) as refused:
         own(name, max_pixels=500)

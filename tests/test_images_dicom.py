@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_images import both, decode, encode, picture
 
 from cxrflow.images import Unreadable, voi
+from test_images import both, decode, encode, picture
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
-from pydicom import uid  # noqa: E402
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate, get_frame  # noqa: E402
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 
 
 def dataset(pixels: np.ndarray, syntax=uid.ExplicitVRLittleEndian, **elements) -> Dataset:
@@ -79,8 +79,9 @@ TWELVE = (np.asarray(picture()).astype(np.uint16) << 4) + 7
 
 
 @both
-@pytest.mark.parametrize("syntax", [
-    uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian]
+)
 @pytest.mark.parametrize("bits", [8, 12])
 def test_uncompressed(syntax, bits, decoder):
     pixels = np.asarray(picture()) if bits == 8 else TWELVE
@@ -135,49 +136,90 @@ def shown(values, **elements):
     return decoded.pixels.tolist(), decoded.note
 
 
-@pytest.mark.parametrize(("values", "elements", "grays", "note"), [
-    # no window: what the stored bits hold
-    (np.uint16([0, 2048, 4095]), {"BitsStored": 12}, [0, 128, 255], ""),
-    (np.uint16([0, 500, 1000]), {"BitsStored": 12}, [0, 31, 62], ""),
-    (np.uint16([0, 32768, 65535]), {}, [0, 128, 255], ""),
-    # 12 bits declared as 16: by shares of 65535 the brightest would be 15
-    (np.uint16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
-    (np.int16([-1000, 0, 1550]), {}, [0, 100, 255], "scaled from its own range, -1000 to 1550"),
-    (np.int16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
-    (np.uint8([0, 100, 255]), {"PhotometricInterpretation": "MONOCHROME1"}, [255, 155, 0], "MONOCHROME1 inverted"),
-    # a slope keeps the range, a negative one turns it
-    (np.uint16([0, 2048, 4095]), {"BitsStored": 12, "RescaleSlope": 2, "RescaleIntercept": -1024}, [0, 128, 255], ""),
-    (np.uint16([0, 2048, 4095]), {"BitsStored": 12, "RescaleSlope": -1, "RescaleIntercept": 4095}, [255, 127, 0], ""),
-    # LINEAR, center 2048, width 4096: ((x - 2047.5) / 4095 + 0.5) * 255
-    (np.uint16([0, 2048, 4095]), {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}, [0, 128, 255], ""),
-    # center 100, width 51: black up to 100 - 0.5 - 25 = 74.5, white above 124.5; 87: (-12.5 / 50 + 0.5) * 255 = 63.75
-    (np.uint8([0, 74, 87, 112, 125, 255]), {"WindowCenter": 100, "WindowWidth": 51}, [0, 0, 64, 191, 255, 255], ""),
-    (np.uint8([99, 100, 101]), {"WindowCenter": 100, "WindowWidth": 1}, [0, 255, 255], ""),
-    # LINEAR_EXACT: (x - 100) / 50 + 0.5
-    (np.uint8([75, 90, 100, 125]), {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "LINEAR_EXACT"},
-     [0, 76, 128, 255], ""),
-    # SIGMOID: 255 / (1 + exp(-4 (x - 100) / 50)); at 125: 255 / (1 + e^-2) = 224.6
-    (np.uint8([75, 100, 125]), {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "SIGMOID"},
-     [30, 128, 225], ""),
-    # a window is in the units after rescaling: stored 1000 is -24
-    (np.uint16([1000, 1024, 1049]), {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 0.5,
-                                     "WindowWidth": 51}, [5, 128, 255], ""),
-    (np.uint8([0, 100, 200]), {"WindowCenter": [100, 5], "WindowWidth": [201, 9]}, [1, 128, 255], "first of 2 windows"),
-    (np.uint8([0, 100, 255]), {"WindowCenter": 100, "WindowWidth": 0}, [0, 100, 255],
-     "window left out: center 100, width 0"),
-    (np.uint8([0, 100, 255]), {"WindowCenter": 9000, "WindowWidth": 100}, [0, 100, 255],
-     "window left out: it leaves no contrast"),
-    (np.uint8([0, 74, 87, 112, 125, 255]), {"WindowCenter": 100, "WindowWidth": 51,
-                                            "PhotometricInterpretation": "MONOCHROME1"},
-     [255, 255, 191, 64, 0, 0], "MONOCHROME1 inverted"),
-])
+@pytest.mark.parametrize(
+    ("values", "elements", "grays", "note"),
+    [
+        # no window: what the stored bits hold
+        (np.uint16([0, 2048, 4095]), {"BitsStored": 12}, [0, 128, 255], ""),
+        (np.uint16([0, 500, 1000]), {"BitsStored": 12}, [0, 31, 62], ""),
+        (np.uint16([0, 32768, 65535]), {}, [0, 128, 255], ""),
+        # 12 bits declared as 16: by shares of 65535 the brightest would be 15
+        (np.uint16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
+        (np.int16([-1000, 0, 1550]), {}, [0, 100, 255], "scaled from its own range, -1000 to 1550"),
+        (np.int16([0, 2048, 4095]), {}, [0, 128, 255], "values use 12 of 16 bits"),
+        (np.uint8([0, 100, 255]), {"PhotometricInterpretation": "MONOCHROME1"}, [255, 155, 0], "MONOCHROME1 inverted"),
+        # a slope keeps the range, a negative one turns it
+        (
+            np.uint16([0, 2048, 4095]),
+            {"BitsStored": 12, "RescaleSlope": 2, "RescaleIntercept": -1024},
+            [0, 128, 255],
+            "",
+        ),
+        (
+            np.uint16([0, 2048, 4095]),
+            {"BitsStored": 12, "RescaleSlope": -1, "RescaleIntercept": 4095},
+            [255, 127, 0],
+            "",
+        ),
+        # LINEAR, center 2048, width 4096: ((x - 2047.5) / 4095 + 0.5) * 255
+        (np.uint16([0, 2048, 4095]), {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}, [0, 128, 255], ""),
+        # center 100, width 51: black up to 100 - 0.5 - 25 = 74.5, white above 124.5; 87: (-12.5 / 50 + 0.5) * 255 = 63.75
+        (np.uint8([0, 74, 87, 112, 125, 255]), {"WindowCenter": 100, "WindowWidth": 51}, [0, 0, 64, 191, 255, 255], ""),
+        (np.uint8([99, 100, 101]), {"WindowCenter": 100, "WindowWidth": 1}, [0, 255, 255], ""),
+        # LINEAR_EXACT: (x - 100) / 50 + 0.5
+        (
+            np.uint8([75, 90, 100, 125]),
+            {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "LINEAR_EXACT"},
+            [0, 76, 128, 255],
+            "",
+        ),
+        # SIGMOID: 255 / (1 + exp(-4 (x - 100) / 50)); at 125: 255 / (1 + e^-2) = 224.6
+        (
+            np.uint8([75, 100, 125]),
+            {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "SIGMOID"},
+            [30, 128, 225],
+            "",
+        ),
+        # a window is in the units after rescaling: stored 1000 is -24
+        (
+            np.uint16([1000, 1024, 1049]),
+            {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 0.5, "WindowWidth": 51},
+            [5, 128, 255],
+            "",
+        ),
+        (
+            np.uint8([0, 100, 200]),
+            {"WindowCenter": [100, 5], "WindowWidth": [201, 9]},
+            [1, 128, 255],
+            "first of 2 windows",
+        ),
+        (
+            np.uint8([0, 100, 255]),
+            {"WindowCenter": 100, "WindowWidth": 0},
+            [0, 100, 255],
+            "window left out: center 100, width 0",
+        ),
+        (
+            np.uint8([0, 100, 255]),
+            {"WindowCenter": 9000, "WindowWidth": 100},
+            [0, 100, 255],
+            "window left out: it leaves no contrast",
+        ),
+        (
+            np.uint8([0, 74, 87, 112, 125, 255]),
+            {"WindowCenter": 100, "WindowWidth": 51, "PhotometricInterpretation": "MONOCHROME1"},
+            [255, 255, 191, 64, 0, 0],
+            "MONOCHROME1 inverted",
+        ),
+    ],
+)
 def test_gray_values_by_the_standard(values, elements, grays, note):
     if "RescaleSlope" not in elements:
         assert shown(values, **elements) == ([grays], note)
     else:
         got, said = shown(values, **elements)
         np.testing.assert_allclose(got, [grays], atol=1)
-        assert said == note or note == "" and "bits" in said
+        assert said == note or (note == "" and "bits" in said)
 
 
 def lut(first: int, bits: int, table: list[int], kind: str) -> Dataset:
@@ -263,7 +305,9 @@ def test_overlays_in_the_unused_bits_are_left_out():
 
 def test_values_beyond_the_bits_stored_are_kept_and_said():
     assert shown(np.uint16([0, 2048, 4095]), BitsStored=10) == (
-        [[0, 128, 255]], "values from 0 to 4095 in 10 bits stored; values use 12 of 16 bits")
+        [[0, 128, 255]],
+        "values from 0 to 4095 in 10 bits stored; values use 12 of 16 bits",
+    )
 
 
 def test_signed_values_without_their_sign_get_it():
@@ -277,6 +321,7 @@ def test_dicom_is_told_before_the_tiff_header_in_its_preamble():
 
 
 # --- refusals --------------------------------------------------------------------------------------------------
+
 
 def refused(data: bytes, **options) -> Unreadable:
     with pytest.raises(Unreadable) as caught:
@@ -311,8 +356,17 @@ def test_a_frame_of_another_size_than_declared():
 
 
 @pytest.mark.filterwarnings("ignore:End of file reached before delimiter")  # pydicom's, before we refuse
-@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless,
-                                    uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        uid.ExplicitVRLittleEndian,
+        uid.ImplicitVRLittleEndian,
+        uid.RLELossless,
+        uid.JPEGLSLossless,
+        uid.JPEG2000Lossless,
+        uid.DeflatedExplicitVRLittleEndian,
+    ],
+)
 def test_a_file_cut_anywhere_is_refused(syntax):
     made = dataset(TWELVE, uid.ExplicitVRLittleEndian if syntax.is_encapsulated else syntax, BitsStored=12)
     if syntax.is_encapsulated:
@@ -321,7 +375,7 @@ def test_a_file_cut_anywhere_is_refused(syntax):
     end = len(data) - (8 if syntax.is_encapsulated else 1)  # the closing delimiter carries nothing, nor does padding
     for cut in (*range(132, end, len(data) // 60), end - 3, end - 1):
         assert refused(data[:cut]).reason in ("truncated", "no_pixel_data"), cut
-    assert refused(data[:len(data) // 2]).reason == "truncated"
+    assert refused(data[: len(data) // 2]).reason == "truncated"
 
 
 def test_a_strict_decode_tells_damage_inside_a_frame(tmp_path):
@@ -330,7 +384,7 @@ def test_a_strict_decode_tells_damage_inside_a_frame(tmp_path):
     jpeg_ls = compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12)
     for data in (baseline, lossless, jpeg_ls):
         for at in range(len(data) // 3, len(data) - 700, 211):
-            assert refused(data[:at] + bytes(600) + data[at + 600:]).reason in ("corrupt", "truncated"), at
+            assert refused(data[:at] + bytes(600) + data[at + 600 :]).reason in ("corrupt", "truncated"), at
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless, uid.JPEGBaseline8Bit])
@@ -348,6 +402,7 @@ def test_a_cut_frame_in_a_whole_file_is_refused(syntax):
 
 def test_a_missing_package_is_named(monkeypatch):
     from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+
     monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {})
     monkeypatch.setattr(JPEGLSLosslessDecoder, "_unavailable", {"pyjpegls": ("pyjpegls",)})
     caught = refused(compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12))

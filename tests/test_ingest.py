@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from pyspark.sql import functions as F
 
-from cxrflow import storage
-from cxrflow.config import IngestConfig
-from cxrflow.errors import UserError
+from cxrflow.base import storage
+from cxrflow.base.config import IngestConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.base.path_rules import patient_of
+from cxrflow.base.shard_files import checksum
 from cxrflow.images import REASONS, Recipe, decode_image
-from cxrflow.labels import patient_of
-from cxrflow.manifest import read_manifest
-from cxrflow.phantom import LABELS, PATIENT_RULE
-from cxrflow.shards import checksum
-from cxrflow.spark.ingest import ingest
+from cxrflow.images.phantoms import LABELS, PATIENT_RULE
+from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.listing import list_files, with_contents
 
 
@@ -63,7 +63,9 @@ def test_stored_pixels_are_those_of_the_decoder(table):
     for row in samples_of(table).sample(8, random_state=0).itertuples():
         with open(row.path, "rb") as file:
             decoded = decode_image(file.read(), Recipe(48, 40))
-        np.testing.assert_array_equal(np.frombuffer(row.pixels, np.uint8).reshape(row.height, row.width), decoded.pixels)
+        np.testing.assert_array_equal(
+            np.frombuffer(row.pixels, np.uint8).reshape(row.height, row.width), decoded.pixels
+        )
         assert (row.source_height, row.source_width) == (decoded.source_height, decoded.source_width)
 
 
@@ -83,12 +85,25 @@ def test_a_shard_is_one_row_group_and_all_but_the_last_are_full(table):
 def test_spark_and_pandas_read_the_table_as_any_other(spark, table):
     rows = read_manifest(str(table)).rows()
     frame = spark.read.parquet(str(table / "samples"))
-    assert frame.count() == rows and {row[0] for row in frame.select("split").distinct().collect()} == {"train", "val", "test"}
+    assert frame.count() == rows and {row[0] for row in frame.select("split").distinct().collect()} == {
+        "train",
+        "val",
+        "test",
+    }
     assert len(pd.read_parquet(table / "samples")) == rows
     assert not (table / "_staging").exists() or not list((table / "_staging").iterdir())
 
 
-NAMES = ["a b.png", "a#b.png", "100%.png", "a%41.png", "x+y=z,1.png", "größe-肺.png", "sub folder/[1]{2}*.png", "q?.png"]
+NAMES = [
+    "a b.png",
+    "a#b.png",
+    "100%.png",
+    "a%41.png",
+    "x+y=z,1.png",
+    "größe-肺.png",
+    "sub folder/[1]{2}*.png",
+    "q?.png",
+]
 
 
 def test_awkward_names(spark, tmp_path):
@@ -105,28 +120,44 @@ def test_labels_patients_and_splits_from_a_file(spark, tmp_path):
     write_images(images, [f"{number}.png" for number in range(6)])
     (tmp_path / "labels.csv").write_text(
         "path,label,patient_id,split\n"
-        f"0.png,A,p1,train\n1.png,B,p1,train\n{images}/2.png,A,p2,val\nfile:{images}/3.png,B,p3,test\n4.png,,p4,\n")
-    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), height=4, width=4,
-                                        labels=str(tmp_path / "labels.csv")))
+        f"0.png,A,p1,train\n1.png,B,p1,train\n{images}/2.png,A,p2,val\nfile:{images}/3.png,B,p3,test\n4.png,,p4,\n"
+    )
+    result = ingest(
+        spark,
+        IngestConfig(
+            images=str(images), table=str(tmp_path / "table"), height=4, width=4, labels=str(tmp_path / "labels.csv")
+        ),
+    )
     samples = samples_of(tmp_path / "table").set_index("path")
     assert result["reasons"] == {"unlabelled": 2}  # 4.png without a label, 5.png without a line
     assert {name[-5]: (row.label, row.patient_id, row.split) for name, row in samples.iterrows()} == {
-        "0": ("A", "p1", "train"), "1": ("B", "p1", "train"), "2": ("A", "p2", "val"), "3": ("B", "p3", "test")}
+        "0": ("A", "p1", "train"),
+        "1": ("B", "p1", "train"),
+        "2": ("A", "p2", "val"),
+        "3": ("B", "p3", "test"),
+    }
 
 
-@pytest.mark.parametrize(("lines", "words"), [
-    ("file,label\n0.png,A\n", "expected the columns path and label"),
-    ("path,label\n0.png,A\n0.png,B\n", "expected one line a path"),
-    ("path,label,split\n0.png,A,holdout\n", "expected the split to be one of train, val, test"),
-    ("path,label,patient_id,split\n0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
-    ("path,label\nother.png,A\n", "no path in the labels file"),
-])
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("file,label\n0.png,A\n", "expected the columns path and label"),
+        ("path,label\n0.png,A\n0.png,B\n", "expected one line a path"),
+        ("path,label,split\n0.png,A,holdout\n", "expected the split to be one of train, val, test"),
+        ("path,label,patient_id,split\n0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
+        ("path,label\nother.png,A\n", "no path in the labels file"),
+    ],
+)
 def test_a_labels_file_that_contradicts_itself_is_refused(spark, tmp_path, lines, words):
     write_images(tmp_path / "images", ["0.png", "1.png"])
     (tmp_path / "labels.csv").write_text(lines)
     with pytest.raises(UserError, match=words):
-        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"),
-                                   labels=str(tmp_path / "labels.csv")))
+        ingest(
+            spark,
+            IngestConfig(
+                images=str(tmp_path / "images"), table=str(tmp_path / "table"), labels=str(tmp_path / "labels.csv")
+            ),
+        )
     assert not (tmp_path / "table" / "manifest.json").exists()
 
 
@@ -136,8 +167,18 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
 
     def deal(seed):
         place = tmp_path.parent / f"{tmp_path.name}-table-{seed}"
-        ingest(spark, IngestConfig(images=str(tmp_path), table=str(place), height=4, width=4, patients=r"(p\d+)_", seed=seed,
-                                   overwrite=True))
+        ingest(
+            spark,
+            IngestConfig(
+                images=str(tmp_path),
+                table=str(place),
+                height=4,
+                width=4,
+                patients=r"(p\d+)_",
+                seed=seed,
+                overwrite=True,
+            ),
+        )
         # the same keys under both labels: such a patient counts once, under its first label
         return samples_of(place).set_index("path")["split"].to_dict()
 
@@ -151,16 +192,28 @@ def test_files_of_unknown_patients_are_dealt_alike_wherever_they_lie(spark, tmp_
     dealt = {}
     for folder in ("one", "an other/肺"):
         write_images(tmp_path / folder, names, distinct=True)
-        ingest(spark, IngestConfig(images=str(tmp_path / folder), table=str(tmp_path / f"{folder}-table"), height=4, width=4))
+        ingest(
+            spark,
+            IngestConfig(images=str(tmp_path / folder), table=str(tmp_path / f"{folder}-table"), height=4, width=4),
+        )
         dealt[folder] = samples_of(tmp_path / f"{folder}-table").set_index("path")["split"].to_dict()
-    one, other = ({path.removeprefix(f"{tmp_path / folder}/"): split for path, split in splits.items()} for folder, splits in dealt.items())
+    one, other = (
+        {path.removeprefix(f"{tmp_path / folder}/"): split for path, split in splits.items()}
+        for folder, splits in dealt.items()
+    )
     assert one == other and sorted(one) == sorted(names)
     assert Counter(one.values()) == {"train": 80, "val": 10, "test": 10}
 
 
 def test_overwrite_makes_the_table_anew(spark, tmp_path):
     write_images(tmp_path / "images", ["A/0.png", "B/1.png"])
-    config = {"images": str(tmp_path / "images"), "table": str(tmp_path / "table"), "split": "train", "height": 4, "width": 4}
+    config = {
+        "images": str(tmp_path / "images"),
+        "table": str(tmp_path / "table"),
+        "split": "train",
+        "height": 4,
+        "width": 4,
+    }
     ingest(spark, IngestConfig(**config))
     (tmp_path / "images" / "A" / "0.png").unlink()
     with pytest.raises(UserError, match="was made with --height 4 --width 4"):
@@ -195,12 +248,19 @@ def test_files_through_spark_alone_give_the_same_table(spark, tmp_path, monkeypa
     config = {"images": str(images), "height": 16, "width": 16, "patients": PATIENT_RULE}
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "direct")))
     is_local = storage.is_local
-    monkeypatch.setattr("cxrflow.storage.is_local", lambda url: not str(url).startswith(str(images)) and is_local(url))
-    monkeypatch.setattr("cxrflow.storage.for_spark", lambda url: "file://" + str(url))
+    monkeypatch.setattr(
+        "cxrflow.base.storage.is_local", lambda url: not str(url).startswith(str(images)) and is_local(url)
+    )
+    monkeypatch.setattr("cxrflow.base.storage.for_spark", lambda url: "file://" + str(url))
     ingest(spark, IngestConfig(**config, table=str(tmp_path / "spark")))
     direct, through = (samples_of(tmp_path / name).set_index("path").sort_index() for name in ("direct", "spark"))
     assert read_manifest(str(tmp_path / "spark")).quarantined == {"empty": 1, "not_an_image": 2, "truncated": 1}
-    plan = next(with_contents(spark, str(images), list_files(spark, str(images)), 2**20))._jdf.queryExecution().executedPlan().toString()
+    plan = (
+        next(with_contents(spark, str(images), list_files(spark, str(images)), 2**20))
+        ._jdf.queryExecution()
+        .executedPlan()
+        .toString()
+    )
     exchanges = [line for line in plan.splitlines() if "Exchange" in line]
     assert exchanges and not any("content" in line for line in exchanges)  # nobody but its reader sees an image
     columns = ["label", "patient_id", "split", "sha256", "pixels"]
@@ -214,7 +274,9 @@ def test_what_cannot_be_read_is_quarantined_and_not_the_end(spark, tmp_path):
     (images / "A" / "loop.png").symlink_to(images / "A" / "loop.png")
     os.mkfifo(images / "A" / "pipe.png")
     shutil.copy(images / "A" / "0.png", os.fsencode(images / "B") + b"/\xff.png")
-    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4))
+    result = ingest(
+        spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4)
+    )
     assert (result["files"], result["samples"], result["reasons"]) == (6, 2, {"unreadable": 4})
     details = pd.read_parquet(tmp_path / "table" / "quarantine").set_index("path")["detail"]
     assert "not a regular file" in details[str(images / "A" / "pipe.png")]
@@ -224,7 +286,9 @@ def test_what_cannot_be_read_is_quarantined_and_not_the_end(spark, tmp_path):
 def test_hidden_files_are_counted_and_said(spark, tmp_path):
     images = tmp_path / "images"
     write_images(images, ["A/0.png", "B/1.png", "A/.hidden.png", "A/_hidden.png", ".folder/2.png", "B/_more/3.png"])
-    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4))
+    result = ingest(
+        spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4)
+    )
     assert (result["files"], result["skipped"], result["samples"]) == (2, 4, 2)
     files = sum(path.is_file() for path in images.rglob("*"))
     assert result["files"] + result["skipped"] == files
@@ -235,7 +299,9 @@ def test_too_many_bad_files_fail_the_job_and_leave_nothing(spark, tmp_path):
     write_images(images, ["A/0.png", "B/1.png", "B/2.png"])
     (images / "A" / "3.png").write_text("no image")
     config = {"images": str(images), "table": str(tmp_path / "table"), "split": "test", "height": 4, "width": 4}
-    with pytest.raises(UserError, match=r"1 of 4 files \(25.0%\) cannot be used, more than 20.0%(.|\n)*not_an_image +1"):
+    with pytest.raises(
+        UserError, match=r"1 of 4 files \(25.0%\) cannot be used, more than 20.0%(.|\n)*not_an_image +1"
+    ):
         ingest(spark, IngestConfig(**config, max_bad=0.2))
     assert not (tmp_path / "table").exists()
     assert ingest(spark, IngestConfig(**config, max_bad=0.25))["reasons"] == {"not_an_image": 1}
@@ -246,17 +312,35 @@ def test_a_file_that_kills_its_decoder_is_quarantined_alone(spark, tmp_path):
     images = tmp_path / "images"
     write_images(images, [f"{label}/{number}.png" for number in range(5) for label in "AB"], distinct=True)
     (images / "A" / "deadly.png").write_bytes(b"deadly")
-    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), split="test", height=4, width=4,
-                                        decoder="deadly_decoder:decode"))
+    result = ingest(
+        spark,
+        IngestConfig(
+            images=str(images),
+            table=str(tmp_path / "table"),
+            split="test",
+            height=4,
+            width=4,
+            decoder="deadly_decoder:decode",
+        ),
+    )
     assert (result["samples"], result["reasons"]) == (10, {"crashed": 1})
-    row, = pd.read_parquet(tmp_path / "table" / "quarantine").itertuples()
+    (row,) = pd.read_parquet(tmp_path / "table" / "quarantine").itertuples()
     assert (row.path, row.detail, row.size) == (str(images / "A" / "deadly.png"), "killed by SIGSEGV", 6)
 
 
 def test_padding_keeps_the_shape(spark, tmp_path):
     write_images(tmp_path / "images", ["A/0.png", "A/1.png"], size=(10, 40))
-    ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), split="test", height=20, width=20,
-                               resize="pad"))
+    ingest(
+        spark,
+        IngestConfig(
+            images=str(tmp_path / "images"),
+            table=str(tmp_path / "table"),
+            split="test",
+            height=20,
+            width=20,
+            resize="pad",
+        ),
+    )
     pixels = samples_of(tmp_path / "table").set_index("path")["pixels"][str(tmp_path / "images" / "A" / "1.png")]
     image = np.frombuffer(pixels, np.uint8).reshape(20, 20)
     assert (image[:7] == 0).all() and (image[8:12] == 1).all() and (image[13:] == 0).all()
@@ -268,8 +352,9 @@ def test_copies_end_in_one_split_and_are_told(spark, tmp_path):
     for number in range(1, 20):  # all of A are one content, under patients that the deal would part
         shutil.copy(images / "A" / "p0.png", images / "A" / f"p{number}.png")
     shutil.copy(images / "B" / "p3.png", images / "A" / "p20.png")
-    result = ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), height=4, width=4,
-                                        patients=r"(./p\d+)"))
+    result = ingest(
+        spark, IngestConfig(images=str(images), table=str(tmp_path / "table"), height=4, width=4, patients=r"(./p\d+)")
+    )
     samples = samples_of(tmp_path / "table")
     assert samples.groupby("sha256")["split"].nunique().max() == 1 and len(samples) == 41
     found = result["audit"]
@@ -295,27 +380,55 @@ def test_labels_that_were_mended_are_read_again(spark, tmp_path):
     for number, label in enumerate(("A", "C")):
         (tmp_path / "labels.csv").write_text(f"path,label\n0.png,{label}\n1.png,B\n")
         place = tmp_path / f"table{number}"
-        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(place), split="train", height=4, width=4,
-                                   labels=str(tmp_path / "labels.csv")))
+        ingest(
+            spark,
+            IngestConfig(
+                images=str(tmp_path / "images"),
+                table=str(place),
+                split="train",
+                height=4,
+                width=4,
+                labels=str(tmp_path / "labels.csv"),
+            ),
+        )
         assert sorted(samples_of(place)["label"]) == sorted([label, "B"])
 
 
 def test_empty_cells_of_a_labels_file_are_no_values(spark, tmp_path):
     write_images(tmp_path / "images", ["0.png", "1.png"])
     (tmp_path / "labels.csv").write_text('path,label,patient_id,split\n0.png,A,"",""\n1.png,B,"",""\n')
-    ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=4, width=4,
-                               labels=str(tmp_path / "labels.csv")))
+    ingest(
+        spark,
+        IngestConfig(
+            images=str(tmp_path / "images"),
+            table=str(tmp_path / "table"),
+            height=4,
+            width=4,
+            labels=str(tmp_path / "labels.csv"),
+        ),
+    )
     assert samples_of(tmp_path / "table")["patient_id"].nunique() == 2
 
 
 def test_the_same_files_give_the_same_table(spark, phantoms, table, tmp_path):
-    ingest(spark, IngestConfig(images=str(phantoms), table=str(tmp_path / "again"), height=48, width=40, shard_rows=6,
-                               split="0.6,0.2,0.2", patients=PATIENT_RULE))
+    ingest(
+        spark,
+        IngestConfig(
+            images=str(phantoms),
+            table=str(tmp_path / "again"),
+            height=48,
+            width=40,
+            shard_rows=6,
+            split="0.6,0.2,0.2",
+            patients=PATIENT_RULE,
+        ),
+    )
     again, first = read_manifest(str(tmp_path / "again")), read_manifest(str(table))
     assert again.shards == first.shards
     for shard in first.shards:
         assert pq.read_table(tmp_path / "again" / shard.path, partitioning=None).equals(
-            pq.read_table(table / shard.path, partitioning=None))
+            pq.read_table(table / shard.path, partitioning=None)
+        )
 
 
 @pytest.mark.parametrize("table", ["images/table", "."])

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxrflow import lease
-from cxrflow.config import IngestConfig
-from cxrflow.errors import UserError
-from cxrflow.manifest import read_manifest
-from cxrflow.spark.ingest import ingest
+from cxrflow.base import lease
+from cxrflow.base.config import IngestConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.pipeline.ingest_job import ingest
 
 ROOT = Path(__file__).resolve().parents[1]
 RULE = r"(p\d+)_"
@@ -30,7 +30,9 @@ def draw(images: Path, patients, views=(0, 1), labels="AB") -> None:
     for label in labels:
         for patient in patients:
             for view in views:
-                place = images / label / f"p{patient}{label}_{view}.png".replace(label + "_", "_" if label == "A" else "0_")
+                place = (
+                    images / label / f"p{patient}{label}_{view}.png".replace(label + "_", "_" if label == "A" else "0_")
+                )
                 place.parent.mkdir(parents=True, exist_ok=True)
                 noise = np.random.default_rng([patient, view, ord(label)]).integers(0, 255, (9, 11), np.uint8)
                 Image.fromarray(noise).save(place)
@@ -42,15 +44,25 @@ def samples_of(table: Path) -> pd.DataFrame:
 
 def files_of(table: Path) -> dict[str, tuple[int, int]]:
     """Content of the table's folder: what no failed run may change."""
-    return {str(path.relative_to(table)): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in table.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    return {
+        str(path.relative_to(table)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in table.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 @pytest.fixture
 def config(tmp_path) -> IngestConfig:
     draw(tmp_path / "images", range(1, 21))
-    return IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=8, width=8, shard_rows=5,
-                        split="0.6,0.2,0.2", patients=RULE)
+    return IngestConfig(
+        images=str(tmp_path / "images"),
+        table=str(tmp_path / "table"),
+        height=8,
+        width=8,
+        shard_rows=5,
+        split="0.6,0.2,0.2",
+        patients=RULE,
+    )
 
 
 def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp_path):
@@ -69,8 +81,9 @@ def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp
     assert kept == {shard.path for shard in shards if shard.rows == 5}  # only shorter ones were written again
     for split in ("train", "val", "test"):
         assert sorted(shard.rows for shard in manifest.of_split(split))[1:] == [5] * (len(manifest.of_split(split)) - 1)
-    assert {str(path.relative_to(tmp_path / "table")) for path in (tmp_path / "table" / "samples").rglob("*.parquet")} == {
-        shard.path for shard in manifest.shards}
+    assert {
+        str(path.relative_to(tmp_path / "table")) for path in (tmp_path / "table" / "samples").rglob("*.parquet")
+    } == {shard.path for shard in manifest.shards}
 
 
 def test_the_table_does_not_depend_on_how_it_grew(spark, config, tmp_path):
@@ -131,17 +144,24 @@ def test_quarantine_is_kept_and_tried_again_where_it_may_help(spark, config, tmp
 def test_labels_that_come_later_free_files_from_quarantine(spark, tmp_path):
     draw(tmp_path / "images", range(1, 6), views=(0,), labels="A")
     names = sorted(path.name for path in (tmp_path / "images" / "A").iterdir())
-    config = IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), split="train", height=4, width=4,
-                          labels=str(tmp_path / "labels.csv"))
+    config = IngestConfig(
+        images=str(tmp_path / "images"),
+        table=str(tmp_path / "table"),
+        split="train",
+        height=4,
+        width=4,
+        labels=str(tmp_path / "labels.csv"),
+    )
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"A/{name},X\n" for name in names[:3]))
     assert ingest(spark, config)["reasons"] == {"unlabelled": 2}
     assert ingest(spark, config)["added"] == 0
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"A/{name},Y\n" for name in names[2:]) + f"A/{names[0]},X\n")
+    (tmp_path / "labels.csv").write_text(
+        "path,label\n" + "".join(f"A/{name},Y\n" for name in names[2:]) + f"A/{names[0]},X\n"
+    )
     result = ingest(spark, config)  # the file without a line any more keeps what it had
     assert (result["added"], result["replaced"], result["reasons"]) == (2, 1, {})
     labels = samples_of(tmp_path / "table")["label"]
-    assert {path.rsplit("/", 1)[1]: label for path, label in labels.items()} == dict(
-        zip(names, "XXYYY", strict=True))
+    assert {path.rsplit("/", 1)[1]: label for path, label in labels.items()} == dict(zip(names, "XXYYY", strict=True))
     with pytest.raises(UserError, match="was made with --labels .*labels.csv"):
         ingest(spark, dataclasses.replace(config, labels=None))
 
@@ -149,8 +169,14 @@ def test_labels_that_come_later_free_files_from_quarantine(spark, tmp_path):
 def test_a_placed_patient_is_not_moved_by_a_labels_file(spark, tmp_path):
     draw(tmp_path / "images", [1, 2], views=(0,), labels="A")
     first, second = sorted((tmp_path / "images" / "A").iterdir())
-    config = IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "table"), height=4, width=4, patients=r"(A)/",
-                          labels=str(tmp_path / "labels.csv"))
+    config = IngestConfig(
+        images=str(tmp_path / "images"),
+        table=str(tmp_path / "table"),
+        height=4,
+        width=4,
+        patients=r"(A)/",
+        labels=str(tmp_path / "labels.csv"),
+    )
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,train\n")
     ingest(spark, config)
     (tmp_path / "labels.csv").write_text(f"path,label,split\n{first},X,test\n{second},X,test\n")
@@ -175,30 +201,35 @@ def test_new_files_that_would_leak_go_to_quarantine(spark, config, tmp_path):
 
 DYING = """
 import os, signal, sys
-import cxrflow.commit
-import cxrflow.spark.ingest
-from cxrflow.config import IngestConfig
-from cxrflow.spark.ingest import ingest
+import cxrflow.catalog.commit
+import cxrflow.pipeline.ingest_job
+from cxrflow.base.config import IngestConfig
+from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.session import open_session
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(cxrflow.spark.ingest if sys.argv[1] == "sweep" else cxrflow.commit, sys.argv[1], die)
+setattr(cxrflow.pipeline.ingest_job if sys.argv[1] == "sweep" else cxrflow.catalog.commit, sys.argv[1], die)
 ingest(open_session("dying"), IngestConfig(images=sys.argv[2], table=sys.argv[3], height=8, width=8, shard_rows=5,
                                            split="0.6,0.2,0.2", patients=sys.argv[4]))
 """
 
 
-@pytest.mark.parametrize("where", ["_settle", "write_manifest", "sweep"])
+@pytest.mark.parametrize("where", ["_final_path", "write_manifest", "sweep"])
 def test_a_run_that_is_killed_leaves_the_old_table_and_the_next_one_finishes(spark, config, tmp_path, where):
     """Killed before anything was moved, after all was moved, and after the manifest was written."""
     ingest(spark, config)
     before, manifest = samples_of(tmp_path / "table"), read_manifest(config.table)
     draw(tmp_path / "images", range(21, 31))
-    died = subprocess.run([sys.executable, "-c", DYING, where, config.images, config.table, config.patients],
-                          env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] pyspark-shell"},
-                          capture_output=True, text=True, timeout=300, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, where, config.images, config.table, config.patients],
+        env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] pyspark-shell"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert died.returncode == -9, died.stderr
     assert (tmp_path / "table" / lease.NAME).exists()
     if where != "sweep":
@@ -213,14 +244,32 @@ def test_a_run_that_is_killed_leaves_the_old_table_and_the_next_one_finishes(spa
 
 
 def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
-    command = [sys.executable, str(ROOT / "jobs" / "ingest.py"), "--images", config.images, "--table", config.table, "--height",
-               "8", "--width", "8", "--shard-rows", "5", "--split", "0.6,0.2,0.2", "--patients", RULE]
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "ingest.py"),
+        "--images",
+        config.images,
+        "--table",
+        config.table,
+        "--height",
+        "8",
+        "--width",
+        "8",
+        "--shard-rows",
+        "5",
+        "--split",
+        "0.6,0.2,0.2",
+        "--patients",
+        RULE,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         deadline = time.monotonic() + 120
         while not (tmp_path / "table" / lease.NAME).exists() and first.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        with pytest.raises(UserError, match="--table: expected a folder that nobody else writes, but process .* does so now"):
+        with pytest.raises(
+            UserError, match="--table: expected a folder that nobody else writes, but process .* does so now"
+        ):
             ingest(spark, config)
         output, _ = first.communicate(timeout=300)
     assert first.returncode == 0 and json.loads(output.splitlines()[-1])["added"] == 80
@@ -228,11 +277,15 @@ def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
     assert len(samples_of(tmp_path / "table")) == 80
 
 
-@pytest.mark.parametrize("change", [{"height": 9}, {"resize": "pad"}, {"seed": 1}, {"patients": "file"}, {"shard_rows": 6}])
+@pytest.mark.parametrize(
+    "change", [{"height": 9}, {"resize": "pad"}, {"seed": 1}, {"patients": "file"}, {"shard_rows": 6}]
+)
 def test_another_recipe_is_refused(spark, config, tmp_path, change):
     ingest(spark, config)
     before = files_of(tmp_path / "table")
     flag = next(iter(change)).replace("_", "-")
-    with pytest.raises(UserError, match=f"was made with --{flag} .*; expected the same, to add files to it, or --overwrite"):
+    with pytest.raises(
+        UserError, match=f"was made with --{flag} .*; expected the same, to add files to it, or --overwrite"
+    ):
         ingest(spark, dataclasses.replace(config, **change))
     assert files_of(tmp_path / "table") == before

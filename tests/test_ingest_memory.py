@@ -14,8 +14,8 @@ from PIL import Image
 SCRIPT = """
 import json, sys
 from cxrflow import storage
-from cxrflow.config import IngestConfig
-from cxrflow.spark.ingest import ingest
+from cxrflow.base.config import IngestConfig
+from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.session import open_session
 
 images, table, way, memory = sys.argv[1:]
@@ -43,9 +43,14 @@ def large_and_small(tmp_path_factory):
 
 
 def run(images, table, way, memory):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(images), str(table), way, memory], capture_output=True, text=True,
-                          env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] --driver-memory 1g pyspark-shell"},
-                          timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(images), str(table), way, memory],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] --driver-memory 1g pyspark-shell"},
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -60,7 +65,9 @@ def test_workers_stay_within_their_memory(large_and_small, tmp_path, way):
 def test_an_image_that_would_need_more_is_quarantined(tmp_path):
     folder = tmp_path / "images" / "A"
     folder.mkdir(parents=True)
-    Image.fromarray(np.zeros((9000, 9000), np.uint8)).convert("RGB").save(folder / "large.png")  # 243 MB of pixels, a small file
+    Image.fromarray(np.zeros((9000, 9000), np.uint8)).convert("RGB").save(
+        folder / "large.png"
+    )  # 243 MB of pixels, a small file
     Image.fromarray(np.full((16, 16), 9, np.uint8)).save(folder / "small.png")
     result = run(tmp_path / "images", tmp_path / "table", "direct", "256m")
     assert (result["samples"], result["reasons"]) == (1, {"too_large": 1})

@@ -9,7 +9,7 @@ import numpy as np
 DRAW = """
 import sys
 import keras, numpy as np
-from cxrflow.training.initial import drawn_by_numpy
+from cxrflow.training.initial_weights import drawn_by_numpy
 
 def build():
     inputs = keras.Input((32, 32, 3))
@@ -33,13 +33,18 @@ np.savez(sys.argv[1], **{f"{kind}{number:03d}": keras.ops.convert_to_numpy(weigh
 def draw(backend, place):
     subprocess.run([sys.executable, "-c", DRAW, str(place)], check=True, env={**os.environ, "KERAS_BACKEND": backend})
     with np.load(place) as content:
-        return {kind: [content[name] for name in content.files if name.startswith(kind)] for kind in ("drawn", "again", "own")}
+        return {
+            kind: [content[name] for name in content.files if name.startswith(kind)]
+            for kind in ("drawn", "again", "own")
+        }
 
 
 def test_weights_are_the_same_on_either_backend_and_distributed_as_keras_draws_them(tmp_path):
     found = {backend: draw(backend, tmp_path / f"{backend}.npz") for backend in ("tensorflow", "torch")}
-    orthogonal = [weights.shape == (128, 128) and np.allclose(weights.T @ weights, np.eye(128), atol=1e-4)
-                  for weights in found["torch"]["drawn"]]
+    orthogonal = [
+        weights.shape == (128, 128) and np.allclose(weights.T @ weights, np.eye(128), atol=1e-4)
+        for weights in found["torch"]["drawn"]
+    ]
     assert sum(orthogonal) == 1  # left to Keras
     for kind in ("drawn", "again"):
         for left, first, right in zip(orthogonal, found["tensorflow"]["drawn"], found["torch"][kind], strict=True):

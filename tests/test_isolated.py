@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from cxrflow.isolated import Crash, map_isolated
+from cxrflow.spark.isolation import Crash, map_isolated
 
 
 def work(item):
@@ -56,7 +56,13 @@ def test_what_came_before_a_crash_and_after_it_is_whole():
 
 def test_an_item_that_kills_its_process_takes_nothing_else():
     assert names(map_isolated(work, ["a", "kill", "b", "exit", "exit", "c"])) == [
-        "a", "killed by SIGSEGV", "b", "ended with exit status 3", "ended with exit status 3", "c"]
+        "a",
+        "killed by SIGSEGV",
+        "b",
+        "ended with exit status 3",
+        "ended with exit status 3",
+        "c",
+    ]
 
 
 def test_an_item_that_fails_once_is_tried_again(tmp_path):

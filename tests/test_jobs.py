@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrflow.phantom import PATIENT_RULE
+from cxrflow.images.phantoms import PATIENT_RULE
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ["ingest", "train", "evaluate", "predict", "report", "demo"]
@@ -21,22 +21,54 @@ def bad_inputs(tmp):
     empty, file = tmp / "empty", tmp / "file"
     table, run, images = tmp / "table", tmp / "run", tmp / "images"
     return {
-        "missing folder": ("ingest", ["--images", tmp / "nope", "--table", table], "expected a folder of images, found nothing"),
+        "missing folder": (
+            "ingest",
+            ["--images", tmp / "nope", "--table", table],
+            "expected a folder of images, found nothing",
+        ),
         "a file": ("ingest", ["--images", file, "--table", table], "expected a folder of images, found a file"),
         "empty folder": ("ingest", ["--images", empty, "--table", table], "is an empty folder"),
-        "size of 0": ("ingest", ["--images", images, "--table", table, "--height", 0], "expected a number above 0, got 0"),
+        "size of 0": (
+            "ingest",
+            ["--images", images, "--table", table, "--height", 0],
+            "expected a number above 0, got 0",
+        ),
         "split": ("ingest", ["--images", images, "--table", table, "--split", "0.5,0.2"], "expected three shares"),
-        "no labels file": ("ingest", ["--images", images, "--table", table, "--labels", "l.csv"], "expected a CSV or Parquet file"),
+        "no labels file": (
+            "ingest",
+            ["--images", images, "--table", table, "--labels", "l.csv"],
+            "expected a CSV or Parquet file",
+        ),
         "unknown flag": ("ingest", ["--images", images, "--tabel", table], "--tabel"),
         "no table": ("train", ["--table", empty, "--run", run], "found no manifest.json"),
-        "unknown launcher": ("train", ["--table", empty, "--run", run, "--launcher", "mpi"], "expected one of local, horovod, horovodrunner, torch"),
-        "unknown model": ("train", ["--table", empty, "--run", run, "--model", "vgg"], "expected one of residual, resnetd, plain, notebook"),
+        "unknown launcher": (
+            "train",
+            ["--table", empty, "--run", run, "--launcher", "mpi"],
+            "expected one of local, horovod, horovodrunner, torch",
+        ),
+        "unknown model": (
+            "train",
+            ["--table", empty, "--run", run, "--model", "vgg"],
+            "expected one of residual, resnetd, plain, notebook",
+        ),
         "no run": ("evaluate", ["--run", empty, "--table", table], "expected a run directory with config.json"),
-        "unknown split": ("evaluate", ["--run", run, "--table", table, "--split", "dev"], "expected one of train, val, test, all"),
-        "no run to predict": ("predict", ["--run", empty, "--images", images, "--predictions", tmp / "p"], "expected a run directory"),
+        "unknown split": (
+            "evaluate",
+            ["--run", run, "--table", table, "--split", "dev"],
+            "expected one of train, val, test, all",
+        ),
+        "no run to predict": (
+            "predict",
+            ["--run", empty, "--images", images, "--predictions", tmp / "p"],
+            "expected a run directory",
+        ),
         "no run to report": ("report", ["--run", empty], "run jobs/train.py first"),
         "a folder that no demo made": ("demo", ["--folder", tmp], "one that a demo made"),
-        "no images to demo": ("demo", ["--images", tmp / "nope", "--folder", tmp / "demo"], "expected a folder of images"),
+        "no images to demo": (
+            "demo",
+            ["--images", tmp / "nope", "--folder", tmp / "demo"],
+            "expected a folder of images",
+        ),
     }
 
 
@@ -63,8 +95,19 @@ def test_what_only_spark_can_see_is_still_one_sentence(run_job, tmp_path):
 
 
 def test_the_last_line_of_standard_output_is_the_result(run_job, phantoms, tmp_path):
-    done = run_job("ingest", "--images", phantoms, "--table", tmp_path / "table", "--patients", PATIENT_RULE,
-                   "--height", 16, "--width", 16)
+    done = run_job(
+        "ingest",
+        "--images",
+        phantoms,
+        "--table",
+        tmp_path / "table",
+        "--patients",
+        PATIENT_RULE,
+        "--height",
+        16,
+        "--width",
+        16,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["files"], result["samples"], result["quarantined"]) == (52, 48, 4)

@@ -1,16 +1,19 @@
 import pytest
 
-from cxrflow.labels import label_of, patient_of, sample_id
+from cxrflow.base.path_rules import label_of, patient_of, sample_id
 
 
-@pytest.mark.parametrize(("name", "patient"), [
-    ("person12_bacteria_46.jpeg", "person12_bacteria"),
-    ("person12_bacteria_47.jpeg", "person12_bacteria"),
-    ("person12_virus_46.jpeg", "person12_virus"),  # another person: the subtypes number patients separately
-    ("IM-0115-0001.jpeg", "IM-0115"),
-    ("NORMAL2-IM-0115-0001.jpeg", "NORMAL2-IM-0115"),
-    ("NORMAL2-IM-0383-0001-0002.jpeg", "NORMAL2-IM-0383"),
-])
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("person12_bacteria_46.jpeg", "person12_bacteria"),
+        ("person12_bacteria_47.jpeg", "person12_bacteria"),
+        ("person12_virus_46.jpeg", "person12_virus"),  # another person: the subtypes number patients separately
+        ("IM-0115-0001.jpeg", "IM-0115"),
+        ("NORMAL2-IM-0115-0001.jpeg", "NORMAL2-IM-0115"),
+        ("NORMAL2-IM-0383-0001-0002.jpeg", "NORMAL2-IM-0383"),
+    ],
+)
 def test_kermany_names_tell_the_patient(name, patient):
     assert patient_of(f"/x/PNEUMONIA/{name}", "kermany") == patient
     assert patient_of(f"/x/PNEUMONIA/{name}", "auto") == patient
@@ -30,12 +33,14 @@ def test_a_regular_expression_sees_the_folders_below_the_root_and_not_those_abov
     assert patient_of(path, r"(patient\d+)/", "/data/patient1/cxr") == "patient00042"
 
 
-@pytest.mark.parametrize(("path", "label"), [("/x/NORMAL/IM-1.jpeg", "NORMAL"), ("/x/PNEUMONIA/p1_virus_2.jpeg", "virus"),
-                                             ("/x/other.jpeg", None)])
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [("/x/NORMAL/IM-1.jpeg", "NORMAL"), ("/x/PNEUMONIA/p1_virus_2.jpeg", "virus"), ("/x/other.jpeg", None)],
+)
 def test_a_rule_finds_the_label_below_the_root(path, label):
     assert label_of("/bacteria" + path, "(bacteria|virus|NORMAL)", "/bacteria/x") == label
     assert label_of(path, None, "/") == path.split("/")[-2]
 
 
 def test_sample_id_fits_a_signed_64_bit_integer():
-    assert all(-2**63 <= sample_id(str(number)) < 2**63 for number in range(100))
+    assert all(-(2**63) <= sample_id(str(number)) < 2**63 for number in range(100))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cxrflow.config import TrainConfig
-from cxrflow.errors import JobError, UserError
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import JobError, UserError
 from cxrflow.launch import find_launcher
 from cxrflow.launch.local import launch
-from cxrflow.launch.supervise import supervise
+from cxrflow.launch.supervisor import supervise
 
 
 def run(spark, config, function, record=lambda event: None):
@@ -29,6 +29,7 @@ def horovod_runner(monkeypatch):
 @pytest.mark.parametrize("launcher", ["horovod", "horovodrunner", "torch"])
 def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, tmp_path):
     """And what rank 0 tells is on the driver while the workers still work."""
+
     def exchange(config, worker):  # nested, so that it travels by value: workers cannot import this file
         import os
         import time
@@ -36,17 +37,25 @@ def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, t
         import numpy as np
         from keras import ops
 
-        gradients = [ops.convert_to_tensor(np.full(shape, worker.rank + scale, "float32"))
-                     for shape, scale in (((2, 2), 1.0), ((3,), 5.0))]
-        averaged = [ops.convert_to_numpy(tensor).tolist() for tensor in worker.average_gradients(gradients)]
+        gradients = [
+            ops.convert_to_tensor(np.full(shape, worker.rank + scale, "float32"))
+            for shape, scale in (((2, 2), 1.0), ((3,), 5.0))
+        ]
+        averaged = [ops.convert_to_numpy(tensor).tolist() for tensor in worker.all_reduce_mean_gradients(gradients)]
         if worker.rank == 0:
             worker.tell({"event": "start", "images": 7})
             deadline = time.monotonic() + 30
             while not os.path.exists(config.run) and time.monotonic() < deadline:
                 time.sleep(0.02)
         return {
-            "heard": os.path.exists(config.run), "rank": worker.rank, "size": worker.size, "seed": config.seed, "gradients": averaged,
-            "average": [array.tolist() for array in worker.average([np.float64([worker.rank, 10 * worker.rank])])],
+            "heard": os.path.exists(config.run),
+            "rank": worker.rank,
+            "size": worker.size,
+            "seed": config.seed,
+            "gradients": averaged,
+            "average": [
+                array.tolist() for array in worker.all_reduce_mean([np.float64([worker.rank, 10 * worker.rank])])
+            ],
             "broadcast": [array.tolist() for array in worker.broadcast([np.float32([worker.rank + 7])])],
             # arrays of unequal length, one of them empty
             "gather": worker.gather(np.arange(3 * worker.rank, dtype=np.int64)).tolist(),
@@ -60,16 +69,24 @@ def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, t
 
     config = TrainConfig(table="t", run=str(tmp_path / "heard"), launcher=launcher, workers=2, seed=42)
     assert run(spark, config, exchange, record) == {
-        "restarts": 0, "lost": [], "heard": True, "rank": 0, "size": 2, "seed": 42,
+        "restarts": 0,
+        "lost": [],
+        "heard": True,
+        "rank": 0,
+        "size": 2,
+        "seed": 42,
         "gradients": [[[1.5, 1.5], [1.5, 1.5]], [5.5, 5.5, 5.5]],
-        "average": [[0.5, 5.0]], "broadcast": [[7.0]], "gather": [0, 1, 2]}
+        "average": [[0.5, 5.0]],
+        "broadcast": [[7.0]],
+        "gather": [0, 1, 2],
+    }
     assert told == [{"event": "start", "images": 7}]
 
 
 LOADS = """
 import json, os, sys, threading
-from cxrflow.config import TrainConfig
-from cxrflow.launch.supervise import supervise
+from cxrflow.base.config import TrainConfig
+from cxrflow.launch.supervisor import supervise
 from cxrflow.spark.session import open_session
 from cxrflow.watch.recorder import Recorder
 
@@ -122,17 +139,17 @@ def test_the_local_worker_writes_no_checkpoint_where_its_folder_was_taken_over()
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
 def test_what_is_exchanged_in_a_step(spark, launcher):
     """Gradients in each dtype, steps that overflow on one worker alone, and batch normalisation over all workers."""
+
     def exchange(config, worker):
         import keras
         import numpy as np
         from keras import ops
 
-        from cxrflow.training.normalisation import combine, synchronise
+        from cxrflow.training.batch_norm import combine, synchronise
         from cxrflow.training.optimizer import build_optimizer
 
         if keras.backend.backend() == "torch":
-
-            from cxrflow.launch.torch import TorchWorker
+            from cxrflow.launch.torch_distributor import TorchWorker
 
             def compiled(function):
                 return function
@@ -173,8 +190,12 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         expected = (numbers[0] + numbers[1]) / 2
         for dtype in ("float32", "float16", "bfloat16"):
             sender = sending(dtype)
-            averaged = compiled(sender.average_gradients)([
-                ops.convert_to_tensor(part) for part in (numbers[worker.rank][:6].reshape(2, 3), numbers[worker.rank][6:])])
+            averaged = compiled(sender.all_reduce_mean_gradients)(
+                [
+                    ops.convert_to_tensor(part)
+                    for part in (numbers[worker.rank][:6].reshape(2, 3), numbers[worker.rank][6:])
+                ]
+            )
             assert [tuple(part.shape) for part in averaged] == [(2, 3), (15,)]
             flat = np.concatenate([array(part).ravel() for part in averaged])
             found[dtype] = float(np.max(np.abs(flat - expected) / np.maximum(np.abs(numbers[0]), np.abs(numbers[1]))))
@@ -183,20 +204,26 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         # The gradient of one worker alone is infinite: both leave the step out.
         variable = keras.Variable(np.ones(2, "float32"))
         import dataclasses
+
         optimizer = build_optimizer(dataclasses.replace(config, precision="mixed_float16"), worker, 10)
         optimizer.build([variable])
         step = compiled(lambda gradient: optimizer.apply([gradient], [variable]))
         step(ops.convert_to_tensor(np.float32([np.inf if worker.rank else 1.0, 1.0])))
-        found["skipped"] = [array(variable).tolist(), float(array(optimizer.dynamic_scale)), int(array(optimizer.iterations))]
+        found["skipped"] = [
+            array(variable).tolist(),
+            float(array(optimizer.dynamic_scale)),
+            int(array(optimizer.iterations)),
+        ]
         step(ops.convert_to_tensor(np.float32([1.0, 1.0])))
         found["stepped"] = [bool((array(variable) != 1).all()), int(array(optimizer.iterations))]
 
-        found["through"] = array(gradient(
-            lambda start: ops.sum(worker.average_tensor(start)) * (worker.rank + 1.0), ops.ones(3))).tolist()
+        found["through"] = array(
+            gradient(lambda start: ops.sum(worker.all_reduce_mean_tensor(start)) * (worker.rank + 1.0), ops.ones(3))
+        ).tolist()
 
         images = np.random.default_rng(5).normal(3, 2, (8, 2, 2, 4)).astype("float32") * [[[[1, 2, 3, 4]]]]
         images[4:] += 1  # the second worker's
-        mine = images[4 * worker.rank:4 * worker.rank + 4]
+        mine = images[4 * worker.rank : 4 * worker.rank + 4]
         inputs = keras.Input((2, 2, 4))
         inner = keras.Sequential([keras.Input((2, 2, 4)), keras.layers.BatchNormalization(momentum=0.0)])
         model = keras.Model(inputs, inner(inputs))
@@ -205,14 +232,20 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         combine(model, worker)
         combine(model, worker)  # which changes nothing any more
         mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
-        found["combined"] = [float(np.max(np.abs(array(layer.moving_mean) - mean))),
-                             float(np.max(np.abs(array(layer.moving_variance) / variance - 1)))]
+        found["combined"] = [
+            float(np.max(np.abs(array(layer.moving_mean) - mean))),
+            float(np.max(np.abs(array(layer.moving_variance) / variance - 1))),
+        ]
         synchronise(model, worker)
-        normalised = array(compiled(lambda pixels: model(pixels, training=True))(ops.convert_to_tensor(mine, "float32")))
+        normalised = array(
+            compiled(lambda pixels: model(pixels, training=True))(ops.convert_to_tensor(mine, "float32"))
+        )
         whole = (images - mean) / np.sqrt(variance + layer.epsilon)
-        found["global"] = float(np.max(np.abs(normalised - whole[4 * worker.rank:4 * worker.rank + 4])))
+        found["global"] = float(np.max(np.abs(normalised - whole[4 * worker.rank : 4 * worker.rank + 4])))
         # Of either worker, not of rank 0 alone.
-        worst = worker.gather(np.float64([[found[name] for name in ("float32", "float16", "bfloat16", "global")]])).max(axis=0)
+        worst = worker.gather(np.float64([[found[name] for name in ("float32", "float16", "bfloat16", "global")]])).max(
+            axis=0
+        )
         return {**found, **dict(zip(("float32", "float16", "bfloat16", "global"), worst.tolist(), strict=True))}
 
     found = run(spark, TrainConfig(table="t", run="r", launcher=launcher, workers=2), exchange)
@@ -225,13 +258,15 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
     assert found["combined"] == pytest.approx([0, 0], abs=1e-5) and found["global"] < 1e-4
 
 
-@pytest.mark.parametrize(("launcher", "raised", "expected"), [
-    ("horovod", OSError, JobError), ("torch", OSError, JobError), ("torch", UserError, UserError)])
+@pytest.mark.parametrize(
+    ("launcher", "raised", "expected"),
+    [("horovod", OSError, JobError), ("torch", OSError, JobError), ("torch", UserError, UserError)],
+)
 def test_a_worker_that_fails_ends_the_launch_with_its_words(spark, launcher, raised, expected):
     def fail(config, worker):
         if worker.rank == 1:
             raise raised("the disk of rank 1 is gone")
-        worker.average([__import__("numpy").zeros(1)])  # waits for rank 1
+        worker.all_reduce_mean([__import__("numpy").zeros(1)])  # waits for rank 1
 
     config = TrainConfig(table="t", run="r", launcher=launcher, workers=2)
     with pytest.raises(expected, match="the disk of rank 1 is gone.* \\(worker 1"):

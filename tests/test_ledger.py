@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from cxrflow.launch.worker import Worker
-from cxrflow.manifest import Shard
-from cxrflow.shards import checksum
-from cxrflow.training.ledger import Ledger
+from cxrflow.base.manifest import Shard
+from cxrflow.base.shard_files import checksum
+from cxrflow.distributed.worker import Worker
+from cxrflow.training.sample_audit import SampleAudit
 
-IDS = np.random.default_rng(0).integers(-2**63, 2**63 - 1, (3, 5))
-SHARDS = [Shard(path=f"shard{n}.parquet", split="train", rows=5, labels={}, checksum=checksum(ids))
-          for n, ids in enumerate(IDS)]
+IDS = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (3, 5))
+SHARDS = [
+    Shard(path=f"shard{n}.parquet", split="train", rows=5, labels={}, checksum=checksum(ids))
+    for n, ids in enumerate(IDS)
+]
 PLACES = np.repeat(np.arange(3, dtype=np.int32), 5)
 
 
@@ -27,23 +29,26 @@ class Two(Worker):
 
 
 def test_two_workers_and_a_resumed_run_together_fed_every_sample_once():
-    mine, other = Ledger(SHARDS), Ledger(SHARDS)
+    mine, other = SampleAudit(SHARDS), SampleAudit(SHARDS)
     fed = np.random.default_rng(1).permutation(15)
     mine.add(PLACES[fed[:6]], IDS.ravel()[fed[:6]])
-    mine = Ledger(SHARDS, mine.entries)  # as a checkpoint keeps it
+    mine = SampleAudit(SHARDS, mine.entries)  # as a checkpoint keeps it
     mine.add(PLACES[fed[6:9]], IDS.ravel()[fed[6:9]])
     other.add(PLACES[fed[9:]], IDS.ravel()[fed[9:]])
     assert mine.combined(Two(other)).close() == {"samples": 15, "expected": 15, "checksum": checksum(IDS)}
 
 
-@pytest.mark.parametrize(("fed", "words"), [
-    ([*range(14)], r"shard2.parquet \(4 samples fed, 5 expected\)$"),
-    ([*range(15), 7], r"shard1.parquet \(6 samples fed, 5 expected\)$"),
-    ([*range(14), 13], r"shard2.parquet \(5 samples fed, 5 expected\)$"),  # one twice, one not at all
-    ([], "shard0.parquet .* shard1.parquet .* shard2.parquet"),
-])
+@pytest.mark.parametrize(
+    ("fed", "words"),
+    [
+        ([*range(14)], r"shard2.parquet \(4 samples fed, 5 expected\)$"),
+        ([*range(15), 7], r"shard1.parquet \(6 samples fed, 5 expected\)$"),
+        ([*range(14), 13], r"shard2.parquet \(5 samples fed, 5 expected\)$"),  # one twice, one not at all
+        ([], "shard0.parquet .* shard1.parquet .* shard2.parquet"),
+    ],
+)
 def test_a_sample_left_out_or_fed_twice_stops_training_with_the_shards_name(fed, words):
-    ledger = Ledger(SHARDS)
+    ledger = SampleAudit(SHARDS)
     ledger.add(PLACES[fed], IDS.ravel()[fed])
     with pytest.raises(RuntimeError, match=words):
         ledger.combined(Worker()).close()

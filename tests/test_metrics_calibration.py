@@ -4,9 +4,9 @@ from scipy.special import expit, softmax
 
 from cxrflow import metrics
 from cxrflow.metrics.calibration import ece_of_calibrated
+from cxrflow.metrics.evaluation import calibration_errors
 from cxrflow.metrics.intervals import Resamples
-from cxrflow.metrics.judge import calibration_errors
-from cxrflow.metrics.question import Question
+from cxrflow.metrics.one_vs_rest import OneVsRest
 
 
 def drawn(temperature: float, count: int = 20_000, labels: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,8 @@ def test_sigmoids_share_a_temperature_that_the_unknown_does_not_touch():
     assert metrics.fit_temperature(logits, truth) == pytest.approx(2, rel=0.05)
     hidden = np.where(np.arange(20_000)[:, None] % 2, truth, np.nan)
     assert metrics.fit_temperature(logits, hidden) == pytest.approx(
-        metrics.fit_temperature(logits[1::2], truth[1::2]), rel=1e-4)
+        metrics.fit_temperature(logits[1::2], truth[1::2]), rel=1e-4
+    )
     scores = metrics.with_temperature(logits, 2.0, multi=True)
     np.testing.assert_allclose(metrics.tempered(scores, 0.5, multi=True), expit(logits), atol=1e-5)
 
@@ -74,15 +75,18 @@ def test_the_errors_before_a_temperature_are_of_the_questions_that_are_judged():
         return metrics.judge(truth, scores, np.arange(300), labels, positive, threshold, bootstrap=5)
 
     assert calibration_errors(truth, scores, names, 2) == {
-        "called": pytest.approx(judged(truth, scores, names, 2, None)["calibration"]["ece"])}
+        "called": pytest.approx(judged(truth, scores, names, 2, None)["calibration"]["ece"])
+    }
     two = np.stack([scores[:, 0], 1 - scores[:, 0]], axis=1)
     assert calibration_errors((truth > 0) * 1, two, ["a", "rest"], 0) == {
-        "a": pytest.approx(judged((truth > 0) * 1, two, ["a", "rest"], 0, 0.5)["calibration"]["ece"])}
+        "a": pytest.approx(judged((truth > 0) * 1, two, ["a", "rest"], 0, 0.5)["calibration"]["ece"])
+    }
     several = np.where(np.arange(300)[:, None] % [2, 3, 1000] > 0, np.eye(3)[truth], np.nan)
     several[:, 2] = np.nan
     per_label = judged(several, scores, names, None, [0.5] * 3)["per_label"]
     assert calibration_errors(several, scores, names, None) == {
-        name: pytest.approx(per_label[name]["calibration"]["ece"]) for name in names}
+        name: pytest.approx(per_label[name]["calibration"]["ece"]) for name in names
+    }
 
 
 def test_the_interval_of_a_calibrated_model_begins_at_0():
@@ -91,7 +95,7 @@ def test_the_interval_of_a_calibrated_model_begins_at_0():
     scores = softmax(logits, axis=1)[:, 1]
     by_chance, error = ece_of_calibrated(scores, np.arange(400)), metrics.ece(truth == 1, scores)
     assert 0.02 < by_chance.mean() < 0.05 and by_chance.min() < error < by_chance.max()
-    question = Question(truth == 1, scores, scores > 0.5, np.arange(400))
+    question = OneVsRest(truth == 1, scores, scores > 0.5, np.arange(400))
     resampled = Resamples(np.arange(400), 200).of(question)
     assert resampled["ece"].mean() > error
     calibration = question.calibration(resampled)
@@ -104,7 +108,7 @@ def test_the_interval_of_a_model_that_is_too_sure_holds_the_true_error():
     held = 0
     for start in range(0, 20_000, 1000):
         part = slice(start, start + 1000)
-        question = Question(truth[part] == 1, softmax(logits[part], axis=1)[:, 1], truth[part] == 1, np.arange(1000))
+        question = OneVsRest(truth[part] == 1, softmax(logits[part], axis=1)[:, 1], truth[part] == 1, np.arange(1000))
         low, high = question.calibration(Resamples(np.arange(1000), 200).of(question))["ece_interval"]
         held += low <= true <= high
         assert low > 0
@@ -118,7 +122,7 @@ def test_a_calibrated_model_is_not_called_otherwise_for_its_patients_have_many_i
     for _ in range(20):
         scores = np.repeat(random.random(60), 10)
         truth = np.repeat(random.random(60), 10) < scores
-        question = Question(truth, scores, scores > 0.5, patients)
+        question = OneVsRest(truth, scores, scores > 0.5, patients)
         found = question.calibration(Resamples(patients, 100).of(question))
         low, high = found["ece_interval"]
         begins_at_0 += low == 0

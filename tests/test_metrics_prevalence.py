@@ -14,7 +14,7 @@ def site(shares: tuple[float, ...], training: tuple[float, ...], count: int = 80
     random = np.random.default_rng(seed)
     truth = random.choice(len(shares), count, p=shares)
     points = MEANS[truth] + random.normal(size=(count, 2)) + moved
-    squares = ((points[:, None] - MEANS[:len(shares)]) ** 2).sum(axis=2)
+    squares = ((points[:, None] - MEANS[: len(shares)]) ** 2).sum(axis=2)
     return truth, softmax(np.log(training) - squares / 2, axis=1)
 
 
@@ -33,15 +33,17 @@ def test_reweighted_scores_are_calibrated_for_the_clinic_and_call_the_same_image
     reweighted = prior(scores)
     assert metrics.ece(truth == 1, scores[:, 1]) > 0.1 > 0.02 > metrics.ece(truth == 1, reweighted[:, 1])
     for threshold in (0.2, 0.5, 0.93):
-        np.testing.assert_array_equal(metrics.predicted(reweighted, 1, prior.threshold(threshold, 1)),
-                                      metrics.predicted(scores, 1, threshold))
+        np.testing.assert_array_equal(
+            metrics.predicted(reweighted, 1, prior.threshold(threshold, 1)), metrics.predicted(scores, 1, threshold)
+        )
     several = Prior((0.5, 0.5), (0.1, 0.2), multi=True)
     moved = several.threshold([0.5, None], 0)
     assert moved == [pytest.approx(0.1), None] and Prior(training, clinic).threshold(None, 0) is None
 
 
-@pytest.mark.parametrize(("shares", "training"), [
-    ((0.8, 0.2), (0.3, 0.7)), ((0.05, 0.95), (0.5, 0.5)), ((0.7, 0.1, 0.2), (0.2, 0.4, 0.4))])
+@pytest.mark.parametrize(
+    ("shares", "training"), [((0.8, 0.2), (0.3, 0.7)), ((0.05, 0.95), (0.5, 0.5)), ((0.7, 0.1, 0.2), (0.2, 0.4, 0.4))]
+)
 def test_the_estimate_finds_the_shares_where_nothing_else_differs(shares, training):
     truth, scores = site(shares, training)
     found = estimate_prevalence(scores, training)
@@ -63,4 +65,8 @@ def test_the_estimate_takes_another_kind_of_image_for_another_prevalence():
 
 def test_scores_that_speak_for_one_label_leave_a_share_that_can_be_divided_by():
     found = estimate_prevalence(np.tile([1.0, 0.0], (10, 1)), (0.5, 0.5))
-    assert found[1] == pytest.approx(1e-6) and sum(found) == 1 and np.isfinite(Prior((0.5, 0.5), found)(np.array([[0.5, 0.5]]))).all()
+    assert (
+        found[1] == pytest.approx(1e-6)
+        and sum(found) == 1
+        and np.isfinite(Prior((0.5, 0.5), found)(np.array([[0.5, 0.5]]))).all()
+    )

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy.stats import ks_2samp
 
+from cxrflow.images.phantoms import draw_phantom
 from cxrflow.metrics import shift
-from cxrflow.phantom import draw_phantom
 
 SIDE = 64
 
@@ -15,8 +15,12 @@ def facts_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 def draw(patients: range) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 (n, SIDE, SIDE), text (n,)) of phantoms, every second one opaque."""
-    images = [Image.fromarray(draw_phantom(96, patient % 2 == 1, patient, 0)).resize((SIDE, SIDE)) for patient in patients]
-    return np.stack([np.asarray(image) for image in images]), np.array(["ill" if patient % 2 else "well" for patient in patients])
+    images = [
+        Image.fromarray(draw_phantom(96, patient % 2 == 1, patient, 0)).resize((SIDE, SIDE)) for patient in patients
+    ]
+    return np.stack([np.asarray(image) for image in images]), np.array(
+        ["ill" if patient % 2 else "well" for patient in patients]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +38,39 @@ def each(change):
     return lambda pixels: np.stack([np.asarray(change(Image.fromarray(image))) for image in pixels])
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    (lambda pixels: pixels, set()),
-    (lambda pixels: 255 - pixels, {"mean", "border"}),
-    (lambda pixels: (pixels * 0.7).astype(np.uint8), {"mean"}),
-    (each(lambda image: image.crop((9, 9, SIDE - 9, SIDE - 9)).resize((SIDE, SIDE))), {"border"}),
-    (each(lambda image: image.filter(ImageFilter.GaussianBlur(1))), {"sharpness"}),
-    (lambda pixels: np.pad(pixels[:, 6:-6, 6:-6], ((0, 0), (6, 6), (6, 6))), {"border"}),
-], ids=["the same", "inverted", "darker", "cropped", "blurred", "black frame"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda pixels: pixels, set()),
+        (lambda pixels: 255 - pixels, {"mean", "border"}),
+        (lambda pixels: (pixels * 0.7).astype(np.uint8), {"mean"}),
+        (each(lambda image: image.crop((9, 9, SIDE - 9, SIDE - 9)).resize((SIDE, SIDE))), {"border"}),
+        (each(lambda image: image.filter(ImageFilter.GaussianBlur(1))), {"sharpness"}),
+        (lambda pixels: np.pad(pixels[:, 6:-6, 6:-6], ((0, 0), (6, 6), (6, 6))), {"border"}),
+    ],
+    ids=["the same", "inverted", "darker", "cropped", "blurred", "black frame"],
+)
 def test_another_site_is_told_from_the_same(reference, site, change, named):
     pixels, labels = site
     found = shift.compare(reference, facts_of(change(pixels)), labels, patients=len(pixels))
     assert found["limit"] == pytest.approx(shift.LARGE) and named <= set(found["large"])
     assert bool(found["large"]) == bool(named)
     assert [found["facts"][name]["distance"] for name in found["large"]] == sorted(
-        (found["facts"][name]["distance"] for name in found["large"]), reverse=True)
+        (found["facts"][name]["distance"] for name in found["large"]), reverse=True
+    )
 
 
 def test_another_prevalence_is_no_shift(reference, site):
     """What differs between the labels, here a fact that tells them apart wholly, does not count."""
     pixels, labels = site
     rare = np.append(np.flatnonzero(labels == "well"), np.flatnonzero(labels == "ill")[:6])
-    known = {"patients": 120, "groups": {label: {"n": 60, "facts": {"score": np.linspace(low, low + 0.1, 60).tolist()}}
-                                         for label, low in (("well", 0.1), ("ill", 0.8))}}
+    known = {
+        "patients": 120,
+        "groups": {
+            label: {"n": 60, "facts": {"score": np.linspace(low, low + 0.1, 60).tolist()}}
+            for label, low in (("well", 0.1), ("ill", 0.8))
+        },
+    }
     score = np.where(labels[rare] == "well", 0.1, 0.8) + np.linspace(0, 0.1, len(rare))
     assert shift.compare(known, {"score": score}, labels[rare], len(rare))["facts"]["score"]["distance"] < 0.15
     assert shift.compare(reference, facts_of(pixels[rare]), labels[rare], len(rare))["large"] == []
@@ -78,7 +92,9 @@ def test_a_label_that_was_rare_in_training_and_is_common_here_tells_little(kept,
 
     for _ in range(400):
         groups = np.repeat(["NORMAL", "PNEUMONIA"], kept)
-        found = shift.compare({"patients": 512, "groups": shift.describe(drawn(groups), groups)}, drawn(here), here, 300)
+        found = shift.compare(
+            {"patients": 512, "groups": shift.describe(drawn(groups), groups)}, drawn(here), here, 300
+        )
         assert found["limit"] == pytest.approx(limit, abs=0.01)
         warned += bool(found["large"])
     assert warned <= 2
@@ -105,7 +121,9 @@ def test_what_is_kept_tells_the_distance():
     values, other = random.gamma(2, size=5000), random.gamma(2.5, size=700)
     kept = shift.describe({"x": values}, np.full(5000, "a"))["a"]["facts"]["x"]
     assert len(kept) == shift.KEPT
-    found = shift.compare({"patients": 5000, "groups": {"a": {"n": 5000, "facts": {"x": kept}}}}, {"x": other}, np.full(700, "a"), 700)
+    found = shift.compare(
+        {"patients": 5000, "groups": {"a": {"n": 5000, "facts": {"x": kept}}}}, {"x": other}, np.full(700, "a"), 700
+    )
     assert found["facts"]["x"]["distance"] == pytest.approx(ks_2samp(values, other).statistic, abs=0.006)
 
 

@@ -20,7 +20,12 @@ def judged():
     score[groups == "tiny"] = 0.99
     patients = np.arange(len(groups)) // 2
     scores = np.stack([1 - score, score], axis=1)
-    return ill, score, groups, metrics.judge_subgroups(ill.astype(int), scores, patients, groups, LABELS, 1, 0.5, bootstrap=200)
+    return (
+        ill,
+        score,
+        groups,
+        metrics.judge_subgroups(ill.astype(int), scores, patients, groups, LABELS, 1, 0.5, bootstrap=200),
+    )
 
 
 def test_each_group_has_its_own_rates(judged):
@@ -29,7 +34,10 @@ def test_each_group_has_its_own_rates(judged):
     both = found["groups"]["both"]
     inside = groups == "both"
     assert (both["n"], both["patients"], both["positives"], both["auc_against"]) == (40, 20, 20, None)
-    assert both["sensitivity"] == (score >= 0.5)[inside & ill].mean() and both["specificity"] == (score < 0.5)[inside & ~ill].mean()
+    assert (
+        both["sensitivity"] == (score >= 0.5)[inside & ill].mean()
+        and both["specificity"] == (score < 0.5)[inside & ~ill].mean()
+    )
     assert both["auc"] == pytest.approx(roc_auc_score(ill[inside], score[inside]))
     assert both["auc_interval"][0] < both["auc"] <= both["auc_interval"][1] and both["accuracy_interval"]
 
@@ -38,10 +46,14 @@ def test_a_group_of_one_label_is_ranked_against_all_of_the_other(judged):
     ill, score, groups, found = judged
     subtle, well = found["groups"]["subtle"], found["groups"]["well"]
     rows = (groups == "subtle") | ~ill
-    assert subtle["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and subtle["auc_against"] == "all NORMAL"
+    assert (
+        subtle["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and subtle["auc_against"] == "all NORMAL"
+    )
     assert subtle["specificity"] is None and subtle["accuracy"] == subtle["sensitivity"]
     rows = (groups == "well") | ill
-    assert well["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and well["auc_against"] == "all PNEUMONIA"
+    assert (
+        well["auc"] == pytest.approx(roc_auc_score(ill[rows], score[rows])) and well["auc_against"] == "all PNEUMONIA"
+    )
 
 
 def test_the_worst_group_is_not_one_of_a_handful(judged):
@@ -59,7 +71,9 @@ def test_groups_of_more_labels_and_of_several_findings():
     several = random.integers(0, 2, (100, 2)).astype(float)
     several[:10, 1] = np.nan
     scores = np.abs(several - (groups == "a")[:, None] * 0.9 - 0.05)
-    found = metrics.judge_subgroups(several, np.nan_to_num(scores), np.arange(100), groups, ["x", "y"], 0, [0.5, 0.5], bootstrap=20)
+    found = metrics.judge_subgroups(
+        several, np.nan_to_num(scores), np.arange(100), groups, ["x", "y"], 0, [0.5, 0.5], bootstrap=20
+    )
     assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
 
 
@@ -82,7 +96,9 @@ def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
 def test_groups_of_numbers_are_in_their_order():
     groups = np.array(["1100", "224 to 300", "b", "a", "90.5"])
     scores = np.tile([0.4, 0.6], (5, 1))
-    found = metrics.judge_subgroups(np.array([0, 1, 0, 1, 0]), scores, np.arange(5), groups, LABELS, 1, 0.5, bootstrap=5)
+    found = metrics.judge_subgroups(
+        np.array([0, 1, 0, 1, 0]), scores, np.arange(5), groups, LABELS, 1, 0.5, bootstrap=5
+    )
     assert list(found["groups"]) == ["90.5", "224 to 300", "1100", "a", "b"] and found["worst"] is None
 
 
@@ -96,4 +112,8 @@ def test_the_surest_calls():
     three = metrics.find_calls(np.array([0, 1]), np.array([[0.2, 0.5, 0.3], [0.05, 0.9, 0.05]]), 2, None)
     assert (three.places.tolist(), three.right.tolist(), three.least_sure(1).tolist()) == ([1, 1], [False, True], [0])
     several = metrics.find_calls(np.array([[1, np.nan], [0, 0]]), np.array([[0.3, 0.9], [0.1, 0.6]]), 0, [0.5, None])
-    assert list(zip(several.rows, several.places, several.right, strict=True)) == [(0, 0, False), (1, 0, True), (1, 1, False)]
+    assert list(zip(several.rows, several.places, several.right, strict=True)) == [
+        (0, 0, False),
+        (1, 0, True),
+        (1, 1, False),
+    ]

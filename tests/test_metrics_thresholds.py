@@ -3,8 +3,8 @@ import pytest
 from scipy.special import expit
 
 from cxrflow import metrics
-from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import UserError
 from cxrflow.metrics.thresholds import balanced_threshold, sensitivity_threshold
 
 
@@ -39,7 +39,9 @@ def test_balanced_lies_halfway_between_the_classes_whatever_their_shares(share):
 
 def test_balanced_is_steadier_than_youden():
     draws = [normal_scores(500, 0.75, seed) for seed in range(40)]
-    balanced, youden = (np.std([criterion(*draw) for draw in draws]) for criterion in (balanced_threshold, metrics.youden_threshold))
+    balanced, youden = (
+        np.std([criterion(*draw) for draw in draws]) for criterion in (balanced_threshold, metrics.youden_threshold)
+    )
     assert balanced < youden / 2
 
 
@@ -68,7 +70,10 @@ def test_what_a_run_keeps():
     findings = np.stack([positive, positive, np.zeros(400)], axis=1).astype(float)
     findings[300:, 1] = np.nan
     assert metrics.fit_threshold(findings, np.stack([scores] * 3, axis=1), 0) == [
-        balanced_threshold(positive, scores), balanced_threshold(positive[:300], scores[:300]), None]
+        balanced_threshold(positive, scores),
+        balanced_threshold(positive[:300], scores[:300]),
+        None,
+    ]
 
 
 def test_the_command_line_knows_the_same_criteria():

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
-from cxrflow.launch.train import check_train
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.pipeline.train_job import check_train
 from cxrflow.training.models import MODELS, check_model
 
 NAMES = [*MODELS, "applications/MobileNet", "test_models:own"]
@@ -55,8 +55,13 @@ def own(x):
 
 
 def python(code, *arguments, backend="tensorflow", **environment):
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": backend, **environment}, cwd=os.path.dirname(__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": backend, **environment},
+        cwd=os.path.dirname(__file__),
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -83,7 +88,8 @@ def test_names_are_checked_without_running_a_users_module(tmp_path, monkeypatch)
     for name, words in {
         "vgg": "--model: expected one of residual, .*applications/NAME of keras.applications, or module:function.*got 'vgg'",
         "applications/ResNet51": "--model: expected applications/ and one of ConvNeXtTiny, .*got 'applications/ResNet51'",
-        "no_such_module:body": "no module 'no_such_module'", "no.such:body": "No module named 'no'",
+        "no_such_module:body": "no module 'no_such_module'",
+        "no.such:body": "No module named 'no'",
         "mine:head": "expected the module mine to have a function 'head', found none",
         "test_models:nothing": "'nothing', found none",
     }.items():
@@ -94,10 +100,10 @@ def test_names_are_checked_without_running_a_users_module(tmp_path, monkeypatch)
 INITIAL = """
 import json, os, sys
 import keras, numpy
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.training.pretrained import load_initial
 from cxrflow.training.models import APPLICATIONS, build_model
-from cxrflow.training.parts import parts
+from cxrflow.training.layer_walk import parts
 
 folder, size = sys.argv[1], (64, 48)
 pixels = numpy.random.default_rng(0).integers(0, 256, (4, *size, 1), numpy.uint8)
@@ -169,7 +175,10 @@ def test_initial_weights_come_from_whatever_file_fits_and_from_no_other(tmp_path
     assert all(found["loaded"].values()), found["loaded"]
     expected = "--init-weights: expected a file that fits network, but in "
     refused = found["refused"]
-    for file, words in {"a.weights.h5": "arrays are missing or have another shape: expected (", "a.h5": "without its top"}.items():
+    for file, words in {
+        "a.weights.h5": "arrays are missing or have another shape: expected (",
+        "a.h5": "without its top",
+    }.items():
         assert refused[f"plain {file}"].startswith(expected) and words in refused[f"plain {file}"]
     assert all("expected a file of Keras'" in refused[f"plain {file}"] for file in ("text.h5", "nothing.h5"))
     assert "expected Keras' own layers, but no Lambda" in refused["code"] and found["names"] == []
@@ -184,9 +193,9 @@ def code(x):
 TRAIN = """
 import dataclasses, json, sys
 import keras
-from cxrflow.config import TrainConfig
-from cxrflow.launch.train import train
-from cxrflow.training.trial import run_step
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
+from cxrflow.training.smoke_step import run_step
 table, folder = sys.argv[1:]
 first = TrainConfig(table=table, run=f"{folder}/first", model="test_models:pooled", epochs=2, batch_size=8,
                     learning_rate=1e-2)
@@ -203,8 +212,9 @@ def pooled(x):
     """With batch normalisation in a model within the model."""
     import keras
 
-    inner = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3),
-                              keras.layers.BatchNormalization(momentum=0.9999)])  # so that an epoch hardly moves its statistics
+    inner = keras.Sequential(
+        [keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(momentum=0.9999)]
+    )  # so that an epoch hardly moves its statistics
     return keras.layers.GlobalMaxPooling2D()(inner(x))
 
 
@@ -212,8 +222,12 @@ def test_a_run_begins_with_another_ones_model(table, tmp_path):
     # On torch, which trains a network of other layers than those in files.
     first, then, moved, step = python(TRAIN, table, tmp_path, backend="torch")
     assert then["val_loss"] == pytest.approx(first["val_loss"], abs=1e-3)
-    assert moved < 1e-3  # a step at the first one's rate moves weights by 1e-2, and it begins with those of the same seed
-    assert step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20  # those inside the nested network are counted
+    assert (
+        moved < 1e-3
+    )  # a step at the first one's rate moves weights by 1e-2, and it begins with those of the same seed
+    assert (
+        step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20
+    )  # those inside the nested network are counted
     for file in ("nothing.weights.h5", "first"):
         with pytest.raises(UserError, match="--init-weights: expected a file, found none"):
             check_train(TrainConfig(table=str(table), run=str(tmp_path / "run"), init_weights=str(tmp_path / file)))

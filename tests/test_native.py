@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 from cxrflow.training.models import build_model
-from cxrflow.training.native import NATIVE, native
+from cxrflow.training.torch_layers import NATIVE, native
 
 policy, size = sys.argv[1], int(sys.argv[2])
 keras.config.set_dtype_policy(policy)
@@ -60,10 +60,16 @@ print(json.dumps(found))
 
 
 # Sizes for which "same" pads one end only, and both alike. bfloat16 keeps 8 bits, of which two steps leave fewer.
-@pytest.mark.parametrize(("policy", "size", "close"), [("float32", 32, 5e-5), ("float32", 37, 5e-5), ("mixed_bfloat16", 32, 4e-2)])
+@pytest.mark.parametrize(
+    ("policy", "size", "close"), [("float32", 32, 5e-5), ("float32", 37, 5e-5), ("mixed_bfloat16", 32, 4e-2)]
+)
 def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
-    done = subprocess.run([sys.executable, "-c", STEPS, policy, str(size)], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": "torch"})
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, policy, str(size)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
     assert done.returncode == 0, done.stderr
     for name, apart in json.loads(done.stdout.splitlines()[-1]).items():
         assert apart["moved"] > 0, name  # every weight and every statistic, or the comparison says nothing
@@ -71,16 +77,16 @@ def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
 
 
 def test_on_tensorflow_it_is_the_model_itself():
-    code = "import keras; from cxrflow.training.native import native; m = keras.Sequential([keras.layers.ReLU()]); assert native(m) is m"
+    code = "import keras; from cxrflow.training.torch_layers import native; m = keras.Sequential([keras.layers.ReLU()]); assert native(m) is m"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
 
 
 OWN = """
 import sys
-from cxrflow.config import TrainConfig
-from cxrflow.launch.worker import Worker
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.worker import Worker
 from cxrflow.training.models import build_model
-from cxrflow.training.native import native, own_process
+from cxrflow.training.torch_layers import native, own_process
 from cxrflow.training.optimizer import build_optimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 
@@ -94,6 +100,11 @@ print("tensorflow" in sys.modules, isinstance(optimizer, TorchParallelOptimizer)
 
 
 def test_a_process_for_torch_loads_no_tensorflow_and_updates_all_weights_at_once(tmp_path):
-    done = subprocess.run([sys.executable, "-c", OWN, str(tmp_path / "model.keras")], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": "torch"}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OWN, str(tmp_path / "model.keras")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        check=True,
+    )
     assert done.stdout.split() == ["False", "True"]

@@ -3,17 +3,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrflow.training.plan import EpochPlan
-from cxrflow.training.quality import batch_variance, global_order, rank_correlation
+from cxrflow.training.epoch_plan import EpochPlan
+from cxrflow.training.shuffle_quality import batch_variance, global_order, rank_correlation
 
 plans = st.builds(
-    EpochPlan, shard_rows=st.lists(st.integers(1, 40), min_size=1, max_size=20), workers=st.integers(1, 7),
-    batch_size=st.integers(1, 50), seed=st.integers(0, 9), epoch=st.integers(0, 9), shuffle=st.booleans(),
-    shuffle_rows=st.integers(1, 400), streams=st.sampled_from([1, 2, 5, 24]))
+    EpochPlan,
+    shard_rows=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    workers=st.integers(1, 7),
+    batch_size=st.integers(1, 50),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 9),
+    shuffle=st.booleans(),
+    shuffle_rows=st.integers(1, 400),
+    streams=st.sampled_from([1, 2, 5, 24]),
+)
 
 
 def changed(plan: EpochPlan, **changes) -> EpochPlan:
-    fields = ("shard_rows", "workers", "batch_size", "seed", "epoch", "shuffle", "shuffle_rows", "streams", "first_sample")
+    fields = (
+        "shard_rows",
+        "workers",
+        "batch_size",
+        "seed",
+        "epoch",
+        "shuffle",
+        "shuffle_rows",
+        "streams",
+        "first_sample",
+    )
     return EpochPlan(**{name: getattr(plan, name) for name in fields} | changes)
 
 
@@ -42,9 +59,9 @@ def test_the_weighted_mean_over_workers_is_that_of_the_true_samples(plan):
     values = np.random.default_rng(0).normal(size=plan.samples)
     fed = values[global_order(plan)]
     for step in range(plan.steps):
-        true = fed[plan.fed_before(step):plan.fed_before(step + 1)]
+        true = fed[plan.fed_before(step) : plan.fed_before(step + 1)]
         weight = plan.workers * plan.batch_size / plan.step_samples(step)
-        means = [weight * true[worker::plan.workers].sum() / plan.batch_size for worker in range(plan.workers)]
+        means = [weight * true[worker :: plan.workers].sum() / plan.batch_size for worker in range(plan.workers)]
         assert np.mean(means) == pytest.approx(true.mean())
 
 
@@ -86,21 +103,31 @@ def test_few_shards_one_shard_and_fewer_shards_than_workers(shard_rows, workers)
 
 
 def test_another_epoch_and_another_seed_give_another_order():
-    orders = {tuple(global_order(EpochPlan(shard_rows=[10] * 10, workers=2, batch_size=4, seed=seed, epoch=epoch)))
-              for seed in range(3) for epoch in range(3)}
+    orders = {
+        tuple(global_order(EpochPlan(shard_rows=[10] * 10, workers=2, batch_size=4, seed=seed, epoch=epoch)))
+        for seed in range(3)
+        for epoch in range(3)
+    }
     assert len(orders) == 9
 
 
-@pytest.mark.parametrize(("shards", "rows", "shuffle_rows", "workers", "limit"), [
-    (82, 64, 8192, 1, 1.1),  # the 5,216 files
-    (82, 64, 8192, 4, 1.3),
-    (200, 25, 1200, 1, 1.3),
-    (2000, 128, 8192, 1, 1.3),
-    (2000, 128, 24, 1, 1.7),  # the least memory: one shard of each stream at a time
-])
+@pytest.mark.parametrize(
+    ("shards", "rows", "shuffle_rows", "workers", "limit"),
+    [
+        (82, 64, 8192, 1, 1.1),  # the 5,216 files
+        (82, 64, 8192, 4, 1.3),
+        (200, 25, 1200, 1, 1.3),
+        (2000, 128, 8192, 1, 1.3),
+        (2000, 128, 24, 1, 1.7),  # the least memory: one shard of each stream at a time
+    ],
+)
 def test_a_table_sorted_by_class_is_mixed_almost_like_a_perfect_shuffle(shards, rows, shuffle_rows, workers, limit):
-    plans = [EpochPlan(shard_rows=[rows] * shards, workers=workers, batch_size=32, seed=0, epoch=epoch,
-                       shuffle_rows=shuffle_rows) for epoch in range(6)]
+    plans = [
+        EpochPlan(
+            shard_rows=[rows] * shards, workers=workers, batch_size=32, seed=0, epoch=epoch, shuffle_rows=shuffle_rows
+        )
+        for epoch in range(6)
+    ]
     assert np.mean([batch_variance(plan) for plan in plans]) < limit
     assert abs(np.mean([rank_correlation(plan) for plan in plans])) < 0.05
 

@@ -10,7 +10,7 @@ import pytest
 CODE = """
 import json, sys
 import keras, numpy as np
-from cxrflow.training.averaging import WeightAverage
+from cxrflow.training.weight_average import WeightAverage
 from cxrflow.training.predictor import VIEWS, build_predictor, show_views
 
 keras.utils.set_random_seed(0)
@@ -67,8 +67,12 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module", params=["tensorflow", "torch"])
 def found(request, tmp_path_factory):
-    done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path_factory.mktemp(request.param))], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": request.param})
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path_factory.mktemp(request.param))],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": request.param},
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -13,24 +13,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_cluster import ANY_PORTS, script
 
-from cxrflow.config import TrainConfig, to_dict
-from cxrflow.errors import UserError
-from cxrflow.launch.train import train
-from cxrflow.manifest import read_manifest
-from cxrflow.preflight import judge, machine, network
-from cxrflow.preflight.places import Mark
-from cxrflow.preflight.probe import Place, Question, probe
-from cxrflow.preflight.trial import Trial
+from cxrflow.base import host_facts
+from cxrflow.base.config import TrainConfig, to_dict
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.pipeline.train_job import train
+from cxrflow.preflight import connectivity, judge
+from cxrflow.preflight.probe import Place, ProbeRequest, probe
+from cxrflow.preflight.smoke_process import Trial
+from cxrflow.preflight.storage_probe import ProbeFile
 from cxrflow.preflight.verdict import CHECKS
+from test_cluster import ANY_PORTS, script
 
 ROOT = Path(__file__).resolve().parents[1]
 MB, GB = 2**20, 2**30
 
 
 def config_of(table, run, **change) -> TrainConfig:
-    return TrainConfig(**{"table": str(table), "run": str(run), "launcher": "torch", "workers": 2, "model": "plain", **change})
+    return TrainConfig(
+        **{"table": str(table), "run": str(run), "launcher": "torch", "workers": 2, "model": "plain", **change}
+    )
 
 
 def states(checks: list[dict]) -> dict[str, str]:
@@ -42,14 +45,31 @@ def states(checks: list[dict]) -> dict[str, str]:
 
 def good_tasks() -> list[dict]:
     versions = {"python": "3.11.7", "java": "17.0.9", "keras": "3.15.1", "torch": "2.13.0"}
-    return [{"rank": rank, "host": host, "machine": host, "gpus": 0, "versions": {**versions, "seconds": 0.1},
-             "network": {"unreached": [], "driver": None, "loopback_name": False, "card": "eth0",
-                         "seconds": 0.1},
-             "table": {"rows": 6, "seconds": 0.1}, "run": {"unseen": [], "seconds": 0.1},
-             "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
-             "step": {"loss": 0.7, "backend": "torch", "own_seconds": 3.0, "seconds": 3.0, "batch": 2,
-                      "peak_bytes": 600 * MB, "image_bytes": 10 * MB, "weight_bytes": 0, "gpus": 0}}
-            for rank, host in enumerate(["ada", "bob"])]
+    return [
+        {
+            "rank": rank,
+            "host": host,
+            "machine": host,
+            "gpus": 0,
+            "versions": {**versions, "seconds": 0.1},
+            "network": {"unreached": [], "driver": None, "loopback_name": False, "card": "eth0", "seconds": 0.1},
+            "table": {"rows": 6, "seconds": 0.1},
+            "run": {"unseen": [], "seconds": 0.1},
+            "memory": {"total": 8 * GB, "available": 6 * GB, "seconds": 0.0},
+            "step": {
+                "loss": 0.7,
+                "backend": "torch",
+                "own_seconds": 3.0,
+                "seconds": 3.0,
+                "batch": 2,
+                "peak_bytes": 600 * MB,
+                "image_bytes": 10 * MB,
+                "weight_bytes": 0,
+                "gpus": 0,
+            },
+        }
+        for rank, host in enumerate(["ada", "bob"])
+    ]
 
 
 def not_leading(task: dict) -> dict:
@@ -59,7 +79,9 @@ def not_leading(task: dict) -> dict:
 
 def judged(table, tasks, **change) -> dict:
     driver = {"python": "3.11.7", "java": "17.0.9", "keras": "3.15.1", "torch": "2.13.0"}
-    rows = judge.judge(config_of(table, "/run", **{"batch_size": 4, **change}), read_manifest(str(table)), driver, tasks)
+    rows = judge.judge(
+        config_of(table, "/run", **{"batch_size": 4, **change}), read_manifest(str(table)), driver, tasks
+    )
     return {row.check: row for row in rows}
 
 
@@ -73,28 +95,33 @@ def test_facts_that_are_all_right(table):
     assert {row.state for row in judged(table, good_tasks()).values()} == {"ok"}
 
 
-@pytest.mark.parametrize(("rank", "check", "facts", "words"), [
-    (1, "versions", {"keras": "3.14.0"}, "keras is 3.15.1 on the driver and ada, 3.14.0 on bob"),
-    (1, "versions", {"java": "21.0.1"}, "java is 17.0.9 on the driver and ada, 21.0.1 on bob"),
-    (0, "versions", {"torch": "missing"}, "torch is missing on ada"),
-    (1, "network", {"unreached": [[0, "timed out"]]}, "bob cannot reach ada (timed out)"),
-    (1, "network", {"driver": "10.0.0.1:99: refused"}, "bob cannot reach the driver at 10.0.0.1:99: refused"),
-    (0, "network", {"error": "OSError: no such address"}, "OSError: no such address (on ada)"),
-    (1, "table", {"error": "FileNotFoundError: /data/x.parquet"}, "FileNotFoundError: /data/x.parquet (on bob)"),
-    (1, "run", {"error": "PermissionError: /run"}, "PermissionError: /run (on bob)"),
-    (1, "run", {"unseen": ["driver", 0]}, "bob does not see what the driver and ada wrote there"),
-    (0, "memory", {"available": 1 * GB}, "ada has 1.0 GB free of 8.0 GB, and 1 worker needs 1.6 GB"),
-    (1, "step", {"error": "RuntimeError: it ended with status 1"}, "RuntimeError: it ended with status 1 (on bob)"),
-    (1, "step", {"gpus": 2}, "--device auto: expected the same on every machine, found no GPU on ada"),
-])
+@pytest.mark.parametrize(
+    ("rank", "check", "facts", "words"),
+    [
+        (1, "versions", {"keras": "3.14.0"}, "keras is 3.15.1 on the driver and ada, 3.14.0 on bob"),
+        (1, "versions", {"java": "21.0.1"}, "java is 17.0.9 on the driver and ada, 21.0.1 on bob"),
+        (0, "versions", {"torch": "missing"}, "torch is missing on ada"),
+        (1, "network", {"unreached": [[0, "timed out"]]}, "bob cannot reach ada (timed out)"),
+        (1, "network", {"driver": "10.0.0.1:99: refused"}, "bob cannot reach the driver at 10.0.0.1:99: refused"),
+        (0, "network", {"error": "OSError: no such address"}, "OSError: no such address (on ada)"),
+        (1, "table", {"error": "FileNotFoundError: /data/x.parquet"}, "FileNotFoundError: /data/x.parquet (on bob)"),
+        (1, "run", {"error": "PermissionError: /run"}, "PermissionError: /run (on bob)"),
+        (1, "run", {"unseen": ["driver", 0]}, "bob does not see what the driver and ada wrote there"),
+        (0, "memory", {"available": 1 * GB}, "ada has 1.0 GB free of 8.0 GB, and 1 worker needs 1.6 GB"),
+        (1, "step", {"error": "RuntimeError: it ended with status 1"}, "RuntimeError: it ended with status 1 (on bob)"),
+        (1, "step", {"gpus": 2}, "--device auto: expected the same on every host_facts, found no GPU on ada"),
+    ],
+)
 def test_what_is_wrong_is_named_with_its_place(table, rank, check, facts, words):
     rows = judged(table, changed(rank, check, **facts))
     assert rows[check].state == "FAILED" and words in rows[check].found and rows[check].advice
     assert {row.state for row in rows.values() if row.check != check} == {"ok"}
 
 
-@pytest.mark.parametrize(("rank", "check", "facts"), [
-    (1, "versions", {"python": "3.11.9"}), (1, "versions", {"java": "17.0.15"}), (1, "versions", {"java": None})])
+@pytest.mark.parametrize(
+    ("rank", "check", "facts"),
+    [(1, "versions", {"python": "3.11.9"}), (1, "versions", {"java": "17.0.15"}), (1, "versions", {"java": None})],
+)
 def test_differences_that_do_no_harm(table, rank, check, facts):
     assert judged(table, changed(rank, check, **facts))[check].state == "ok"
 
@@ -103,7 +130,7 @@ def test_a_task_without_cxrflow(table):
     for broken in (0, 1):
         tasks = good_tasks()
         tasks[broken] = {"rank": broken, "host": "eve", "broken": "ModuleNotFoundError: No module named 'cxrflow'"}
-        for check in ("table", "run", "memory", "step"):  # both on one machine, for which rank 0 looks
+        for check in ("table", "run", "memory", "step"):  # both on one host_facts, for which rank 0 looks
             tasks[1].pop(check, None)
         rows = judged(table, tasks)
         assert rows["versions"].found == "ModuleNotFoundError: No module named 'cxrflow' (on eve)"
@@ -115,10 +142,13 @@ def test_a_driver_without_the_workers_packages_is_no_mismatch(table):
     assert judge.judge_versions({"python": "3.11.7", "keras": "missing", "torch": "missing"}, tasks).state == "ok"
 
 
-@pytest.mark.parametrize(("facts", "words"), [
-    ({"loopback_name": True}, "the own name of bob means 127.x there"),
-    ({"card": "ens5"}, "the network card is eth0 on ada, ens5 on bob"),
-])
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"loopback_name": True}, "the own name of bob means 127.x there"),
+        ({"card": "ens5"}, "the network card is eth0 on ada, ens5 on bob"),
+    ],
+)
 def test_what_horovod_alone_minds(table, facts, words):
     tasks = changed(1, "network", **facts)
     assert judged(table, tasks)["network"].state == "ok"
@@ -129,13 +159,16 @@ def test_what_horovod_alone_minds(table, facts, words):
     assert judge.judge_network(config_of(table, "/run", launcher="horovod"), tasks).state == "ok"
 
 
-@pytest.mark.parametrize(("gpus", "slots", "workers", "of_spark", "state"), [
-    ((2, 2), (2, 2), 4, 0, "ok"),
-    ((1, 1), (2, 2), 4, 0, "FAILED"),  # of four workers two have a GPU
-    ((2, 2), (4, 4), 4, 0, "note"),  # all of them if Spark deals them evenly, which it may not
-    ((1, 1), (4, 4), 1, 0, "ok"),
-    ((2, 2), (4, 4), 4, 1, "ok"),  # Spark gives each task one
-])
+@pytest.mark.parametrize(
+    ("gpus", "slots", "workers", "of_spark", "state"),
+    [
+        ((2, 2), (2, 2), 4, 0, "ok"),
+        ((1, 1), (2, 2), 4, 0, "FAILED"),  # of four workers two have a GPU
+        ((2, 2), (4, 4), 4, 0, "note"),  # all of them if Spark deals them evenly, which it may not
+        ((1, 1), (4, 4), 1, 0, "ok"),
+        ((2, 2), (4, 4), 4, 1, "ok"),  # Spark gives each task one
+    ],
+)
 def test_more_workers_than_gpus_on_a_machine(table, gpus, slots, workers, of_spark, state):
     tasks = []
     for machine_, host, count, seen in zip(good_tasks(), ("ada", "bob"), slots, gpus, strict=True):
@@ -156,7 +189,7 @@ def test_what_lies_on_a_gpu_takes_no_memory_of_the_machine(table):
 
 
 def test_memory_that_is_enough_if_workers_are_dealt_out_evenly(table):
-    """Two slots on each machine, and room for one and a half workers."""
+    """Two slots on each host_facts, and room for one and a half workers."""
     tasks = [task for leader in good_tasks() for task in (leader, not_leading(leader))]
     tasks = [{**task, "rank": rank} for rank, task in enumerate(tasks)]
     for leader in tasks[::2]:
@@ -166,9 +199,17 @@ def test_memory_that_is_enough_if_workers_are_dealt_out_evenly(table):
     assert judged(table, tasks, workers=4)["memory"].state == "FAILED"
 
 
-@pytest.mark.parametrize(("launcher", "device", "amount", "words"), [
-    ("torch", "auto", "0", None), ("torch", "auto", "1", None), ("torch", "gpu", "0.5", "gpu.amount is 0.5"),
-    ("torch", "auto", "2", "gpu.amount is 2"), ("torch", "cpu", "2", None), ("horovod", "auto", "0.5", None)])
+@pytest.mark.parametrize(
+    ("launcher", "device", "amount", "words"),
+    [
+        ("torch", "auto", "0", None),
+        ("torch", "auto", "1", None),
+        ("torch", "gpu", "0.5", "gpu.amount is 0.5"),
+        ("torch", "auto", "2", "gpu.amount is 2"),
+        ("torch", "cpu", "2", None),
+        ("horovod", "auto", "0.5", None),
+    ],
+)
 def test_how_many_gpus_spark_gives_a_task_of_torchdistributor(table, launcher, device, amount, words):
     row = judge.judge_gpu_amount(config_of(table, "/run", launcher=launcher, device=device), amount)
     assert (row is None) == (words is None) and (row is None or (row.state == "FAILED" and words in row.found))
@@ -179,24 +220,38 @@ def test_shards_that_deserve_a_note(table):
     assert "less than one global batch of 2 x 64" in judged(table, good_tasks(), batch_size=64)["shards"].found
 
 
-@pytest.mark.parametrize(("facts", "words"), [
-    ({"slots": 4, "free": 4}, None),
-    ({"slots": 1, "free": 1}, "expected at most 1, the task slots of this Spark application, got 2"),
-    ({"slots": 4, "free": 1}, "3 of 4 are busy with other work"),
-    ({"slots": 4, "free": 4, "dynamic": True}, "with which Spark runs no barrier stage"),
-])
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"slots": 4, "free": 4}, None),
+        ({"slots": 1, "free": 1}, "expected at most 1, the task slots of this Spark application, got 2"),
+        ({"slots": 4, "free": 1}, "3 of 4 are busy with other work"),
+        ({"slots": 4, "free": 4, "dynamic": True}, "with which Spark runs no barrier stage"),
+    ],
+)
 def test_slots(facts, words):
     row = judge.judge_slots(2, **{"local": False, "dynamic": False, "seconds": 0.0, **facts})
     assert row.state == ("FAILED" if words else "ok") and (words or "2 workers") in row.found
     assert not words or "--" in row.advice or "other jobs" in row.advice
 
 
-@pytest.mark.parametrize(("text", "check", "words"), [
-    ("PySparkRuntimeError: [PYTHON_VERSION_MISMATCH] Python in worker has different version (3, 10) than that in driver 3.11, "
-     "PySpark cannot run", "versions", "python is 3.10 on an executor and 3.11 on the driver"),
-    ("Job 3 cancelled part of cancelled job group x", "slots", "did not end within 5 s, or never began"),
-    ("An error occurred\n\tat org.apache.x\norg.apache.spark.SparkException: executor lost\n\tat y", "slots", "executor lost"),
-])
+@pytest.mark.parametrize(
+    ("text", "check", "words"),
+    [
+        (
+            "PySparkRuntimeError: [PYTHON_VERSION_MISMATCH] Python in worker has different version (3, 10) than that in driver 3.11, "
+            "PySpark cannot run",
+            "versions",
+            "python is 3.10 on an executor and 3.11 on the driver",
+        ),
+        ("Job 3 cancelled part of cancelled job group x", "slots", "did not end within 5 s, or never began"),
+        (
+            "An error occurred\n\tat org.apache.x\norg.apache.spark.SparkException: executor lost\n\tat y",
+            "slots",
+            "executor lost",
+        ),
+    ],
+)
 def test_a_stage_that_fails(text, check, words):
     row = judge.judge_stage_failure(text, 5)
     assert (row.check, row.state) == (check, "FAILED") and words in row.found
@@ -206,24 +261,29 @@ def test_a_stage_that_fails(text, check, words):
 
 
 def test_a_door_that_is_closed_a_stranger_and_silence():
-    door = network.Door("127.0.0.1", "open sesame")
-    closed = network.Door("127.0.0.1", "open sesame")
+    door = connectivity.EchoServer("127.0.0.1", "open sesame")
+    closed = connectivity.EchoServer("127.0.0.1", "open sesame")
     closed.close()
     with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
-        found = network.knock_at_all({0: door.address, 1: closed.address, 2: silent.getsockname()}, "open sesame", seconds=0.3)
+        found = connectivity.knock_at_all(
+            {0: door.address, 1: closed.address, 2: silent.getsockname()}, "open sesame", seconds=0.3
+        )
         assert set(found) == {1, 2} and "refused" in found[1] and "no answer within 0.3 s" in found[2]
-    assert network.knock(door.address, "abracadabra") == "something else answers there"
+    assert connectivity.ping(door.address, "abracadabra") == "something else answers there"
     door.close()
 
 
-@pytest.mark.parametrize(("version", "groups"), [
-    (2, {"pod": ("memory.max", "memory.current", "inactive_file")}),
-    (1, {"memory/pod": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}),
-])
+@pytest.mark.parametrize(
+    ("version", "groups"),
+    [
+        (2, {"pod": ("memory.max", "memory.current", "inactive_file")}),
+        (1, {"memory/pod": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}),
+    ],
+)
 def test_memory_of_a_container(tmp_path, version, groups):
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text("MemTotal: 16777216 kB\nMemFree: 1 kB\nMemAvailable: 8388608 kB\n")
-    assert machine.memory(tmp_path) == {"total": 16 * GB, "available": 8 * GB}
+    assert host_facts.memory(tmp_path) == {"total": 16 * GB, "available": 8 * GB}
     (tmp_path / "proc/self/cgroup").write_text("0::/pod/task\n" if version == 2 else "3:cpu:/\n4:memory:/pod/task\n")
     for place, (limit, usage, cache) in groups.items():
         group = tmp_path / "sys/fs/cgroup" / place
@@ -231,7 +291,7 @@ def test_memory_of_a_container(tmp_path, version, groups):
         (group / limit).write_text(f"{4 * GB}\n")
         (group / usage).write_text(f"{3 * GB}\n")
         (group / "memory.stat").write_text(f"anon 1\n{cache} {GB}\n")
-    assert machine.memory(tmp_path) == {"total": 4 * GB, "available": 2 * GB}
+    assert host_facts.memory(tmp_path) == {"total": 4 * GB, "available": 2 * GB}
 
 
 def probe_two(monkeypatch, table, *runs, launcher="torch") -> list[dict]:
@@ -246,11 +306,18 @@ def probe_two(monkeypatch, table, *runs, launcher="torch") -> list[dict]:
             everybody = list(said)
             meeting.wait()
             return everybody
+
         return meet
 
     def task(rank):
-        question = Question(config=to_dict(config_of(table, runs[rank], launcher=launcher)), backend="torch", word="w",
-                            generation=read_manifest(str(table)).generation, driver=None, trial=False)
+        question = ProbeRequest(
+            config=to_dict(config_of(table, runs[rank], launcher=launcher)),
+            backend="torch",
+            word="w",
+            generation=read_manifest(str(table)).generation,
+            driver=None,
+            trial=False,
+        )
         return probe(question, Place(rank, ["127.0.0.1", "127.0.0.2"], gather(rank)))
 
     with ThreadPoolExecutor(2) as pool:
@@ -258,7 +325,9 @@ def probe_two(monkeypatch, table, *runs, launcher="torch") -> list[dict]:
 
 
 def test_two_tasks_meet_and_leave_nothing(monkeypatch, table, tmp_path):
-    mark = Mark(str(tmp_path / "new" / "run"), "w-driver")  # the driver's is there before and after those of the tasks
+    mark = ProbeFile(
+        str(tmp_path / "new" / "run"), "w-driver"
+    )  # the driver's is there before and after those of the tasks
     mark.write()
     facts = probe_two(monkeypatch, table, *[tmp_path / "new" / "run"] * 2)
     mark.remove()
@@ -285,8 +354,10 @@ def test_a_run_directory_that_one_cannot_write(monkeypatch, table, tmp_path):
 
 def test_a_trial_that_fails_ends_with_its_words_and_one_that_hangs_is_ended(table, tmp_path):
     config = to_dict(config_of(table, tmp_path / "run"))
-    for change, words in (({"model": "vgg"}, "--model: expected one of"),
-                          ({"device": "gpu"}, "--device gpu: expected a GPU that this framework can use on .*, found none")):
+    for change, words in (
+        ({"model": "vgg"}, "--model: expected one of"),
+        ({"device": "gpu"}, "--device gpu: expected a GPU that this framework can use on .*, found none"),
+    ):
         with Trial({**config, **change}, "torch", 1, gpus=[]) as trial, pytest.raises(RuntimeError, match=words):
             trial.result()
     with Trial(config, "torch", 1, seconds=0.01) as trial, pytest.raises(TimeoutError, match="no end within 0.01 s"):
@@ -299,7 +370,9 @@ def test_a_trial_that_fails_ends_with_its_words_and_one_that_hangs_is_ended(tabl
 
 @pytest.mark.parametrize("launcher", ["local", "horovod"])  # torch: on the cluster below
 def test_preflight_only_of_a_good_case(table, tmp_path, launcher):
-    done = submit("local[2]", table, tmp_path / "new" / "run", "--launcher", launcher, workers=1 if launcher == "local" else 2)
+    done = submit(
+        "local[2]", table, tmp_path / "new" / "run", "--launcher", launcher, workers=1 if launcher == "local" else 2
+    )
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0 and result["preflight"] == "passed", done.stderr
     assert states(result["checks"]) == {**dict.fromkeys(CHECKS, "ok"), "shards": "note"}  # 29 images, batches of 2 x 32
@@ -314,7 +387,10 @@ def test_bad_input_is_a_verdict_too(run_job, tmp_path):
 
 
 def test_training_does_not_begin_where_memory_is_too_little(spark, table, tmp_path, caplog):
-    with caplog.at_level("INFO", "cxrflow"), pytest.raises(UserError, match="memory: .* and 2 workers need .* lower --feed-memory"):
+    with (
+        caplog.at_level("INFO", "cxrflow"),
+        pytest.raises(UserError, match="memory: .* and 2 workers need .* lower --feed-memory"),
+    ):
         train(spark, config_of(table, tmp_path / "run", feed_memory="9000g"))
     assert "preflight FAILED" in caplog.text and not (tmp_path / "run").exists()
 
@@ -331,7 +407,9 @@ def test_slots_that_another_job_takes_are_not_free(spark, tmp_path):
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(lambda: spark.sparkContext.parallelize([fifo], 1).map(lambda path: open(path).read()).collect())
+        job = pool.submit(
+            lambda: spark.sparkContext.parallelize([fifo], 1).map(lambda path: open(path).read()).collect()
+        )
         with open(fifo, "w") as opened:  # as soon as the task is there to read
             assert wait_for_slots(spark, 2, seconds=0.5) == 1
             opened.write("done")
@@ -339,18 +417,43 @@ def test_slots_that_another_job_takes_are_not_free(spark, tmp_path):
     assert wait_for_slots(spark, 2) == free_slots(spark) == 2
 
 
-def submit(master: str, table, run, *flags: str, workers: int = 2, conf: dict | None = None) -> subprocess.CompletedProcess:
+def submit(
+    master: str, table, run, *flags: str, workers: int = 2, conf: dict | None = None
+) -> subprocess.CompletedProcess:
     settings = [part for key, value in (conf or {}).items() for part in ("--conf", f"{key}={value}")]
-    command = ["spark-submit", "--master", master, "--driver-memory", "512m", "--executor-memory", "512m", *settings,
-               str(ROOT / "jobs" / "train.py"), "--table", str(table), "--run", str(run), "--workers", str(workers),
-               "--model", "plain", "--preflight-only", *(flags or ("--launcher", "torch"))]
-    return subprocess.run(["bash", "-c", 'source "$0" && exec "$@"', str(ROOT / "cluster" / "env.sh"), *command],
-                          env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}, capture_output=True, text=True, timeout=150)
+    command = [
+        "spark-submit",
+        "--master",
+        master,
+        "--driver-memory",
+        "512m",
+        "--executor-memory",
+        "512m",
+        *settings,
+        str(ROOT / "jobs" / "train.py"),
+        "--table",
+        str(table),
+        "--run",
+        str(run),
+        "--workers",
+        str(workers),
+        "--model",
+        "plain",
+        "--preflight-only",
+        *(flags or ("--launcher", "torch")),
+    ]
+    return subprocess.run(
+        ["bash", "-c", 'source "$0" && exec "$@"', str(ROOT / "cluster" / "env.sh"), *command],
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
 
 
 @dataclasses.dataclass
 class Machines:
-    """A cluster of two addresses of this machine, one task slot each."""
+    """A cluster of two addresses of this host_facts, one task slot each."""
 
     url: str
     packages: Path
@@ -379,8 +482,13 @@ def machines(tmp_path_factory):
 
 
 def start(state: Path, host: str, *flags: str, path: str) -> str:
-    done = subprocess.run([ROOT / "cluster" / "start.sh", "--state", state, "--host", host, "--memory", "1g", *flags],
-                          env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        [ROOT / "cluster" / "start.sh", "--state", state, "--host", host, "--memory", "1g", *flags],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -403,7 +511,11 @@ def test_another_version_on_one_machine_and_shards_that_are_gone_are_named(machi
         status, checks = machines.checks(copy, tmp_path / "run")
     finally:
         shutil.rmtree(other)
-    assert status == 2 and {check for check, row in checks.items() if row["state"] == "FAILED"} == {"versions", "table", "step"}
+    assert status == 2 and {check for check, row in checks.items() if row["state"] == "FAILED"} == {
+        "versions",
+        "table",
+        "step",
+    }
     assert "FileNotFoundError" in checks["table"]["found"] and not (tmp_path / "run").exists()
     assert "on the driver and 127.0.0.1, 3.99.0 on 127.0.0.2" in checks["versions"]["found"]
 
@@ -419,11 +531,21 @@ def test_a_machine_without_cxrflow_is_named_and_the_others_do_not_hang(machines,
     assert checks["network"]["state"] == "ok"
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"conf": {"spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true"}},
-     "spark.dynamicAllocation.enabled is true"),
-    ({"workers": 3}, "expected at most 2, the task slots of this Spark application, got 3"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {
+                "conf": {
+                    "spark.dynamicAllocation.enabled": "true",
+                    "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+                }
+            },
+            "spark.dynamicAllocation.enabled is true",
+        ),
+        ({"workers": 3}, "expected at most 2, the task slots of this Spark application, got 3"),
+    ],
+)
 def test_slots_of_a_cluster(machines, table, tmp_path, options, words):
     status, checks = machines.checks(table, tmp_path / "run", **options)
     assert status == 2 and checks["slots"]["state"] == "FAILED" and words in checks["slots"]["found"]

@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrflow import lease, storage
-from cxrflow.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
-from cxrflow.delta import check_unchanged
-from cxrflow.errors import UserError
-from cxrflow.launch.train import train
-from cxrflow.manifest import read_manifest
-from cxrflow.phantom import PATIENT_RULE
+from cxrflow.base import lease, storage
+from cxrflow.base.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.catalog.delta_log import check_unchanged
+from cxrflow.images.phantoms import PATIENT_RULE
+from cxrflow.pipeline.evaluate_job import evaluate
+from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.pipeline.predict_job import predict
+from cxrflow.pipeline.train_job import train
 from cxrflow.report.page import write_report
 from cxrflow.spark.credentials import _give, environment
-from cxrflow.spark.evaluate import evaluate
-from cxrflow.spark.ingest import ingest
-from cxrflow.spark.predict import predict
 from cxrflow.training.feed import Feed
-from cxrflow.training.source import find_fetch
+from cxrflow.training.shard_source import find_fetch
 from s3_server import KEY, SECRET, S3Server
 from test_feed import MEMORY
 
@@ -56,8 +56,12 @@ def bucket(server):
 def remote_spark(spark, server):
     """The session, whose configuration alone tells executors how to reach the bucket."""
     hadoop = spark.sparkContext._jsc.hadoopConfiguration()
-    settings = {"fs.s3a.access.key": KEY, "fs.s3a.secret.key": SECRET, "fs.s3a.endpoint": server.url,
-                "fs.s3a.endpoint.region": "us-east-1"}
+    settings = {
+        "fs.s3a.access.key": KEY,
+        "fs.s3a.secret.key": SECRET,
+        "fs.s3a.endpoint": server.url,
+        "fs.s3a.endpoint.region": "us-east-1",
+    }
     before, workers = {name: hadoop.get(name) for name in settings}, dict(spark.sparkContext.environment)
     for name, value in settings.items():
         hadoop.set(name, value)
@@ -70,23 +74,38 @@ def remote_spark(spark, server):
 @pytest.fixture(scope="module")
 def remote_table(remote_spark, bucket, phantoms):
     place = f"{bucket}/tables/one"
-    ingest(remote_spark, IngestConfig(images=str(phantoms), table=place, height=48, width=40, shard_rows=6,
-                                      split="0.6,0.2,0.2", patients=PATIENT_RULE))
+    ingest(
+        remote_spark,
+        IngestConfig(
+            images=str(phantoms),
+            table=place,
+            height=48,
+            width=40,
+            shard_rows=6,
+            split="0.6,0.2,0.2",
+            patients=PATIENT_RULE,
+        ),
+    )
     return place
 
 
 def test_a_table_on_s3_is_the_one_that_is_made_on_a_disk(table, remote_table):
     here, there = read_manifest(str(table)), read_manifest(remote_table)
-    assert {shard.path: shard.checksum for shard in there.shards} == {shard.path: shard.checksum for shard in here.shards}
+    assert {shard.path: shard.checksum for shard in there.shards} == {
+        shard.path: shard.checksum for shard in here.shards
+    }
     assert sorted(storage.files(remote_table, ".parquet")) == sorted(
-        storage.join(remote_table, path) for path in [*(shard.path for shard in there.shards), *there.quarantine])
+        storage.join(remote_table, path) for path in [*(shard.path for shard in there.shards), *there.quarantine]
+    )
     assert not storage.exists(storage.join(remote_table, "_staging"))
     assert not storage.exists(storage.join(remote_table, lease.NAME))
 
 
 def test_a_feed_from_s3_gives_the_batches_of_a_feed_from_a_disk(table, remote_table):
-    feeds = [Feed(place, read_manifest(place), "train", rank=0, workers=1, batch_size=5, seed=1)
-             for place in (str(table), remote_table)]
+    feeds = [
+        Feed(place, read_manifest(place), "train", rank=0, workers=1, batch_size=5, seed=1)
+        for place in (str(table), remote_table)
+    ]
     for here, there in zip(*(feed.epoch(1) for feed in feeds), strict=True):
         assert here.sample_ids.tolist() == there.sample_ids.tolist()
         assert np.array_equal(here.pixels, there.pixels)
@@ -96,8 +115,10 @@ def test_a_shard_is_read_in_one_request(server, remote_table):
     feed = Feed(remote_table, read_manifest(remote_table), "train", rank=0, workers=1, batch_size=5)
     before = len(server.requests)
     assert sum(len(batch.sample_ids) for batch in feed.epoch()) == feed.plan().samples
-    assert sorted(server.requests[before:]) == sorted(("GET", "/" + storage.join(
-        remote_table, feed.shards[shard].path).removeprefix("s3://")) for shard in feed.plan().order(0).shards)
+    assert sorted(server.requests[before:]) == sorted(
+        ("GET", "/" + storage.join(remote_table, feed.shards[shard].path).removeprefix("s3://"))
+        for shard in feed.plan().order(0).shards
+    )
 
 
 def test_the_second_epoch_reads_nothing_that_is_in_the_cache(server, remote_table, tmp_path):
@@ -115,8 +136,9 @@ def test_the_second_epoch_reads_nothing_that_is_in_the_cache(server, remote_tabl
 
 def test_a_feed_from_s3_keeps_to_its_memory(bucket):
     """As from a disk: see MEMORY. Its process writes a table of 150 MB to S3 and feeds it eight times."""
-    figures = subprocess.run([sys.executable, "-W", "ignore", "-c", MEMORY, f"{bucket}/memory"], check=True,
-                             capture_output=True, text=True)
+    figures = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEMORY, f"{bucket}/memory"], check=True, capture_output=True, text=True
+    )
     before, first, last, budget = map(int, figures.stdout.split())
     assert last - before < budget and last - first < budget // 8, figures.stdout
     storage.remove(f"{bucket}/memory")
@@ -126,8 +148,10 @@ def test_a_feed_from_s3_keeps_to_its_memory(bucket):
 def trained(remote_spark, remote_table, bucket, tmp_path_factory):
     """(run, cache folder, result) of two workers."""
     run, cache = f"{bucket}/runs/trained", tmp_path_factory.mktemp("cache")
-    result = train(remote_spark, TrainConfig(table=remote_table, run=run, launcher="horovod", workers=2,
-                                             cache=str(cache), **TRAINING))
+    result = train(
+        remote_spark,
+        TrainConfig(table=remote_table, run=run, launcher="horovod", workers=2, cache=str(cache), **TRAINING),
+    )
     return run, cache, result
 
 
@@ -153,9 +177,15 @@ def test_the_other_jobs_take_a_run_on_s3(trained, remote_spark, remote_table, bu
     assert judged["n"] == sum(shard.rows for shard in read_manifest(remote_table).of_split("test"))
     predictions = f"{bucket}/predictions"
     for _ in range(2):
-        result = predict(remote_spark, PredictConfig(run=run, images=str(phantoms), predictions=predictions, overwrite=True))
-    rows = pd.concat([pd.read_parquet(io.BytesIO(storage.read_bytes(file))) for file in storage.files(predictions, ".parquet")])
-    assert len(rows) == result["files"] == rows["path"].nunique() and result["scored"] == rows["predicted_label"].count()
+        result = predict(
+            remote_spark, PredictConfig(run=run, images=str(phantoms), predictions=predictions, overwrite=True)
+        )
+    rows = pd.concat(
+        [pd.read_parquet(io.BytesIO(storage.read_bytes(file))) for file in storage.files(predictions, ".parquet")]
+    )
+    assert (
+        len(rows) == result["files"] == rows["path"].nunique() and result["scored"] == rows["predicted_label"].count()
+    )
     assert storage.files(f"{predictions}/_staging", "") == []
     page = write_report(ReportConfig(run=run, predictions=predictions))
     assert b"<html" in storage.read_bytes(page["report"])
@@ -176,21 +206,38 @@ def test_no_secret_is_kept_where_jobs_write(trained, remote_table):
 def submit(arguments, *command, **environment):
     """Run a job as its own process, which knows of S3 what the command or the environment tells it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run([*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200,
-                          check=False)
+    return subprocess.run(
+        [*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200, check=False
+    )
 
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(server, remote_table, bucket, tmp_path, launcher):
+def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(
+    server, remote_table, bucket, tmp_path, launcher
+):
     """In a process whose environment knows nothing of S3. It also ends: Spark 3 leaves a thread after a barrier stage that kept
     the driver's JVM, and so spark-submit, alive."""
     conf = tmp_path / "spark.conf"
-    conf.write_text("".join(f"spark.hadoop.{name} {value}\n" for name, value in {
-        "fs.s3a.access.key": KEY, "fs.s3a.secret.key": SECRET, "fs.s3a.endpoint": server.url}.items()))
+    conf.write_text(
+        "".join(
+            f"spark.hadoop.{name} {value}\n"
+            for name, value in {
+                "fs.s3a.access.key": KEY,
+                "fs.s3a.secret.key": SECRET,
+                "fs.s3a.endpoint": server.url,
+            }.items()
+        )
+    )
     run = f"{bucket}/runs/submitted-{launcher}"
-    done = submit(["--table", remote_table, "--run", run, "--launcher", launcher, "--workers", "2", "--epochs", "1"],
-                  str(Path(os.environ["SPARK_HOME"]) / "bin" / "spark-submit"), "--master", "local[2]", "--properties-file",
-                  str(conf), str(ROOT / "jobs" / "train.py"))
+    done = submit(
+        ["--table", remote_table, "--run", run, "--launcher", launcher, "--workers", "2", "--epochs", "1"],
+        str(Path(os.environ["SPARK_HOME"]) / "bin" / "spark-submit"),
+        "--master",
+        "local[2]",
+        "--properties-file",
+        str(conf),
+        str(ROOT / "jobs" / "train.py"),
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["run"] == run
     assert SECRET not in done.stdout + done.stderr
@@ -198,33 +245,53 @@ def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(serve
 
 
 def test_a_job_that_fails_says_no_secret(server, remote_table, bucket):
-    done = submit(["--table", f"{bucket}/nothing", "--run", f"{bucket}/runs/none"], sys.executable,
-                  str(ROOT / "jobs" / "train.py"), **server.environment())
+    done = submit(
+        ["--table", f"{bucket}/nothing", "--run", f"{bucket}/runs/none"],
+        sys.executable,
+        str(ROOT / "jobs" / "train.py"),
+        **server.environment(),
+    )
     assert done.returncode == 2 and "found no manifest.json in 's3://cxrflow/nothing'" in done.stderr
-    done = submit(["--table", remote_table, "--run", f"{bucket}/runs/none"], sys.executable,
-                  str(ROOT / "jobs" / "train.py"), **{**server.environment(), "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
-                  AWS_MAX_ATTEMPTS="1")
+    done = submit(
+        ["--table", remote_table, "--run", f"{bucket}/runs/none"],
+        sys.executable,
+        str(ROOT / "jobs" / "train.py"),
+        **{**server.environment(), "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
+        AWS_MAX_ATTEMPTS="1",
+    )
     assert done.returncode == 1 and SECRET not in done.stdout + done.stderr
 
 
 def test_a_job_without_credentials_says_so(server, remote_table):
-    done = submit(["--table", remote_table, "--run", "unused"], sys.executable, str(ROOT / "jobs" / "train.py"),
-                  AWS_ENDPOINT_URL_S3=server.url, AWS_EC2_METADATA_DISABLED="true", AWS_CONFIG_FILE=os.devnull,
-                  AWS_SHARED_CREDENTIALS_FILE=os.devnull)
+    done = submit(
+        ["--table", remote_table, "--run", "unused"],
+        sys.executable,
+        str(ROOT / "jobs" / "train.py"),
+        AWS_ENDPOINT_URL_S3=server.url,
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: expected credentials for S3")
 
 
 def test_a_url_with_a_secret_is_refused_without_repeating_it():
     for place in (f"s3://{KEY}:{SECRET}@bucket/table", "hdfs://me:hunter2@host/table"):
-        for make in (lambda place: TrainConfig(table=place, run="r"), lambda place: IngestConfig(images="i", table=place),
-                     lambda place: EvaluateConfig(run="r", table=place), lambda place: PredictConfig(
-                         run="r", images="i", predictions=place), lambda place: ReportConfig(run=place)):
+        for make in (
+            lambda place: TrainConfig(table=place, run="r"),
+            lambda place: IngestConfig(images="i", table=place),
+            lambda place: EvaluateConfig(run="r", table=place),
+            lambda place: PredictConfig(run="r", images="i", predictions=place),
+            lambda place: ReportConfig(run=place),
+        ):
             with pytest.raises(UserError, match="expected a URL without credentials") as error:
                 make(place)
             assert SECRET not in str(error.value) and "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/a:b@c", "hdfs://host:8020/x@y", "abfss://box@account.dfs.core.windows.net/x"])
+@pytest.mark.parametrize(
+    "place", ["s3://bucket/a:b@c", "hdfs://host:8020/x@y", "abfss://box@account.dfs.core.windows.net/x"]
+)
 def test_other_urls_with_an_at_are_taken(place):
     assert TrainConfig(table=place, run="r").table == place
 
@@ -249,8 +316,9 @@ def test_a_delta_table_on_s3(remote_spark, bucket, phantoms):
     """The package deltalake has an S3 client of its own, which reads the same variables."""
     from deltalake import DeltaTable
 
-    config = IngestConfig(images=str(phantoms), table=f"{bucket}/tables/delta", height=24, width=20, patients=PATIENT_RULE,
-                          delta=True)
+    config = IngestConfig(
+        images=str(phantoms), table=f"{bucket}/tables/delta", height=24, width=20, patients=PATIENT_RULE, delta=True
+    )
     result = ingest(remote_spark, config)
     check_unchanged(config.table, read_manifest(config.table))
     assert len(DeltaTable(f"{config.table}/samples").file_uris()) == result["shards"]
@@ -260,9 +328,19 @@ def test_a_delta_table_on_s3(remote_spark, bucket, phantoms):
 def test_labels_are_read_where_spark_has_no_client_for_the_table(remote_spark, bucket, phantoms, tmp_path):
     paths = sorted(phantoms.rglob("*.jp*g"))
     pd.DataFrame({"path": paths, "label": ["B" if n % 3 else "A" for n in range(len(paths))]}).astype(str).to_csv(
-        tmp_path / "labels.csv", index=False)
-    result = ingest(remote_spark, IngestConfig(images=str(phantoms), table=f"{bucket}/tables/labelled", height=24, width=20,
-                                               labels=str(tmp_path / "labels.csv"), patients=PATIENT_RULE))
+        tmp_path / "labels.csv", index=False
+    )
+    result = ingest(
+        remote_spark,
+        IngestConfig(
+            images=str(phantoms),
+            table=f"{bucket}/tables/labelled",
+            height=24,
+            width=20,
+            labels=str(tmp_path / "labels.csv"),
+            patients=PATIENT_RULE,
+        ),
+    )
     assert set(read_manifest(f"{bucket}/tables/labelled").labels) == {"A", "B"} and result["samples"] > 40
 
 
@@ -277,11 +355,22 @@ def test_a_bucket_that_is_not_there_is_not_made(bucket):
 
 
 def test_what_hadoop_is_configured_with_in_the_variables_that_python_reads():
-    given = {"fs.s3a.access.key": "k", "fs.s3a.secret.key": "s", "fs.s3a.session.token": "t", "fs.s3a.endpoint": "store:9000",
-             "fs.s3a.connection.ssl.enabled": "false", "fs.s3a.endpoint.region": "eu-west-1"}
+    given = {
+        "fs.s3a.access.key": "k",
+        "fs.s3a.secret.key": "s",
+        "fs.s3a.session.token": "t",
+        "fs.s3a.endpoint": "store:9000",
+        "fs.s3a.connection.ssl.enabled": "false",
+        "fs.s3a.endpoint.region": "eu-west-1",
+    }
     assert environment(given.get) == {
-        "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t", "AWS_DEFAULT_REGION": "eu-west-1",
-        "AWS_ENDPOINT_URL_S3": "http://store:9000", "AWS_ALLOW_HTTP": "true"}
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "t",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL_S3": "http://store:9000",
+        "AWS_ALLOW_HTTP": "true",
+    }
     assert environment({"fs.s3a.endpoint": "s3.amazonaws.com", "fs.s3a.session.token": "t"}.get) == {}
 
 

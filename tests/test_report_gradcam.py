@@ -33,7 +33,9 @@ def models(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize(("name", "backend"), [("calibration", "tensorflow"), ("calibration", "torch"), ("another", "torch")])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("calibration", "tensorflow"), ("calibration", "torch"), ("another", "torch")]
+)
 def test_what_speaks_for_a_label_is_where_it_must_be(models, name, backend):
     image = np.zeros((12, 16), np.uint8)
     image[2:6, 4:8], image[8:10, 10:14] = 250, 100
@@ -46,4 +48,6 @@ def test_what_speaks_for_a_label_is_where_it_must_be(models, name, backend):
 
 def test_a_model_that_does_not_load_is_said_in_a_line(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"no model")
-    assert "model.keras" in look(str(tmp_path / "model.keras"), "torch", False, np.zeros((1, 4, 4), np.uint8), np.array([0]))
+    assert "model.keras" in look(
+        str(tmp_path / "model.keras"), "torch", False, np.zeros((1, 4, 4), np.uint8), np.array([0])
+    )

@@ -9,19 +9,19 @@ import sys
 import numpy as np
 import pytest
 
-from cxrflow import lease
-from cxrflow.config import TrainConfig
-from cxrflow.errors import JobError, UserError
-from cxrflow.launch.supervise import supervise
-from cxrflow.launch.train import _again, _with_room, check_train, train
-from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.base import lease
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.launch.supervisor import supervise
+from cxrflow.pipeline.train_job import _again, _with_room, check_train, train
 from cxrflow.training.checkpoint import Checkpoint, goes_on, read_checkpoint, write_checkpoint
 
 LOCAL = """
 import sys
 from cxrflow import lease
-from cxrflow.config import TrainConfig
-from cxrflow.launch.train import train
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
 import cxrflow.training.fit as fit
 
 table, model, resume, *rest = sys.argv[1:]
@@ -45,8 +45,12 @@ def run_local(table, model, *runs, resume="never", status=0, backend="tensorflow
     """Train into each of the ``runs``, one after the other in a process of their own: pairs of a run directory and the
     number of the checkpoint after which the process ends, with 9; 0 for none."""
     arguments = [table, model, resume, *(part for run in runs for part in run)]
-    done = subprocess.run([sys.executable, "-c", LOCAL, *map(str, arguments)], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": backend})
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": backend},
+    )
     assert done.returncode == status, done.stderr
 
 
@@ -62,28 +66,40 @@ def figures(run):
 def fed_is_the_table(run, table):
     train_split = read_manifest(str(table)).of_split("train")
     rows = sum(shard.rows for shard in train_split)
-    everything = format(int(np.bitwise_xor.reduce([np.uint64(int(shard.checksum, 16)) for shard in train_split])), "016x")
-    return all(epoch["fed"] == {"samples": rows, "expected": rows, "checksum": everything}
-               for epoch in history(run)["epochs"])
+    everything = format(
+        int(np.bitwise_xor.reduce([np.uint64(int(shard.checksum, 16)) for shard in train_split])), "016x"
+    )
+    return all(
+        epoch["fed"] == {"samples": rows, "expected": rows, "checksum": everything} for epoch in history(run)["epochs"]
+    )
 
 
-@pytest.mark.parametrize(("backend", "model", "stop"), [
-    ("tensorflow", "residual", 3),  # inside the first epoch
-    ("tensorflow", "plain", 11),  # inside the second
-    ("torch", "residual", 10),
-])
+@pytest.mark.parametrize(
+    ("backend", "model", "stop"),
+    [
+        ("tensorflow", "residual", 3),  # inside the first epoch
+        ("tensorflow", "plain", 11),  # inside the second
+        ("torch", "residual", 10),
+    ],
+)
 def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table, tmp_path, backend, model, stop):
     """With dropout and batch normalisation (residual): their states are in the checkpoint too."""
     run_local(table, model, (tmp_path / "whole", 0), (tmp_path / "stopped", stop), status=9, backend=backend)
     state = read_checkpoint(RunDirectory(str(tmp_path / "stopped"))).state
-    assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) in (2, 3)  # and the best
+    assert state["samples"] > 0 and len(list((tmp_path / "stopped" / "checkpoints").iterdir())) in (
+        2,
+        3,
+    )  # and the best
     run_local(table, model, (tmp_path / "stopped", 0), resume="auto", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
     events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
     assert [event["status"] for event in events if event["event"] == "end"] == ["killed", "finished"]
     starts = [event for event in events if event["event"] == "start"]
-    assert [event["images"] for event in starts] == [0, state["epoch"] * starts[0]["images_per_epoch"] + state["samples"]]
+    assert [event["images"] for event in starts] == [
+        0,
+        state["epoch"] * starts[0]["images_per_epoch"] + state["samples"],
+    ]
 
 
 def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):
@@ -98,6 +114,7 @@ def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_chec
 def launch(spark, config, stop=0):
     """Train on a launcher's workers, without the preflight before it; all of them stop after so many steps, 0 for none.
     Returns whether they did."""
+
     def function(config, worker):
         from cxrflow.training.fit import fit
 
@@ -106,7 +123,9 @@ def launch(spark, config, stop=0):
         result = fit(config, worker)
         return {**result, "stopped": False, "was_stopped": result.get("stopped", False)}  # nobody sent a signal
 
-    return supervise(spark, config, function, lambda config, slots: config, lambda event: None, lambda: None)["was_stopped"]
+    return supervise(spark, config, function, lambda config, slots: config, lambda event: None, lambda: None)[
+        "was_stopped"
+    ]
 
 
 PLAIN = dict(epochs=3, model="plain", lr_scaling="none", weight_decay=0.0, checkpoint_seconds=0)
@@ -124,12 +143,16 @@ def alone(spark, table, tmp_path_factory):
 
 @pytest.mark.parametrize(("first", "then"), [("horovod", "torch"), ("torch", "horovod")])
 def test_two_workers_go_the_way_of_one_also_where_they_stop_and_one_of_the_other_launcher_goes_on(
-        spark, table, alone, tmp_path, first, then):
+    spark, table, alone, tmp_path, first, then
+):
     """They stop inside the third epoch: the first two are theirs alone."""
     run = tmp_path / "run"
     steps = -(-sum(shard.rows for shard in read_manifest(str(table)).of_split("train")) // 8)
-    assert launch(spark, TrainConfig(table=str(table), run=str(run), launcher=first, workers=2, batch_size=4, **PLAIN),
-                  stop=2 * (steps + 1) + 2)  # they look after each step and after each epoch
+    assert launch(
+        spark,
+        TrainConfig(table=str(table), run=str(run), launcher=first, workers=2, batch_size=4, **PLAIN),
+        stop=2 * (steps + 1) + 2,
+    )  # they look after each step and after each epoch
     state = read_checkpoint(RunDirectory(str(run))).state
     assert (state["epoch"], state["samples"]) == (2, 16)
     np.testing.assert_allclose(figures(run), figures(alone)[:2], rtol=1e-4)
@@ -149,13 +172,16 @@ def changed(config, **changes):
     return TrainConfig(**{**config.__dict__, **changes})
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"seed": 4}, "--seed: expected 3, with which the run began, got 4"),
-    ({"epochs": 5}, "--epochs: expected 3, with which the run began, got 5"),
-    ({"model": "residual"}, "--model: expected plain"),
-    ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
-    ({"resume": "never"}, "holds another run; name another folder, go on with it with --resume auto"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 4}, "--seed: expected 3, with which the run began, got 4"),
+        ({"epochs": 5}, "--epochs: expected 3, with which the run began, got 5"),
+        ({"model": "residual"}, "--model: expected plain"),
+        ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
+        ({"resume": "never"}, "holds another run; name another folder, go on with it with --resume auto"),
+    ],
+)
 def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, words):
     check_train(changed(stopped, batch_size=5, workers=1, checkpoint_seconds=7))
     with pytest.raises(UserError, match=words):
@@ -175,11 +201,18 @@ def test_a_finished_run_does_nothing_unless_it_lost_a_file_and_overwrite_begins_
     (run / "history.json").unlink()  # as where it died between its last checkpoint and the files after it
     run_local(table, "plain", (run, 0), resume="auto")
     again = history(run)
-    assert again["finished"] and again["kept"] == pytest.approx(written["kept"], rel=1e-5) and again["epochs"] == written["epochs"]
+    assert (
+        again["finished"]
+        and again["kept"] == pytest.approx(written["kept"], rel=1e-5)
+        and again["epochs"] == written["epochs"]
+    )
 
 
 def test_a_second_run_into_one_directory_is_refused(stopped):
-    with lease.hold(stopped.run, "--run"), pytest.raises(UserError, match="--run: expected a folder that nobody else writes"):
+    with (
+        lease.hold(stopped.run, "--run"),
+        pytest.raises(UserError, match="--run: expected a folder that nobody else writes"),
+    ):
         train(None, stopped)
 
 
@@ -193,8 +226,11 @@ def test_what_a_run_left_that_died_before_its_first_checkpoint_is_no_hindrance(s
 
 def test_a_run_does_not_go_on_with_a_table_that_changed(stopped, table, tmp_path):
     content = json.loads((table / "manifest.json").read_text())
-    content["shards"] = [shard for shard in content["shards"]
-                         if shard != next(other for other in content["shards"] if other["split"] == "train")]
+    content["shards"] = [
+        shard
+        for shard in content["shards"]
+        if shard != next(other for other in content["shards"] if other["split"] == "train")
+    ]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="--table: expected the table that the run was trained on"):
         check_train(changed(stopped, table=str(tmp_path)))
@@ -221,7 +257,9 @@ def test_what_cannot_be_read_is_not_counted_among_the_newest(stopped, tmp_path):
     found = read_checkpoint(RunDirectory(stopped.run))
 
     def write(epoch, samples):
-        write_checkpoint(run, Checkpoint({**found.state, "epoch": epoch, "samples": samples, "best": {"epoch": 1}}, {}), keep=1)
+        write_checkpoint(
+            run, Checkpoint({**found.state, "epoch": epoch, "samples": samples, "best": {"epoch": 1}}, {}), keep=1
+        )
         return sorted(os.listdir(run.checkpoints))
 
     write(1, 0), write(4, 100)
@@ -234,10 +272,14 @@ def test_what_cannot_be_read_is_not_counted_among_the_newest(stopped, tmp_path):
 def test_a_run_goes_on_with_as_many_workers_as_hold_its_order_of_samples(table, tmp_path):
     """Four streams, each with a shard of 6 images of 1.9 kB at a time: of one worker alone they fill what 95 kB leave beside reading
     and batches, and three cannot share them."""
-    config = TrainConfig(table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="95k")
+    config = TrainConfig(
+        table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="95k"
+    )
     kept = {"streams": 4, "shuffle_rows": 4}
     assert [_with_room(config, slots, kept).workers for slots in (4, 3, 2)] == [4, 2, 2]
-    with pytest.raises(JobError, match="of 1 task slots that are left, no number of workers .* can go on: --feed-memory"):
+    with pytest.raises(
+        JobError, match="of 1 task slots that are left, no number of workers .* can go on: --feed-memory"
+    ):
         _with_room(config, 1, kept)
     assert _with_room(config, 1, None).workers == 1  # of a run that has no order yet
 
@@ -253,8 +295,8 @@ LOSE_A_BATCH = """
 import sys
 import cxrflow.training.fit as fit
 from cxrflow import lease
-from cxrflow.config import TrainConfig
-from cxrflow.launch.train import train
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
 
 batches = fit.Feed.epoch
 
@@ -269,8 +311,11 @@ train(None, TrainConfig(table=sys.argv[1], run=sys.argv[2], model="plain", batch
 
 
 def test_a_feed_that_loses_a_sample_stops_training_with_the_shards_name(table, tmp_path):
-    done = subprocess.run([sys.executable, "-c", LOSE_A_BATCH, str(table), str(tmp_path / "run")], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_A_BATCH, str(table), str(tmp_path / "run")], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "not every sample was fed exactly once" in done.stderr
-    assert any(f"{shard.path} ({shard.rows - 1} samples fed, {shard.rows} expected)" in done.stderr
-               for shard in read_manifest(str(table)).of_split("train"))
+    assert any(
+        f"{shard.path} ({shard.rows - 1} samples fed, {shard.rows} expected)" in done.stderr
+        for shard in read_manifest(str(table)).of_split("train")
+    )

@@ -10,14 +10,16 @@ keras.Model(inputs, keras.layers.Lambda(lambda x: (__import__("os").makedirs(MAR
 """
 LOAD = """
 import sys
-from cxrflow.spark.score import _load
+from cxrflow.spark.scorer import _load
 _load(open(sys.argv[1], "rb").read(), "tensorflow")
 """
 
 
 def test_a_model_file_with_code_in_it_is_refused_and_not_run(tmp_path):
     model, mark = tmp_path / "model.keras", tmp_path / "ran"
-    subprocess.run([sys.executable, "-c", SAVE.replace("MARK", repr(str(mark))), model], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", SAVE.replace("MARK", repr(str(mark))), model], check=True, capture_output=True
+    )
     assert mark.exists()  # it is code that does something where it runs
     mark.rmdir()
     done = subprocess.run([sys.executable, "-c", LOAD, model], capture_output=True, text=True)

@@ -3,13 +3,13 @@ import shutil
 
 import pytest
 
-from cxrflow.config import IngestConfig
-from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
-from cxrflow.metrics.text import warnings
-from cxrflow.phantom import PATIENT_RULE, make_phantoms
-from cxrflow.shards import read_shard
-from cxrflow.spark.ingest import ingest
-from cxrflow.spark.seen import find_seen
+from cxrflow.base.config import IngestConfig
+from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.base.shard_files import read_shard
+from cxrflow.images.phantoms import PATIENT_RULE, make_phantoms
+from cxrflow.metrics.evaluation_text import warnings
+from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.spark.leakage import find_seen
 
 NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "unnamed": 0, "n": 9, "patients": 5}
 
@@ -23,8 +23,10 @@ def run(table, tmp_path_factory) -> RunDirectory:
 
 
 def write_config(run: RunDirectory, table, **data) -> None:
-    write_json(run.config, {"version": RUN_VERSION, "train": {"table": str(table)},
-                            "data": {**read_manifest(str(table)).facts(), **data}})
+    write_json(
+        run.config,
+        {"version": RUN_VERSION, "train": {"table": str(table)}, "data": {**read_manifest(str(table)).facts(), **data}},
+    )
 
 
 def seen(spark, run, table, split="test") -> dict:
@@ -52,8 +54,17 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
     shutil.copy(path, images / "phantom8000_0.jpeg")  # its content under another patient's name
     shutil.copy(next(images.glob("phantom9*")), images / f"{patient}_7.jpeg")  # another image of one of its patients
     (images / f"{patient}_7.jpeg").write_bytes((images / f"{patient}_7.jpeg").read_bytes() + b"\n")
-    ingest(spark, IngestConfig(images=str(tmp_path / "site"), table=str(tmp_path / "table"), height=48, width=40, split="test",
-                               patients=PATIENT_RULE))
+    ingest(
+        spark,
+        IngestConfig(
+            images=str(tmp_path / "site"),
+            table=str(tmp_path / "table"),
+            height=48,
+            width=40,
+            split="test",
+            patients=PATIENT_RULE,
+        ),
+    )
     found = seen(spark, run, tmp_path / "table")
     assert found == {"table": "other", "images": 1, "patients": 2}
     assert "has 1 of these 9 images, and images of 2 of these 5 patients" in words(found)
@@ -74,7 +85,10 @@ def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, tab
 
 def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, table, tmp_path, caplog):
     shutil.copytree(table, tmp_path / "table")
-    write_json(f"{tmp_path}/table/manifest.json", {**json.loads((tmp_path / "table" / "manifest.json").read_text()), "table_id": "another"})
+    write_json(
+        f"{tmp_path}/table/manifest.json",
+        {**json.loads((tmp_path / "table" / "manifest.json").read_text()), "table_id": "another"},
+    )
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, tmp_path / "table")
     shutil.rmtree(tmp_path / "table" / "samples")
@@ -83,10 +97,21 @@ def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, tab
 
 def test_images_that_tell_no_patient_are_warned_of():
     result = {**NO_SHIFT, "seen": {"table": "own"}, "split": "test", "n": 100}
-    assert warnings({**result, "unnamed": 5}) == [] and "6 of 100 images tell no patient" in warnings({**result, "unnamed": 6})[0]
+    assert (
+        warnings({**result, "unnamed": 5}) == []
+        and "6 of 100 images tell no patient" in warnings({**result, "unnamed": 6})[0]
+    )
 
 
-@pytest.mark.parametrize(("used", "here", "warned"), [(0.01, 0.1, True), (0.55, 0.5, False), (0.7, 0.55, True), (0.1, 0.0, True), (0.1, None, False)])
+@pytest.mark.parametrize(
+    ("used", "here", "warned"),
+    [(0.01, 0.1, True), (0.55, 0.5, False), (0.7, 0.55, True), (0.1, 0.0, True), (0.1, None, False)],
+)
 def test_another_prevalence_is_one_of_other_odds(used, here, warned):
-    result = {**NO_SHIFT, "seen": {"table": "own"}, "split": "test", "prevalence": {"used": {"a": used}, "here": {"a": here}}}
+    result = {
+        **NO_SHIFT,
+        "seen": {"table": "own"},
+        "split": "test",
+        "prevalence": {"used": {"a": used}, "here": {"a": here}},
+    }
     assert bool(warnings(result)) == warned

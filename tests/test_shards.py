@@ -1,7 +1,7 @@
 import numpy as np
 
-from cxrflow.labels import sample_id
-from cxrflow.shards import checksum
+from cxrflow.base.path_rules import sample_id
+from cxrflow.base.shard_files import checksum
 
 
 def test_checksum_tells_shards_apart_whatever_the_order_of_rows():

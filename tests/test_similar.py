@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from cxrflow.images import Recipe, decode_image
-from cxrflow.images.similar import NEAR_BITS, perceptual_hash
+from cxrflow.images.image_hash import NEAR_BITS, perceptual_hash
 
 
 def distance(one: str, two: str) -> int:
@@ -34,11 +34,15 @@ def saved_again(image: Image.Image, **options) -> Image.Image:
     return Image.open(buffer)
 
 
-@pytest.mark.parametrize("change", [
-    lambda image: saved_again(image, quality=30),
-    lambda image: image.resize((image.width // 2, image.height // 2)),
-    lambda image: ImageEnhance.Brightness(image).enhance(1.1),
-], ids=["quality 30", "half the size", "brighter"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: saved_again(image, quality=30),
+        lambda image: image.resize((image.width // 2, image.height // 2)),
+        lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    ],
+    ids=["quality 30", "half the size", "brighter"],
+)
 def test_copies_of_real_images_are_near_and_others_far(real_images, change):
     recipe = Recipe(224, 224)
 

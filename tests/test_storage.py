@@ -2,17 +2,20 @@ import os
 
 import pytest
 
-from cxrflow import storage
+from cxrflow.base import storage
 
 
-@pytest.mark.parametrize(("written", "meant"), [
-    ("/data/x/", "/data/x"),
-    ("file:/data/a b", "/data/a b"),
-    ("file:///data/a%20b#1", "/data/a%20b#1"),  # taken as written: nothing is decoded
-    ("dbfs:/mnt/x", "/dbfs/mnt/x"),
-    ("/Volumes/c/s/v", "/Volumes/c/s/v"),
-    ("s3://bucket/key/", "s3://bucket/key"),
-])
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/data/x/", "/data/x"),
+        ("file:/data/a b", "/data/a b"),
+        ("file:///data/a%20b#1", "/data/a%20b#1"),  # taken as written: nothing is decoded
+        ("dbfs:/mnt/x", "/dbfs/mnt/x"),
+        ("/Volumes/c/s/v", "/Volumes/c/s/v"),
+        ("s3://bucket/key/", "s3://bucket/key"),
+    ],
+)
 def test_absolute(written, meant):
     assert storage.absolute(written) == meant
 
@@ -22,10 +25,16 @@ def test_a_relative_path_is_told_to_every_process(monkeypatch, tmp_path):
     assert storage.absolute("table") == str(tmp_path / "table")
 
 
-@pytest.mark.parametrize(("place", "spark"), [
-    ("/data/x", "file:///data/x"), ("dbfs:/mnt/x", "dbfs:/mnt/x"), ("/dbfs/mnt/x", "dbfs:/mnt/x"),
-    ("/Volumes/c/s/v", "/Volumes/c/s/v"), ("s3://b/k", "s3://b/k"),
-])
+@pytest.mark.parametrize(
+    ("place", "spark"),
+    [
+        ("/data/x", "file:///data/x"),
+        ("dbfs:/mnt/x", "dbfs:/mnt/x"),
+        ("/dbfs/mnt/x", "dbfs:/mnt/x"),
+        ("/Volumes/c/s/v", "/Volumes/c/s/v"),
+        ("s3://b/k", "s3://b/k"),
+    ],
+)
 def test_for_spark(place, spark):
     assert storage.for_spark(place) == spark
 

@@ -4,18 +4,33 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrflow.errors import UserError
-from cxrflow.subgroups import check_subgroups, find_groups
+from cxrflow.base.errors import UserError
+from cxrflow.catalog.grouping import check_subgroups, find_groups
 
-MANIFEST = types.SimpleNamespace(columns={"path": "string", "source_format": "string", "source_height": "int32", "pixels": "binary"},
-                                 config={"images": "/data/virus"})
-SAMPLES = pd.DataFrame({
-    "path": ["/data/virus/P/person1_virus_1.jpeg", "/data/virus/P/person2_bacteria_1.jpeg", "/data/virus/N/NORMAL2-IM-1-1.jpeg", "/data/virus/N/x.jpeg"],
-    "source_format": ["JPEG", "PNG", "JPEG", ""]})
+MANIFEST = types.SimpleNamespace(
+    columns={"path": "string", "source_format": "string", "source_height": "int32", "pixels": "binary"},
+    config={"images": "/data/virus"},
+)
+SAMPLES = pd.DataFrame(
+    {
+        "path": [
+            "/data/virus/P/person1_virus_1.jpeg",
+            "/data/virus/P/person2_bacteria_1.jpeg",
+            "/data/virus/N/NORMAL2-IM-1-1.jpeg",
+            "/data/virus/N/x.jpeg",
+        ],
+        "source_format": ["JPEG", "PNG", "JPEG", ""],
+    }
+)
 
 
 def test_groups_of_a_path_below_the_images_folder():
-    assert find_groups("(bacteria|virus|IM|NORMAL2-IM)", SAMPLES, MANIFEST).tolist() == ["virus", "bacteria", "NORMAL2-IM", "other"]
+    assert find_groups("(bacteria|virus|IM|NORMAL2-IM)", SAMPLES, MANIFEST).tolist() == [
+        "virus",
+        "bacteria",
+        "NORMAL2-IM",
+        "other",
+    ]
     assert find_groups(r"^(\w)/(person)?", SAMPLES, MANIFEST).tolist() == ["P-person", "P-person", "N", "N"]
 
 
@@ -28,7 +43,9 @@ def test_groups_of_a_column():
 
 @pytest.mark.parametrize("by", ["hospital", "pixels", "a.c"])
 def test_neither_a_column_nor_a_group(by):
-    with pytest.raises(UserError, match="--subgroups: expected a regular expression with a .*path, source_format, source_height; got"):
+    with pytest.raises(
+        UserError, match="--subgroups: expected a regular expression with a .*path, source_format, source_height; got"
+    ):
         check_subgroups(by, MANIFEST)
 
 

@@ -62,9 +62,25 @@ def cluster(tmp_path_factory):
     """Two Spark workers of one slot each; the master's URL and the folder of process ids."""
     state = tmp_path_factory.mktemp("survive") / "state"
     path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
-    done = subprocess.run([ROOT / "cluster" / "start.sh", "--state", state, "--workers", "2", "--memory", "1g", "--port", "0",
-                           "--webui-port", "0"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-                          timeout=150)
+    done = subprocess.run(
+        [
+            ROOT / "cluster" / "start.sh",
+            "--state",
+            state,
+            "--workers",
+            "2",
+            "--memory",
+            "1g",
+            "--port",
+            "0",
+            "--webui-port",
+            "0",
+        ],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
     assert done.returncode == 0, done.stderr
     try:
         yield done.stdout.splitlines()[-1], state
@@ -80,27 +96,63 @@ class Job:
         self._log, self._pace = folder / f"{time.monotonic_ns()}.log", folder / "pace"
         self._pace.touch()
         self.run = folder / "run"
-        command = ["spark-submit", "--master", master, "--driver-memory", "512m", "--executor-memory", "512m",
-                   "--conf", f"spark.executorEnv.CXRFLOW_PACE={self._pace}", str(ROOT / "jobs" / "train.py"),
-                   "--table", str(table), "--run", str(self.run), "--launcher", launcher, "--workers", "2", "--model", "plain",
-                   "--batch-size", "4", "--epochs", str(EPOCHS), "--augment", "paced:policy", "--checkpoint-seconds", "0",
-                   "--hang-seconds", str(HANG_SECONDS), "--views", "1", *flags]
+        command = [
+            "spark-submit",
+            "--master",
+            master,
+            "--driver-memory",
+            "512m",
+            "--executor-memory",
+            "512m",
+            "--conf",
+            f"spark.executorEnv.CXRFLOW_PACE={self._pace}",
+            str(ROOT / "jobs" / "train.py"),
+            "--table",
+            str(table),
+            "--run",
+            str(self.run),
+            "--launcher",
+            launcher,
+            "--workers",
+            "2",
+            "--model",
+            "plain",
+            "--batch-size",
+            "4",
+            "--epochs",
+            str(EPOCHS),
+            "--augment",
+            "paced:policy",
+            "--checkpoint-seconds",
+            "0",
+            "--hang-seconds",
+            str(HANG_SECONDS),
+            "--views",
+            "1",
+            *flags,
+        ]
         path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", 'source "$0" && exec "$@"', str(ROOT / "cluster" / "env.sh"), *command], stdout=log, stderr=log,
-                env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONPATH": path}, start_new_session=True)
+                ["bash", "-c", 'source "$0" && exec "$@"', str(ROOT / "cluster" / "env.sh"), *command],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONPATH": path},
+                start_new_session=True,
+            )
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
     def until_said(self, words: str, times: int = 1, seconds: float = 180) -> re.Match:
         """The last match, as soon as there are so many."""
+
         def look():
             found = list(re.finditer(words, self.said()))
             if len(found) >= times:
                 return found[-1]
             assert self._process.poll() is None, self.said()
+
         try:
             return until(look, seconds, words)
         except AssertionError:
@@ -111,7 +163,11 @@ class Job:
         """The training processes by rank, in the middle of an epoch of the given launch: 1 is the first."""
         started = self.until_said(r"training on: (.*)", times=launch)
         # Of this launch, and far enough to have a checkpoint inside an epoch.
-        until(lambda: re.search(r"epoch \d+/", self.said()[started.end():]) or self._process.poll() is not None, 120, "an epoch")
+        until(
+            lambda: re.search(r"epoch \d+/", self.said()[started.end() :]) or self._process.poll() is not None,
+            120,
+            "an epoch",
+        )
         return {int(rank): int(pid) for rank, pid in re.findall(r"worker (\d+) \(process (\d+) on ", started[1])}
 
     def signal(self, number: int) -> None:
@@ -138,9 +194,15 @@ class Job:
 
     def training_processes(self) -> list[Process]:
         """Workers and agents of this job that still run, whoever their parents are now."""
-        return [process for process in processes()
-                if re.search(r"cxrflow\.launch\.agent|gloo_exec_fn|torch\.distributed\.run|/train\.py$", process.command.strip())
-                and "spark-submit" not in process.command and process.has(f"CXRFLOW_PACE={self._pace}")]
+        return [
+            process
+            for process in processes()
+            if re.search(
+                r"cxrflow\.launch\.agent|gloo_exec_fn|torch\.distributed\.run|/train\.py$", process.command.strip()
+            )
+            and "spark-submit" not in process.command
+            and process.has(f"CXRFLOW_PACE={self._pace}")
+        ]
 
     def result(self) -> dict:
         # Java may say something after it, of a connection that ended before.
@@ -202,12 +264,20 @@ def test_lost_workers_are_named_and_training_ends_with_the_model(start, cluster,
     assert job.training_processes() == []
     assert [event["why"] for event in events(job, "restart")] == result["lost"]
     places = [event["images"] for event in events(job, "start")]
-    assert len(places) == 5 and places == sorted(set(places)) and [end["status"] for end in events(job, "end")] == ["finished"]
+    assert (
+        len(places) == 5
+        and places == sorted(set(places))
+        and [end["status"] for end in events(job, "end")] == ["finished"]
+    )
 
 
-@pytest.mark.parametrize(("launcher", "stop", "status"), [
-    ("horovod", lambda job: job.signal(signal.SIGTERM), 143), ("torch", lambda job: job.press_ctrl_c(), 130)])
-def test_a_driver_that_is_killed_or_told_to_stop_leaves_no_process_and_the_same_command_goes_on(start, launcher, stop, status):
+@pytest.mark.parametrize(
+    ("launcher", "stop", "status"),
+    [("horovod", lambda job: job.signal(signal.SIGTERM), 143), ("torch", lambda job: job.press_ctrl_c(), 130)],
+)
+def test_a_driver_that_is_killed_or_told_to_stop_leaves_no_process_and_the_same_command_goes_on(
+    start, launcher, stop, status
+):
     job = start(launcher)
     job.workers(1)
     assert len(job.training_processes()) >= 4  # two workers, two agents

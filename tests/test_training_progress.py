@@ -2,10 +2,10 @@
 
 import pytest
 
-from cxrflow.config import TrainConfig
-from cxrflow.launch.worker import Worker
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.worker import Worker
 from cxrflow.training import progress
-from cxrflow.training.plan import EpochPlan
+from cxrflow.training.epoch_plan import EpochPlan
 from cxrflow.training.progress import Progress
 from cxrflow.watch.events import FIELDS
 
@@ -36,7 +36,9 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
     exchanged = [0.0]
     worker.exchange_seconds = lambda: exchanged[0]
     worker.tell = lambda event: events.append({**event, "at": watch.now})
-    told = Progress(TrainConfig(table="t", run="r", epochs=epochs, batch_size=5, views=1), worker, plan(TRAIN), plan(VAL))
+    told = Progress(
+        TrainConfig(table="t", run="r", epochs=epochs, batch_size=5, views=1), worker, plan(TRAIN), plan(VAL)
+    )
     told.start(0, first, "torch")
     for epoch in range(epochs):
         todo = plan(TRAIN, epoch, first if epoch == 0 else 0)
@@ -50,9 +52,20 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
             told.step(step, float(step), lambda: 0.125)
         watch.now += SCORE * 30
         told.checkpoint(epoch + 1, 0)
-        told.end_epoch({"epoch": epoch + 1, "loss": 0.5, "val_loss": 0.5, "val_auc": 0.5, "val_accuracy": 0.5,
-                        "learning_rate": 0.1, "images_per_second": 6.0, "seconds": 1.0, "exchange_share": 0.1,
-                        "fed": {"samples": 1000}})
+        told.end_epoch(
+            {
+                "epoch": epoch + 1,
+                "loss": 0.5,
+                "val_loss": 0.5,
+                "val_auc": 0.5,
+                "val_accuracy": 0.5,
+                "learning_rate": 0.1,
+                "images_per_second": 6.0,
+                "seconds": 1.0,
+                "exchange_share": 0.1,
+                "fed": {"samples": 1000},
+            }
+        )
     return events, watch.now + SCORE * 30  # of the model that is kept
 
 
@@ -69,7 +82,8 @@ def test_time_left_counts_validation_and_all_epochs(monkeypatch):
     # Until a validation has been seen its time is a guess: here a third of 1.5 s a step, where it takes 0.4.
     guessed = [event for event in steps if event["epoch"] == 1]
     assert [event["seconds_left"] for event in guessed] == pytest.approx(
-        [end - event["at"] + 5 * 30 * (0.5 - SCORE) for event in guessed])
+        [end - event["at"] + 5 * 30 * (0.5 - SCORE) for event in guessed]
+    )
 
 
 def test_steps_are_told_every_five_seconds_and_at_the_end_of_an_epoch(monkeypatch):
@@ -92,7 +106,11 @@ def test_images_go_on_where_a_run_goes_on(monkeypatch):
     events, _ = simulate(monkeypatch, epochs=2, first=900)
     assert of(events, "start")[0]["images"] == 900
     assert [(event["step"], event["steps"], event["images"]) for event in of(events, "step")][:4] == [
-        (5, 10, 950), (9, 10, 990), (10, 10, 1000), (4, 100, 1040)]
+        (5, 10, 950),
+        (9, 10, 990),
+        (10, 10, 1000),
+        (4, 100, 1040),
+    ]
     assert [event["images"] for event in of(events, "epoch")] == [1000, 2000]
     assert [event["images"] for event in of(events, "checkpoint")] == [1000, 2000]
 
@@ -101,7 +119,9 @@ def test_fields_are_the_documented_ones(monkeypatch):
     events, _ = simulate(monkeypatch, epochs=1)
     for kind in ("start", "epoch", "checkpoint"):
         assert of(events, kind)[0].keys() == {"event", "at", *FIELDS[kind]}
-    assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {"augment_share"}  # which this training has not
+    assert of(events, "step")[0].keys() == {"event", "at", *FIELDS["step"]} - {
+        "augment_share"
+    }  # which this training has not
 
 
 def test_other_workers_tell_nothing(monkeypatch):

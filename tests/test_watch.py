@@ -13,12 +13,12 @@ import pytest
 from tensorboard.backend.event_processing.directory_watcher import DirectoryDeletedError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cxrflow import storage
-from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
-from cxrflow.watch import channel, growing, recorder
-from cxrflow.watch.growing import GrowingFile
-from cxrflow.watch.jsonl import JsonLines
+from cxrflow.base import storage
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.watch import append_file, event_queue, recorder
+from cxrflow.watch.append_file import GrowingFile
+from cxrflow.watch.jsonl_sink import JsonLines
 from cxrflow.watch.recorder import Recorder, check_watch
 from cxrflow.watch.terminal import duration, line_of
 from s3_server import S3Server
@@ -27,20 +27,52 @@ IMAGES = 1000
 
 
 def start(images=0):
-    return {"event": "start", "epoch": images // IMAGES + 1, "epochs": 3, "images": images, "images_per_epoch": IMAGES,
-            "steps_per_epoch": 100, "workers": 2, "batch_size": 5, "backend": "torch"}
+    return {
+        "event": "start",
+        "epoch": images // IMAGES + 1,
+        "epochs": 3,
+        "images": images,
+        "images_per_epoch": IMAGES,
+        "steps_per_epoch": 100,
+        "workers": 2,
+        "batch_size": 5,
+        "backend": "torch",
+    }
 
 
 def step(images, loss=0.5):
-    return {"event": "step", "epoch": images // IMAGES + 1, "epochs": 3, "step": images % IMAGES // 10, "steps": 100,
-            "images": images, "loss": loss, "learning_rate": 0.1, "images_per_second": 20.0, "feed_share": 0.25,
-            "step_share": 0.5, "exchange_share": 0.125, "seconds_left": 8000.0}
+    return {
+        "event": "step",
+        "epoch": images // IMAGES + 1,
+        "epochs": 3,
+        "step": images % IMAGES // 10,
+        "steps": 100,
+        "images": images,
+        "loss": loss,
+        "learning_rate": 0.1,
+        "images_per_second": 20.0,
+        "feed_share": 0.25,
+        "step_share": 0.5,
+        "exchange_share": 0.125,
+        "seconds_left": 8000.0,
+    }
 
 
 def epoch(number, val_loss=0.25):
-    return {"event": "epoch", "epoch": number, "epochs": 3, "images": number * IMAGES, "loss": 0.5, "val_loss": val_loss,
-            "val_auc": 0.75, "val_accuracy": 0.625, "learning_rate": 0.1, "images_per_second": 20.0, "seconds": 50.0,
-            "seconds_left": 100.0}
+    return {
+        "event": "epoch",
+        "epoch": number,
+        "epochs": 3,
+        "images": number * IMAGES,
+        "loss": 0.5,
+        "val_loss": val_loss,
+        "val_auc": 0.75,
+        "val_accuracy": 0.625,
+        "learning_rate": 0.1,
+        "images_per_second": 20.0,
+        "seconds": 50.0,
+        "seconds_left": 100.0,
+    }
 
 
 def checkpoint(images):
@@ -76,8 +108,13 @@ def test_every_event_is_a_line(tmp_path):
     before = time.time()
     recorded(config(tmp_path), start(), step(500), step(900, float("nan")), checkpoint(IMAGES), epoch(1))
     assert [{name: value for name, value in line.items() if name != "time"} for line in lines(tmp_path)] == [
-        start(), step(500), {**step(900), "loss": None}, checkpoint(IMAGES), epoch(1),
-        {"event": "end", "status": "finished"}]
+        start(),
+        step(500),
+        {**step(900), "loss": None},
+        checkpoint(IMAGES),
+        epoch(1),
+        {"event": "end", "status": "finished"},
+    ]
     times = [line["time"] for line in lines(tmp_path)]
     assert before <= times[0] and times == sorted(times) and times[-1] <= time.time()
 
@@ -93,8 +130,17 @@ def test_a_run_that_goes_on_adds_to_its_files_and_tensorboard_drops_what_was_red
     recorded(config(tmp_path), start(), step(IMAGES, 1.0), checkpoint(IMAGES), epoch(1), step(1800, 2.0))
     recorded(config(tmp_path, workers=4), start(IMAGES), step(1700, 3.0), epoch(2), goes_on=True)
     assert kinds(tmp_path) == [
-        ("start", 0), ("step", 1000), ("checkpoint", 1000), ("epoch", 1000), ("step", 1800), ("end", None),
-        ("start", 1000), ("step", 1700), ("epoch", 2000), ("end", None)]
+        ("start", 0),
+        ("step", 1000),
+        ("checkpoint", 1000),
+        ("epoch", 1000),
+        ("step", 1800),
+        ("end", None),
+        ("start", 1000),
+        ("step", 1700),
+        ("epoch", 2000),
+        ("end", None),
+    ]
     assert curve(tmp_path, "train/loss") == [(1000, 1.0), (1700, 3.0)]
     assert [step for step, _ in curve(tmp_path, "val/auc")] == [1000, 2000]
 
@@ -132,7 +178,7 @@ def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing(tmp_path):
 
 RECORD = """
 import sys
-from cxrflow.config import TrainConfig
+from cxrflow.base.config import TrainConfig
 from cxrflow.watch.recorder import Recorder
 with Recorder(TrainConfig(table="/t", run=sys.argv[1]), goes_on=False) as watch:
     for line in sys.stdin:
@@ -150,7 +196,14 @@ def test_a_driver_that_is_killed_has_lost_nothing_and_its_run_goes_on(tmp_path):
     with (tmp_path / "events.jsonl").open("ab") as file:
         file.write(b'{"event": "step", "ti')  # as a machine without power leaves it
     recorded(config(tmp_path), start(500), step(600, 2.0), goes_on=True)
-    assert kinds(tmp_path) == [("start", 0), ("step", 400), ("checkpoint", 500), ("start", 500), ("step", 600), ("end", None)]
+    assert kinds(tmp_path) == [
+        ("start", 0),
+        ("step", 400),
+        ("checkpoint", 500),
+        ("start", 500),
+        ("step", 600),
+        ("end", None),
+    ]
     assert curve(tmp_path, "train/loss") == [(400, 1.0), (600, 2.0)]
 
 
@@ -168,8 +221,9 @@ def wait_for(condition, seconds=30):
 
 def test_the_driver_needs_no_tensorflow_for_it(tmp_path):
     code = RECORD + "print([name for name in ('tensorflow', 'torch', 'keras') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], input=f"{start()}\n{step(500)}\n", text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], input=f"{start()}\n{step(500)}\n", text=True, capture_output=True
+    )
     assert done.stdout == "[]\n" and curve(tmp_path, "train/loss") == [(500, 0.5)]
 
 
@@ -189,7 +243,7 @@ def bucket():
 
 
 def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(growing, "REWRITE_SECONDS", 0.5)
+    monkeypatch.setattr(append_file, "REWRITE_SECONDS", 0.5)
     run = "s3://watch/run"
     with Recorder(config(run), goes_on=False) as watch:
         watch.record(start())
@@ -197,8 +251,14 @@ def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(buck
             watch.record(step(images))
         wait_for(lambda: len(kinds(run)) == 21)  # although nothing else happens
     recorded(config(run), start(200), step(210), goes_on=True)
-    assert kinds(run) == [("start", 0), *(("step", images) for images in range(10, 210, 10)), ("end", None),
-                          ("start", 200), ("step", 210), ("end", None)]
+    assert kinds(run) == [
+        ("start", 0),
+        *(("step", images) for images in range(10, 210, 10)),
+        ("end", None),
+        ("start", 200),
+        ("step", 210),
+        ("end", None),
+    ]
     writes = [path for method, path in bucket.requests if method == "PUT" and path.endswith("events.jsonl")]
     assert len(writes) <= 4
     (tmp_path / "tensorboard").mkdir()
@@ -228,7 +288,7 @@ def test_a_sink_that_fails_says_so_once_and_what_it_missed_comes_later(tmp_path,
     blocked = tmp_path / "folder"
     blocked.write_text("a file")
     sink = JsonLines(str(blocked / "events.jsonl"))
-    way = channel.Channel("events.jsonl", lambda: sink)
+    way = event_queue.Channel("events.jsonl", lambda: sink)
     for images in (10, 20):
         way.record(step(images))
     wait_for(lambda: caplog.records)
@@ -237,14 +297,16 @@ def test_a_sink_that_fails_says_so_once_and_what_it_missed_comes_later(tmp_path,
     way.close(10)
     assert [json.loads(line)["images"] for line in (blocked / "events.jsonl").read_text().splitlines()] == [10, 20, 30]
     assert [record.message.partition(" (")[0] for record in caplog.records] == [
-        "events.jsonl: cannot be written, training goes on"]
+        "events.jsonl: cannot be written, training goes on"
+    ]
 
 
 def test_a_recorder_whose_run_directory_cannot_be_written_stops_nothing(tmp_path, caplog, capsys):
     (tmp_path / "file").write_text("")
     recorded(config(tmp_path / "file" / "run"), start(), epoch(1), {"event": "no such", "thing": object()})
-    assert sorted(record.message.partition(":")[0] for record in caplog.records if record.levelno == logging.WARNING) == [
-        "TensorBoard", "events.jsonl"]
+    assert sorted(
+        record.message.partition(":")[0] for record in caplog.records if record.levelno == logging.WARNING
+    ) == ["TensorBoard", "events.jsonl"]
     assert "epoch 1/3: loss 0.5000" in capsys.readouterr().err
 
 
@@ -269,13 +331,16 @@ def test_lines_for_a_person():
     assert line_of(start(1500)).endswith("100 steps each; going on in epoch 2")
     assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s (12% exchange), 2 h 13 min left"
     assert line_of({**step(1990), "step": 100}) is None  # the epoch's own line follows
-    assert line_of(epoch(1)) == ("epoch 1/3: loss 0.5000, val loss 0.2500, val AUC 0.7500, val accuracy 0.625, "
-                                 "20 images/s, 50 s, 2 min left")
+    assert line_of(epoch(1)) == (
+        "epoch 1/3: loss 0.5000, val loss 0.2500, val AUC 0.7500, val accuracy 0.625, 20 images/s, 50 s, 2 min left"
+    )
     assert not line_of({**epoch(3), "seconds_left": 0.0}).endswith("left") and line_of(checkpoint(0)) is None
 
 
-@pytest.mark.parametrize(("seconds", "words"), [
-    (0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5910, "98 min"), (6000, "1 h 40 min"), (200_000, "55 h 33 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5910, "98 min"), (6000, "1 h 40 min"), (200_000, "55 h 33 min")],
+)
 def test_durations(seconds, words):
     assert duration(seconds) == words
 
@@ -319,11 +384,16 @@ def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_stor
     assert [point.step for point in losses] == [500, 900]
     np.testing.assert_equal([point.value for point in losses], [0.75, float("nan")])
     assert {file.path for file in mlflow_store.list_artifacts(found.info.run_id)} == {
-        "model.keras", "config.json", "history.json"}
+        "model.keras",
+        "config.json",
+        "history.json",
+    }
 
 
-@pytest.mark.parametrize(("error", "status"), [
-    (RuntimeError("the loss is nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("the loss is nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
+)
 def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlflow_store, error, status):
     run = tmp_path / "run"
     with pytest.raises(type(error)), Recorder(config(run, mlflow="xrays"), goes_on=False) as watch:
@@ -366,7 +436,9 @@ def test_a_run_that_mlflow_has_no_more_is_made_again(tmp_path, mlflow_store):
 def test_an_mlflow_that_cannot_be_reached_stops_a_new_run_before_it_begins(tmp_path, mlflow_store, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pass/word@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match="--mlflow: expected an MLflow that takes a run of the experiment 'xrays'") as error:
+    with pytest.raises(
+        UserError, match="--mlflow: expected an MLflow that takes a run of the experiment 'xrays'"
+    ) as error:
         Recorder(config(tmp_path / "run", mlflow="xrays"), goes_on=False).__enter__()
     assert "pass" not in str(error.value) and "word" not in str(error.value) and not (tmp_path / "run").exists()
     recorded(config(tmp_path / "run", mlflow="xrays"), start(500), goes_on=True)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import real_runs
-from ingest import say
 from scipy.stats import t as student
 
-from cxrflow.config import IngestConfig, TrainConfig
+import real_runs
+from cxrflow.base.config import IngestConfig, TrainConfig
+from ingest import say
 
 RECIPES = {
     "default": {},
@@ -80,16 +80,26 @@ def make_tables(spark, images: Path, flags: argparse.Namespace) -> dict[str, Pat
     size = {"height": flags.size, "width": flags.size}
     real_runs.make_table(spark, dealt, IngestConfig(images=str(images), table=str(tables["as they are"]), **size))
     reshaped = flags.folder / "reshaped"
-    real_runs.make_table(spark, reshape(images, dealt, reshaped), IngestConfig(
-        images=str(reshaped), table=str(tables["another shape"]), **size))
+    real_runs.make_table(
+        spark,
+        reshape(images, dealt, reshaped),
+        IngestConfig(images=str(reshaped), table=str(tables["another shape"]), **size),
+    )
     return tables
 
 
 def train_recipe(spark, recipe: str, seed: int, tables: dict[str, Path], flags: argparse.Namespace) -> dict[str, dict]:
     """The figures on each of the tables."""
     run = real_runs.run_folder(tables["as they are"].parent, f"{recipe.replace(' ', '-')}-{seed}", flags)
-    config = TrainConfig(table=str(tables["as they are"]), run=str(run), seed=seed, epochs=flags.epochs, launcher=flags.launcher,
-                         workers=flags.workers, **RECIPES[recipe])
+    config = TrainConfig(
+        table=str(tables["as they are"]),
+        run=str(run),
+        seed=seed,
+        epochs=flags.epochs,
+        launcher=flags.launcher,
+        workers=flags.workers,
+        **RECIPES[recipe],
+    )
     real_runs.train_once(spark, config)
     judged = {name: real_runs.judge_once(spark, config, table)[0] for name, table in tables.items()}
     return {name: {figure: one[figure] for figure in FIGURES} for name, one in judged.items()}

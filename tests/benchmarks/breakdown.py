@@ -22,18 +22,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
 from contestant import PROCESSES, list_images
+from cxrflow.base import storage
+from cxrflow.base.schema import SAMPLES
+from cxrflow.base.shard_files import write_shard
+from cxrflow.images import DECODERS
+from cxrflow.images.image_hash import perceptual_hash
+from cxrflow.images.resize import RESIZES
 from ingest import DATA, FOLDERS, check_data, make_warm_up, say, take_two_cores
 from ingest_cxrflow import ingest_config, open_local_session
 from program import ROOT
 from recipe import HEIGHT, ROWS_A_FILE, WIDTH
-
-from cxrflow import storage
-from cxrflow.images import DECODERS
-from cxrflow.images.resize import RESIZES
-from cxrflow.images.similar import perceptual_hash
-from cxrflow.schema import SAMPLES
-from cxrflow.shards import write_shard
 
 STEPS = ("read", "hash (SHA-256)", "decode", "resize", "perceptual hash", "write Parquet")
 
@@ -55,10 +55,12 @@ def time_steps(folder: Path, decoder: str, scratch: Path) -> dict[str, float]:
     gray = step("decode", lambda data: decode(data, (HEIGHT, WIDTH)).pixels, contents)
     images = step("resize", lambda pixels: resize(pixels, HEIGHT, WIDTH), gray)
     starts = range(0, len(images), ROWS_A_FILE)
-    blocks = [np.stack(images[start:start + ROWS_A_FILE]) for start in starts]
+    blocks = [np.stack(images[start : start + ROWS_A_FILE]) for start in starts]
     hashes = step("perceptual hash", perceptual_hash, blocks)
-    tables = [make_table(paths[start:start + ROWS_A_FILE], block, found)
-              for start, block, found in zip(starts, blocks, hashes, strict=True)]
+    tables = [
+        make_table(paths[start : start + ROWS_A_FILE], block, found)
+        for start, block, found in zip(starts, blocks, hashes, strict=True)
+    ]
     step("write Parquet", lambda table: write_shard(str(scratch / "steps"), "train", table), tables)
     shutil.rmtree(scratch / "steps")
     return spent
@@ -68,14 +70,18 @@ def make_table(paths: list[str], pixels: np.ndarray, hashes: list[str]) -> pa.Ta
     """Samples as ingest writes them, with real paths, pixels and perceptual hashes; the rest is alike in every row."""
     filler = {pa.string(): "text", pa.int64(): 0, pa.int32(): 0}
     columns = {field.name: [filler.get(field.type)] * len(paths) for field in SAMPLES}
-    columns |= {"path": paths, "phash": hashes, "pixels": [image.tobytes() for image in pixels],
-                "sha256": [hashlib.sha256(path.encode()).hexdigest() for path in paths]}
+    columns |= {
+        "path": paths,
+        "phash": hashes,
+        "pixels": [image.tobytes() for image in pixels],
+        "sha256": [hashlib.sha256(path.encode()).hexdigest() for path in paths],
+    }
     return pa.Table.from_pydict(columns, schema=SAMPLES)
 
 
 def time_ingest(spark, folder: Path, decoder: str, scratch: Path) -> float:
     """Seconds that the whole ingest takes on two cores."""
-    from cxrflow.spark.ingest import ingest
+    from cxrflow.pipeline.ingest_job import ingest
 
     table = scratch / "table"
     os.sync()
@@ -126,8 +132,12 @@ def as_table(columns: dict[tuple[str, str], dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="times that everything is measured; medians count (5)")
-    parser.add_argument("--data", type=Path, default=DATA,
-                        help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})",
+    )
     flags = parser.parse_args()
     check_data(flags.data, flags.rounds)
     take_two_cores()

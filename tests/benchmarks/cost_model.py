@@ -75,14 +75,31 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scaling", type=Path, help="what scaling.py printed: step times of one worker on one core")
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[], metavar="S", help="more step times")
-    parser.add_argument("--gradient-bytes", type=float, metavar="N", help="of float32 gradients (4 a weight of --model)")
+    parser.add_argument(
+        "--gradient-bytes", type=float, metavar="N", help="of float32 gradients (4 a weight of --model)"
+    )
     parser.add_argument("--model", default="residual", help="network whose trainable weights are counted (residual)")
-    parser.add_argument("--latency", type=float, default=50e-6, metavar="S",
-                        help="of a message between neighbours, with the software on both ends (50e-6: TCP in one data centre)")
-    parser.add_argument("--spread", type=float, default=0.02, metavar="X",
-                        help="standard deviation of a worker's step, as a share of it (0.02)")
-    parser.add_argument("--overlap", type=float, default=2 / 3, metavar="X",
-                        help="share of a step behind which an overlapped exchange hides: the way back (2/3)")
+    parser.add_argument(
+        "--latency",
+        type=float,
+        default=50e-6,
+        metavar="S",
+        help="of a message between neighbours, with the software on both ends (50e-6: TCP in one data centre)",
+    )
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="standard deviation of a worker's step, as a share of it (0.02)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=2 / 3,
+        metavar="X",
+        help="share of a step behind which an overlapped exchange hides: the way back (2/3)",
+    )
     parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "scaling-model.png", help="where it is drawn")
     flags = parser.parse_args()
     if not flags.scaling and not flags.step_seconds:
@@ -95,7 +112,10 @@ def step_times(flags: argparse.Namespace) -> dict[str, float]:
     times = {}
     if flags.scaling:
         rows = json.loads(flags.scaling.read_text().splitlines()[-1])["results"]
-        times = {f"{row['launcher']}, {row['size']} px, {1000 * row['step_seconds']:.0f} ms": row["step_seconds"] for row in rows}
+        times = {
+            f"{row['launcher']}, {row['size']} px, {1000 * row['step_seconds']:.0f} ms": row["step_seconds"]
+            for row in rows
+        }
     return times | {f"{1000 * seconds:g} ms": seconds for seconds in flags.step_seconds}
 
 
@@ -105,13 +125,19 @@ def gradient_bytes(model: str) -> int:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     from cxrflow.training.models import build_model
 
-    return 4 * sum(math.prod(weight.shape) for weight in build_model(model, 2, (128, 128), (128, 128)).trainable_weights)
+    return 4 * sum(
+        math.prod(weight.shape) for weight in build_model(model, 2, (128, 128), (128, 128)).trainable_weights
+    )
 
 
 def as_table(times: dict[str, float], size: float, flags: argparse.Namespace) -> str:
-    lines = [f"\nWeak scaling without / with overlap, and what limits it; gradients of {size / 1e6:.2f} MB in float32\n",
-             "| step of one worker | Gbit/s | gradients | " + " | ".join(f"{n} workers" for n in SHOWN) + f" | limit at {SHOWN[-1]} |",
-             "| --- | ---: | --- |" + " ---: |" * len(SHOWN) + " --- |"]
+    lines = [
+        f"\nWeak scaling without / with overlap, and what limits it; gradients of {size / 1e6:.2f} MB in float32\n",
+        "| step of one worker | Gbit/s | gradients | "
+        + " | ".join(f"{n} workers" for n in SHOWN)
+        + f" | limit at {SHOWN[-1]} |",
+        "| --- | ---: | --- |" + " ---: |" * len(SHOWN) + " --- |",
+    ]
     for name, seconds in times.items():
         for gigabits in GIGABITS:
             for precision, share in PRECISIONS.items():
@@ -128,15 +154,27 @@ def draw(times: dict[str, float], size: float, flags: argparse.Namespace) -> Non
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(GIGABITS), figsize=(13, 3.8), sharey=True, layout="constrained")
-    # Told apart without colour too.
+    # FindingsReader apart without colour too.
     styles = [("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "v"), ("#000000", "d")]
     for axis, gigabits in zip(axes, GIGABITS, strict=True):
         for (name, seconds), (color, marker) in zip(times.items(), styles * len(times), strict=False):
             for precision, line in zip(PRECISIONS, ("-", "--"), strict=True):
-                efficiency = [predict(n, seconds, PRECISIONS[precision] * size, gigabits, flags.latency, flags.spread).efficiency()
-                              for n in WORKERS]
-                axis.semilogx(WORKERS, efficiency, line, base=2, color=color, marker=marker, markersize=4,
-                              label=f"{name}, {precision}")
+                efficiency = [
+                    predict(
+                        n, seconds, PRECISIONS[precision] * size, gigabits, flags.latency, flags.spread
+                    ).efficiency()
+                    for n in WORKERS
+                ]
+                axis.semilogx(
+                    WORKERS,
+                    efficiency,
+                    line,
+                    base=2,
+                    color=color,
+                    marker=marker,
+                    markersize=4,
+                    label=f"{name}, {precision}",
+                )
         axis.plot(*HOROVOD, "*", color="#d55e00", markersize=12, label="Horovod's own, 512 GPUs")
         axis.set(title=f"{gigabits} Gbit/s", xlabel="workers", xticks=WORKERS, xticklabels=WORKERS, ylim=(0, 1.02))
         axis.grid(alpha=0.3)
@@ -151,12 +189,33 @@ def main() -> None:
     size = flags.gradient_bytes or gradient_bytes(flags.model)
     say(as_table(times, size, flags))
     draw(times, size, flags)
-    found = [{"step": name, "gigabits": gigabits, "gradients": precision, "workers": n,
-              "without_overlap": step.efficiency(), "with_overlap": step.efficiency(flags.overlap), "limit": step.limit()}
-             for name, seconds in times.items() for gigabits in GIGABITS for precision, share in PRECISIONS.items() for n in WORKERS
-             for step in [predict(n, seconds, share * size, gigabits, flags.latency, flags.spread)]]
-    print(json.dumps({"gradient_bytes": size, "latency": flags.latency, "spread": flags.spread, "overlap": flags.overlap,
-                      "predictions": found}))
+    found = [
+        {
+            "step": name,
+            "gigabits": gigabits,
+            "gradients": precision,
+            "workers": n,
+            "without_overlap": step.efficiency(),
+            "with_overlap": step.efficiency(flags.overlap),
+            "limit": step.limit(),
+        }
+        for name, seconds in times.items()
+        for gigabits in GIGABITS
+        for precision, share in PRECISIONS.items()
+        for n in WORKERS
+        for step in [predict(n, seconds, share * size, gigabits, flags.latency, flags.spread)]
+    ]
+    print(
+        json.dumps(
+            {
+                "gradient_bytes": size,
+                "latency": flags.latency,
+                "spread": flags.spread,
+                "overlap": flags.overlap,
+                "predictions": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

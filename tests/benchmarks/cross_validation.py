@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import real_runs
-from ingest import say
 
-from cxrflow.config import IngestConfig, TrainConfig
+import real_runs
+from cxrflow.base.config import IngestConfig, TrainConfig
 from cxrflow.metrics.intervals import Rate
+from ingest import say
 
 VALIDATION = 9
 """One in so many of the patients that are not tested."""
@@ -52,25 +52,43 @@ def deal(patients: dict[str, list[str]], folds: dict[str, int], test: str) -> It
     for patient in np.random.default_rng(0).permutation(sorted(patients)):
         paths = patients[str(patient)]
         series = real_runs.series_of(paths[0])
-        tested = str(folds[str(patient)]) == test or series == test or (
-            test in real_runs.SERIES and real_runs.SERIES[series] != real_runs.SERIES[test] and folds[str(patient)] == 1)
+        tested = (
+            str(folds[str(patient)]) == test
+            or series == test
+            or (
+                test in real_runs.SERIES
+                and real_runs.SERIES[series] != real_runs.SERIES[test]
+                and folds[str(patient)] == 1
+            )
+        )
         others += not tested
         split = "test" if tested else "train" if others % VALIDATION else "val"
         yield from ((path, str(patient), split) for path in paths)
 
 
-def train_without(spark, test: str, dealt: Iterator[tuple[str, str, str]], images: Path, flags: argparse.Namespace) -> dict:
+def train_without(
+    spark, test: str, dealt: Iterator[tuple[str, str, str]], images: Path, flags: argparse.Namespace
+) -> dict:
     """Train and judge: ``judged`` (metrics.json) and ``scored`` (a row an image, with series and right)."""
     folder = flags.folder / f"{flags.folds}-folds" / test
     table = folder / "table"
     real_runs.make_table(spark, dealt, IngestConfig(images=str(images), table=str(table)))
     asked = {"epochs": flags.epochs} if flags.epochs else {}
-    config = TrainConfig(table=str(table), run=str(real_runs.run_folder(folder, "run", flags)), launcher=flags.launcher,
-                         workers=flags.workers, **asked)
+    config = TrainConfig(
+        table=str(table),
+        run=str(real_runs.run_folder(folder, "run", flags)),
+        launcher=flags.launcher,
+        workers=flags.workers,
+        **asked,
+    )
     real_runs.train_once(spark, config)
     judged, scored = real_runs.judge_once(spark, config, table)
-    return {"judged": judged, "scored": scored.assign(
-        series=scored["path"].map(real_runs.series_of), right=scored["predicted_label"] == scored["label"])}
+    return {
+        "judged": judged,
+        "scored": scored.assign(
+            series=scored["path"].map(real_runs.series_of), right=scored["predicted_label"] == scored["label"]
+        ),
+    }
 
 
 def accuracy_of(scored: pd.DataFrame) -> dict:
@@ -84,17 +102,33 @@ def summarise(found: dict[str, dict]) -> dict:
     by label and series; ``unseen``: of each series that was left out."""
     tests = {}
     for test, one in found.items():
-        names = ("n", "auc", "auc_interval", "accuracy", "accuracy_interval", "sensitivity", "sensitivity_interval", "specificity",
-                 "specificity_interval")
-        tests[test] = {**{name: one["judged"][name] for name in names}, "ece": one["judged"]["calibration"]["ece"],
-                       "ece_interval": one["judged"]["calibration"]["ece_interval"]}
+        names = (
+            "n",
+            "auc",
+            "auc_interval",
+            "accuracy",
+            "accuracy_interval",
+            "sensitivity",
+            "sensitivity_interval",
+            "specificity",
+            "specificity_interval",
+        )
+        tests[test] = {
+            **{name: one["judged"][name] for name in names},
+            "ece": one["judged"]["calibration"]["ece"],
+            "ece_interval": one["judged"]["calibration"]["ece_interval"],
+        }
     folds = [one["scored"] for test, one in found.items() if test not in real_runs.SERIES]
     together = {}
     if folds:
         pooled = pd.concat(folds)
         parts = {"all": pooled, **dict(list(pooled.groupby("label"))), **dict(list(pooled.groupby("series")))}
         together = {name: accuracy_of(part) for name, part in parts.items()}
-    unseen = {test: accuracy_of(one["scored"][one["scored"]["series"] == test]) for test, one in found.items() if test in real_runs.SERIES}
+    unseen = {
+        test: accuracy_of(one["scored"][one["scored"]["series"] == test])
+        for test, one in found.items()
+        if test in real_runs.SERIES
+    }
     return {"tests": tests, "together": together, "unseen": unseen}
 
 
@@ -110,8 +144,10 @@ def as_text(figures: dict) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for test, one in figures["tests"].items():
         rates = [percent(one[name], one[f"{name}_interval"]) for name in ("accuracy", "sensitivity", "specificity")]
-        yield (f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
-               f"{' | '.join(rates)} | {percent(one['ece'], one['ece_interval'])} |")
+        yield (
+            f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
+            f"{' | '.join(rates)} | {percent(one['ece'], one['ece_interval'])} |"
+        )
     yield "\n| images of | accuracy, cross-validation | n | accuracy, series left out | n |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for part in dict.fromkeys([*figures["together"], *figures["unseen"]]):

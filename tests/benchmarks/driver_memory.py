@@ -40,12 +40,24 @@ PAUSE_SECONDS = 0.05
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], metavar="N",
-                        help="numbers of images (1000 10000 100000)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1_000, 10_000, 100_000],
+        metavar="N",
+        help="numbers of images (1000 10000 100000)",
+    )
     parser.add_argument("--repeats", type=int, default=1, help="spark-submits of each size; medians count (1)")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {SOURCE} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
-    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "driver-memory.png",
-                        help="where the curve goes (.docs/driver-memory.png)")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help=f"folder with {SOURCE} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=ROOT / ".docs" / "driver-memory.png",
+        help="where the curve goes (.docs/driver-memory.png)",
+    )
     flags = parser.parse_args()
     check_data(flags.data, rounds=flags.repeats)
     if min(flags.sizes) < 1:
@@ -72,8 +84,25 @@ def cluster(scratch: Path) -> Iterator[str]:
     """A cluster of two workers with a core each; its URL. The ports are any free ones."""
     state = str(scratch / "cluster")
     started = subprocess.run(
-        [ROOT / "cluster" / "start.sh", "--workers", "2", "--cores", "1", "--memory", "2g", "--port", "0",
-         "--webui-port", "0", "--state", state], stdout=subprocess.PIPE, text=True, check=True)
+        [
+            ROOT / "cluster" / "start.sh",
+            "--workers",
+            "2",
+            "--cores",
+            "1",
+            "--memory",
+            "2g",
+            "--port",
+            "0",
+            "--webui-port",
+            "0",
+            "--state",
+            state,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     try:
         yield started.stdout.split()[-1]
     finally:
@@ -84,15 +113,35 @@ def ingest(master: str, images: Path, scratch: Path) -> dict:
     """One ingest by spark-submit; the job's samples and seconds, and the peaks of the driver's processes in bytes."""
     table, log = scratch / "table", scratch / "spark-submit.log"
     # exec all the way: the shell becomes spark-submit, and that the driver's JVM.
-    command = ["bash", "-c", 'source cluster/env.sh && exec spark-submit "$@"', "spark-submit", "--master", master,
-               "--driver-memory", DRIVER_MEMORY, "jobs/ingest.py", "--images", str(images), "--table", str(table)]
+    command = [
+        "bash",
+        "-c",
+        'source cluster/env.sh && exec spark-submit "$@"',
+        "spark-submit",
+        "--master",
+        master,
+        "--driver-memory",
+        DRIVER_MEMORY,
+        "jobs/ingest.py",
+        "--images",
+        str(images),
+        "--table",
+        str(table),
+    ]
     with open(log, "w") as output:
-        driver = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-                                  env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"})
+        driver = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"},
+        )
         peaks = watch(driver)
     lines = log.read_text().splitlines()
     if driver.returncode:
-        raise RuntimeError(f"spark-submit ended with status {driver.returncode}; its last words:\n" + "\n".join(lines[-20:]))
+        raise RuntimeError(
+            f"spark-submit ended with status {driver.returncode}; its last words:\n" + "\n".join(lines[-20:])
+        )
     if not all(peaks.values()):
         raise RuntimeError(f"expected to see the driver's JVM and its Python under /proc, got {peaks}")
     result = json.loads(lines[-1])
@@ -134,8 +183,10 @@ def python_below(jvm: int) -> int | None:
 
 def measure(flags: argparse.Namespace, scratch: Path) -> list[dict]:
     """What each run took, in order of size. The images of a size are those of the one before and more."""
-    sources = {label: [Path(path).read_bytes() for path in list_images(str(flags.data / SOURCE / label))]
-               for label in ("NORMAL", "PNEUMONIA")}
+    sources = {
+        label: [Path(path).read_bytes() for path in list_images(str(flags.data / SOURCE / label))]
+        for label in ("NORMAL", "PNEUMONIA")
+    }
     runs = []
     with cluster(scratch) as master:
         for before, size in itertools.pairwise([0, *sorted(set(flags.sizes))]):
@@ -151,13 +202,24 @@ def measure(flags: argparse.Namespace, scratch: Path) -> list[dict]:
 def summarise(runs: list[dict]) -> list[dict]:
     """The medians of each size's runs; memory in MiB."""
     sizes = sorted({run["images"] for run in runs})
-    return [{"images": size, **{name: statistics.median(run[name] for run in runs if run["images"] == size) / 2**20
-                                for name in ("jvm", "python")}} for size in sizes]
+    return [
+        {
+            "images": size,
+            **{
+                name: statistics.median(run[name] for run in runs if run["images"] == size) / 2**20
+                for name in ("jvm", "python")
+            },
+        }
+        for size in sizes
+    ]
 
 
 def as_table(rows: list[dict]) -> str:
-    lines = [f"\nPeak resident memory of the driver in MiB, --driver-memory {DRIVER_MEMORY}\n",
-             "| images | JVM | Python |", "| ---: | ---: | ---: |"]
+    lines = [
+        f"\nPeak resident memory of the driver in MiB, --driver-memory {DRIVER_MEMORY}\n",
+        "| images | JVM | Python |",
+        "| ---: | ---: | ---: |",
+    ]
     return "\n".join(lines + [f"| {row['images']:,} | {row['jvm']:,.0f} | {row['python']:,.0f} |" for row in rows])
 
 
@@ -171,8 +233,12 @@ def draw(rows: list[dict], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     for name, label in (("jvm", "JVM"), ("python", "Python")):
         axes.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", label=label)
-    axes.set(xscale="log", xlabel="images", ylabel="peak resident memory, MiB",
-             title=f"Driver of jobs/ingest.py, heap of {DRIVER_MEMORY}")
+    axes.set(
+        xscale="log",
+        xlabel="images",
+        ylabel="peak resident memory, MiB",
+        title=f"Driver of jobs/ingest.py, heap of {DRIVER_MEMORY}",
+    )
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(alpha=0.3)

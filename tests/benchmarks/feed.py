@@ -29,6 +29,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from feed_tables import ingest, sort_by_class
 from feeding import BATCH_ROWS, HEIGHT, digest_of, read_shard, shards
 from ingest import DATA, PEERS_PYTHON, say, stop, take_two_cores
@@ -73,11 +74,23 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each contestant (5)")
     parser.add_argument("--table", type=Path, help=f"table of cxrflow's, {HEIGHT} x {HEIGHT} ({TABLE}, which is made)")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME",
-                        help=f"contestants, of {', '.join(CONTESTANTS)} (all)")
-    parser.add_argument("--shuffle-rows", type=int, default=2048, metavar="N", help="rows of everyone's shuffle buffer (2048)")
-    parser.add_argument("--mixing-epochs", type=int, default=4, metavar="N", help="epochs over which mixing is measured (4)")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=CONTESTANTS,
+        default=list(CONTESTANTS),
+        metavar="NAME",
+        help=f"contestants, of {', '.join(CONTESTANTS)} (all)",
+    )
+    parser.add_argument(
+        "--shuffle-rows", type=int, default=2048, metavar="N", help="rows of everyone's shuffle buffer (2048)"
+    )
+    parser.add_argument(
+        "--mixing-epochs", type=int, default=4, metavar="N", help="epochs over which mixing is measured (4)"
+    )
     return parser.parse_args()
 
 
@@ -91,7 +104,7 @@ def check(flags: argparse.Namespace) -> None:
     if not flags.table and not TABLE.exists() and not (flags.data / IMAGES).is_dir():
         stop(f"--data: expected the folder {IMAGES}, found no {flags.data / IMAGES}")
     for needed, commands in ((PEERS_PYTHON, PEERS), (PEERS_TORCH, WITH_TORCH)):
-        if not needed.exists() and any(CONTESTANTS[name][:len(commands)] == commands for name in flags.only):
+        if not needed.exists() and any(CONTESTANTS[name][: len(commands)] == commands for name in flags.only):
             stop(f"expected the peers' packages at {needed}, found none; make benchmark-feed installs them")
 
 
@@ -99,7 +112,7 @@ def start(name: str, scratch: Path) -> Program:
     say(f"starting {name}")
     words = CONTESTANTS[name]
     script = next(place for place, word in enumerate(words) if word.endswith(".py"))
-    return Program(name, [*words[:script], str(Path(__file__).with_name(words[script])), *words[script + 1:]], scratch)
+    return Program(name, [*words[:script], str(Path(__file__).with_name(words[script])), *words[script + 1 :]], scratch)
 
 
 class Contest:
@@ -117,7 +130,10 @@ class Contest:
         for program in self._programs:
             answer = self._take(program, self._converted(program, place), epochs, check=True)
             fed = answer["epochs"]
-            found[program.name] = {"variance_ratio": variance_ratio(fed), "exact": all(e["digest"] == wanted for e in fed)}
+            found[program.name] = {
+                "variance_ratio": variance_ratio(fed),
+                "exact": all(e["digest"] == wanted for e in fed),
+            }
             say(f"mixing of {program.name}: {found[program.name]['variance_ratio']:.2f}")
         return found
 
@@ -146,8 +162,12 @@ class Contest:
         seconds = [[epoch["seconds"] for epoch in run] for run in runs]
         images = [[sum(epoch["sizes"]) for epoch in run] for run in runs]
         others = (busy_seconds() - program.processor_seconds() - before) / np.sum(seconds)
-        return {"rate": float(np.sum(images) / np.sum(seconds)), "other_cores": float(others), "seconds": seconds,
-                "rates": (np.sum(images, axis=0) / np.sum(seconds, axis=0)).tolist()}
+        return {
+            "rate": float(np.sum(images) / np.sum(seconds)),
+            "other_cores": float(others),
+            "seconds": seconds,
+            "rates": (np.sum(images, axis=0) / np.sum(seconds, axis=0)).tolist(),
+        }
 
     def _take(self, program: Program, data: str, epochs: int, check: bool) -> dict:
         if program.name in RESTLESS:
@@ -176,8 +196,14 @@ def variance_ratio(epochs: list[dict]) -> float:
     size = statistics.mode(size for epoch in epochs for size in epoch["sizes"])
     samples, ones = (sum(sum(epoch[name]) for epoch in epochs) / len(epochs) for name in ("sizes", "ones"))
     share = ones / samples
-    means = np.array([ones / size for epoch in epochs for rows, ones in zip(epoch["sizes"], epoch["ones"], strict=True)
-                      if rows == size])
+    means = np.array(
+        [
+            ones / size
+            for epoch in epochs
+            for rows, ones in zip(epoch["sizes"], epoch["ones"], strict=True)
+            if rows == size
+        ]
+    )
     ideal = share * (1 - share) / size * (samples - size) / (samples - 1)
     return float(((means - share) ** 2).mean() / ideal)
 
@@ -190,10 +216,16 @@ def summarise(turns: dict[str, list[dict]], mixing: dict[str, dict]) -> dict[str
         rates = [turn["rate"] for turn in found]
         first, second = (statistics.median(turn["rates"][epoch] for turn in found) for epoch in range(EPOCHS))
         figures[name] = {
-            "median": statistics.median(rates), "min": min(rates), "max": max(rates), "first": first, "second": second,
+            "median": statistics.median(rates),
+            "min": min(rates),
+            "max": max(rates),
+            "first": first,
+            "second": second,
             "seconds": [turn["seconds"] for turn in found],
             "other_cores": statistics.median(turn["other_cores"] for turn in found),
-            **mixing[name], "mixes": mixing[name]["variance_ratio"] <= LARGEST_RATIO}
+            **mixing[name],
+            "mixes": mixing[name]["variance_ratio"] <= LARGEST_RATIO,
+        }
     return figures
 
 
@@ -203,28 +235,46 @@ def judge(figures: dict[str, dict]) -> list[dict]:
     if "cxrflow" not in figures:
         return []
     ours = figures["cxrflow"]
-    goals = [{"goal": "cxrflow's ratio of variances", "wanted": f"<= {LARGEST_RATIO}", "reached": ours["variance_ratio"],
-              "met": ours["mixes"], "counts": True}]
+    goals = [
+        {
+            "goal": "cxrflow's ratio of variances",
+            "wanted": f"<= {LARGEST_RATIO}",
+            "reached": ours["variance_ratio"],
+            "met": ours["mixes"],
+            "counts": True,
+        }
+    ]
     for peer, figure in figures.items():
         if peer in OURS:
             continue
         reached = ours["median"] / figure["median"]
         is_yardstick = peer == YARDSTICK
-        goals.append({"goal": f"cxrflow to {peer}", "wanted": f">= {YARDSTICK_SHARE}" if is_yardstick else "> 1",
-                      "reached": reached, "met": reached >= YARDSTICK_SHARE if is_yardstick else reached > 1,
-                      "counts": is_yardstick or figure["mixes"]})
+        goals.append(
+            {
+                "goal": f"cxrflow to {peer}",
+                "wanted": f">= {YARDSTICK_SHARE}" if is_yardstick else "> 1",
+                "reached": reached,
+                "met": reached >= YARDSTICK_SHARE if is_yardstick else reached > 1,
+                "counts": is_yardstick or figure["mixes"],
+            }
+        )
     return goals
 
 
 def as_table(figures: dict[str, dict]) -> str:
-    lines = [f"\nShuffled batches of {BATCH_ROWS}, {HEIGHT} x {HEIGHT}, images a second over whole epochs on two cores\n",
-             "| contestant | median | min | max | first epoch | second epoch | ratio of variances | mixes | every sample once | "
-             "cores spent on others |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |"]
+    lines = [
+        f"\nShuffled batches of {BATCH_ROWS}, {HEIGHT} x {HEIGHT}, images a second over whole epochs on two cores\n",
+        "| contestant | median | min | max | first epoch | second epoch | ratio of variances | mixes | every sample once | "
+        "cores spent on others |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |",
+    ]
     for name, figure in figures.items():
         rates = " | ".join(f"{figure[column]:,.0f}" for column in ("median", "min", "max", "first", "second"))
         mixes = "yardstick" if name == YARDSTICK else "yes" if figure["mixes"] else "NO: does not count"
-        lines.append(f"| {name} | {rates} | {figure['variance_ratio']:.2f} | {mixes} | {'yes' if figure['exact'] else 'NO'} | "
-                     f"{figure['other_cores']:.2f} |")
+        lines.append(
+            f"| {name} | {rates} | {figure['variance_ratio']:.2f} | {mixes} | {'yes' if figure['exact'] else 'NO'} | "
+            f"{figure['other_cores']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -232,8 +282,10 @@ def say_goals(goals: list[dict]) -> None:
     say("")
     for goal in goals:
         said = "met" if goal["met"] else "MISSED"
-        say(f"{said if goal['counts'] else f'{said}, but the peer does not mix'}: {goal['goal']}: wanted {goal['wanted']}, "
-            f"reached {goal['reached']:.2f}")
+        say(
+            f"{said if goal['counts'] else f'{said}, but the peer does not mix'}: {goal['goal']}: wanted {goal['wanted']}, "
+            f"reached {goal['reached']:.2f}"
+        )
 
 
 def measure(flags: argparse.Namespace, table: Path, scratch: Path) -> dict[str, dict]:

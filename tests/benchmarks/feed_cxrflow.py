@@ -13,15 +13,23 @@ from feeding import BATCH_ROWS, Batches, Epoch, consume, feeds, serve
 
 def open_worker(table: str, shuffle_rows: int, rank: int, workers: int) -> Epoch:
     """A worker's feed, with the memory that training gives it if nothing is asked for."""
-    from cxrflow.config import TrainConfig
-    from cxrflow.manifest import read_manifest
-    from cxrflow.training.budget import feed_size
+    from cxrflow.base.config import TrainConfig
+    from cxrflow.base.manifest import read_manifest
     from cxrflow.training.feed import Feed
+    from cxrflow.training.feed_budget import feed_size
 
     config = TrainConfig(table=table, run="", workers=workers, batch_size=BATCH_ROWS, shuffle_rows=shuffle_rows)
     manifest = read_manifest(table)
-    feed = Feed(table, manifest, "train", rank=rank, workers=workers, batch_size=BATCH_ROWS, shuffle=True,
-                size=feed_size(config, manifest))
+    feed = Feed(
+        table,
+        manifest,
+        "train",
+        rank=rank,
+        workers=workers,
+        batch_size=BATCH_ROWS,
+        shuffle=True,
+        size=feed_size(config, manifest),
+    )
 
     def epoch(number: int) -> Batches:
         for batch in feed.epoch(number):
@@ -54,8 +62,9 @@ def run_workers(processes: list[Connection]) -> Callable[[str, int, int, bool], 
 def together(parts: list[dict]) -> dict:
     """What ``consume`` says, of the global batches."""
     digests = [part["digest"] for part in parts]
-    return {name: [sum(step) for step in zip(*(part[name] for part in parts), strict=True)] for name in ("sizes", "ones")
-            } | {"digest": None if None in digests else sum(digests)}
+    return {
+        name: [sum(step) for step in zip(*(part[name] for part in parts), strict=True)] for name in ("sizes", "ones")
+    } | {"digest": None if None in digests else sum(digests)}
 
 
 def work(pipe: Connection, rank: int, workers: int) -> None:

@@ -15,6 +15,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TE
 
 import datasets
 import pyarrow as pa
+
 from feeding import BATCH_ROWS, Batches, Epoch, as_pixels, feeds, samples, serve, shards
 
 FEATURES = datasets.Features({"pixels": datasets.Value("binary"), "label": datasets.Value("int32")})
@@ -45,8 +46,11 @@ def open_indexed(data: str, shuffle_rows: int) -> Epoch:
 
 def open_iterable(data: str, shuffle_rows: int) -> Epoch:
     rows = datasets.load_from_disk(f"{data}/data")
-    mixed = rows.to_iterable_dataset(num_shards=len(rows.cache_files)).with_format("arrow").shuffle(
-        seed=0, buffer_size=shuffle_rows)
+    mixed = (
+        rows.to_iterable_dataset(num_shards=len(rows.cache_files))
+        .with_format("arrow")
+        .shuffle(seed=0, buffer_size=shuffle_rows)
+    )
 
     def epoch(number: int) -> Batches:
         mixed.set_epoch(number)

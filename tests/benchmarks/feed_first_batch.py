@@ -49,10 +49,10 @@ def parse_flags() -> argparse.Namespace:
 def take_first_batch(table: str) -> dict[str, float]:
     """Seconds in this process: ``imports``, and ``feed`` from the manifest to the first batch."""
     started = time.perf_counter()
-    from cxrflow.config import TrainConfig
-    from cxrflow.manifest import read_manifest
-    from cxrflow.training.budget import feed_size
+    from cxrflow.base.config import TrainConfig
+    from cxrflow.base.manifest import read_manifest
     from cxrflow.training.feed import Feed
+    from cxrflow.training.feed_budget import feed_size
 
     loaded = time.perf_counter()
     manifest = read_manifest(table)
@@ -73,7 +73,11 @@ def run_round(table: Path) -> dict[str, float]:
 
 
 def as_table(rounds: list[dict], shards: int) -> str:
-    lines = [f"\nSeconds of a new process over a table of {shards:,} shards\n", "| | median | min | max |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        f"\nSeconds of a new process over a table of {shards:,} shards\n",
+        "| | median | min | max |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name, words in FIELDS.items():
         found = [one[name] for one in rounds]
         lines.append(f"| {words} | {statistics.median(found):.2f} | {min(found):.2f} | {max(found):.2f} |")
@@ -96,9 +100,18 @@ def main() -> None:
             stop(str(error))
     say(as_table(rounds, flags.shards))
     reached = statistics.median(one["feed"] for one in rounds)
-    finish({"shards": flags.shards, "rows": flags.rows, "rounds": rounds}, [
-        {"goal": "seconds to the first batch", "wanted": f"< {GOAL_SECONDS:g}", "reached": reached,
-         "met": reached < GOAL_SECONDS, "counts": True}])
+    finish(
+        {"shards": flags.shards, "rows": flags.rows, "rounds": rounds},
+        [
+            {
+                "goal": "seconds to the first batch",
+                "wanted": f"< {GOAL_SECONDS:g}",
+                "reached": reached,
+                "met": reached < GOAL_SECONDS,
+                "counts": True,
+            }
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 
-from cxrflow.config import TrainConfig
-from cxrflow.manifest import read_manifest
-from cxrflow.training.budget import feed_size
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.manifest import read_manifest
 from cxrflow.training.feed import Feed
+from cxrflow.training.feed_budget import feed_size
 
 
 def resident() -> int:
@@ -39,8 +39,13 @@ def measure(table: str, memory: str, epochs: int, batch_size: int = 32) -> dict:
             if step % max(1, steps // 10) == 0:
                 curve.append((epoch + step / steps, resident()))
     rate = epochs * feed.plan().samples / (time.monotonic() - started)
-    return {"before": before, "curve": curve, "images_per_second": rate, "streams": size.streams,
-            "shuffle_rows": size.shuffle_rows}
+    return {
+        "before": before,
+        "curve": curve,
+        "images_per_second": rate,
+        "streams": size.streams,
+        "shuffle_rows": size.shuffle_rows,
+    }
 
 
 def draw(measured: dict, memory: int, picture: str) -> None:
@@ -59,7 +64,7 @@ def draw(measured: dict, memory: int, picture: str) -> None:
 
 
 def main() -> None:
-    from cxrflow.config import parse_bytes
+    from cxrflow.base.config import parse_bytes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", required=True)
@@ -71,11 +76,20 @@ def main() -> None:
     draw(measured, parse_bytes("--feed-memory", asked.feed_memory), asked.picture)
     taken = np.array([memory for epoch, memory in measured["curve"] if epoch >= 1]) - measured["before"]
     half = len(taken) // 2
-    print(json.dumps({
-        "feed_memory": asked.feed_memory, "epochs": asked.epochs, "streams": measured["streams"],
-        "shuffle_rows": measured["shuffle_rows"], "images_per_second": round(measured["images_per_second"]),
-        "peak_mib": round(max(taken) / 2**20, 1), "first_half_mean_mib": round(taken[:half].mean() / 2**20, 1),
-        "second_half_mean_mib": round(taken[half:].mean() / 2**20, 1)}))
+    print(
+        json.dumps(
+            {
+                "feed_memory": asked.feed_memory,
+                "epochs": asked.epochs,
+                "streams": measured["streams"],
+                "shuffle_rows": measured["shuffle_rows"],
+                "images_per_second": round(measured["images_per_second"]),
+                "peak_mib": round(max(taken) / 2**20, 1),
+                "first_half_mean_mib": round(taken[:half].mean() / 2**20, 1),
+                "second_half_mean_mib": round(taken[half:].mean() / 2**20, 1),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

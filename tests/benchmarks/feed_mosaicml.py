@@ -9,6 +9,7 @@ import types
 import warnings
 
 import torch
+
 from feeding import BATCH_ROWS, Batches, Epoch, feeds, join, samples, serve
 
 
@@ -26,7 +27,13 @@ class _Unused:
     pass
 
 
-for _name in ("torchvision", "torchvision.transforms", "transformers", "transformers.models", "transformers.models.auto"):
+for _name in (
+    "torchvision",
+    "torchvision.transforms",
+    "transformers",
+    "transformers.models",
+    "transformers.models.auto",
+):
     stand_in(_name)
 stand_in("torchvision.datasets", VisionDataset=_Unused)
 stand_in("torchvision.transforms.functional", to_tensor=None)
@@ -34,8 +41,8 @@ stand_in("transformers.feature_extraction_utils", BatchFeature=_Unused)
 stand_in("transformers.tokenization_utils_base", BatchEncoding=_Unused)
 stand_in("transformers.models.auto.tokenization_auto", AutoTokenizer=_Unused)
 
-import streaming  # noqa: E402
-from streaming.base.util import clean_stale_shared_memory  # noqa: E402
+import streaming
+from streaming.base.util import clean_stale_shared_memory
 
 
 def convert(table: str, out: str) -> None:
@@ -55,7 +62,8 @@ def opener(workers: int):
         clean_stale_shared_memory()  # of the run before
         dataset = streaming.StreamingDataset(local=data, shuffle=True, batch_size=BATCH_ROWS)
         loader = streaming.StreamingDataLoader(
-            dataset, batch_size=BATCH_ROWS, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0)
+            dataset, batch_size=BATCH_ROWS, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
+        )
 
         def epoch(number: int) -> Batches:
             for pixels, labels in loader:
@@ -68,7 +76,9 @@ def opener(workers: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)"
+    )
     serve(feeds(opener(parser.parse_args().workers)), convert)
 
 

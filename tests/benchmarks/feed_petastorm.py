@@ -11,15 +11,24 @@ import warnings
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
+from petastorm import make_batch_reader
+
 from contestant import PROCESSES
 from feeding import BATCH_ROWS, COLUMNS, LABELS, SHAPE, Batches, Epoch, feeds, join, serve
-from petastorm import make_batch_reader
 
 
 def open_reader(table: str, number: int, **options):
     return make_batch_reader(
-        f"file://{table}/samples", schema_fields=[f"^{name}$" for name in COLUMNS], reader_pool_type="thread",
-        workers_count=PROCESSES, shuffle_row_groups=True, shuffle_rows=True, seed=number, num_epochs=1, **options)
+        f"file://{table}/samples",
+        schema_fields=[f"^{name}$" for name in COLUMNS],
+        reader_pool_type="thread",
+        workers_count=PROCESSES,
+        shuffle_row_groups=True,
+        shuffle_rows=True,
+        seed=number,
+        num_epochs=1,
+        **options,
+    )
 
 
 def open_numpy(table: str, shuffle_rows: int) -> Epoch:
@@ -28,7 +37,7 @@ def open_numpy(table: str, shuffle_rows: int) -> Epoch:
             for group in reader:
                 labels = (group.label == LABELS[1]).astype(int)
                 for start in range(0, len(labels), BATCH_ROWS):
-                    yield join(group.pixels[start:start + BATCH_ROWS]), labels[start:start + BATCH_ROWS]
+                    yield join(group.pixels[start : start + BATCH_ROWS]), labels[start : start + BATCH_ROWS]
 
     return epoch
 
@@ -38,7 +47,9 @@ def open_tf(table: str, shuffle_rows: int) -> Epoch:
     from petastorm.tf_utils import make_petastorm_dataset
 
     def as_arrays(row):
-        return tf.reshape(tf.io.decode_raw(row.pixels, tf.uint8), (-1, *SHAPE)), tf.cast(row.label == LABELS[1], tf.int32)
+        return tf.reshape(tf.io.decode_raw(row.pixels, tf.uint8), (-1, *SHAPE)), tf.cast(
+            row.label == LABELS[1], tf.int32
+        )
 
     def epoch(number: int) -> Batches:
         with open_reader(table, number) as reader:

@@ -19,7 +19,7 @@ def open_feed(table: str, shuffle_rows: int) -> Epoch:
         with ThreadPoolExecutor(PROCESSES) as pool:
             for pixels, labels in read_ahead(pool, shards(table)):
                 for start in range(0, len(labels), BATCH_ROWS):
-                    yield pixels[start:start + BATCH_ROWS], labels[start:start + BATCH_ROWS]
+                    yield pixels[start : start + BATCH_ROWS], labels[start : start + BATCH_ROWS]
 
     return epoch
 

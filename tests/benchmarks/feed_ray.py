@@ -10,6 +10,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
 import ray.data
+
 from contestant import PROCESSES
 from feeding import BATCH_ROWS, Batches, Epoch, feeds, read_shard, serve, shards
 
@@ -18,16 +19,24 @@ def convert(table: str, out: str) -> None:
     """A Parquet file for each one of the table, with pixels as Ray's tensors."""
     for path in shards(table):
         pixels, labels = read_shard(path)
-        blocks = ray.data.from_numpy(pixels).rename_columns({"data": "pixels"}).zip(
-            ray.data.from_numpy(labels).rename_columns({"data": "label"}))
+        blocks = (
+            ray.data.from_numpy(pixels)
+            .rename_columns({"data": "pixels"})
+            .zip(ray.data.from_numpy(labels).rename_columns({"data": "label"}))
+        )
         blocks.write_parquet(out, compression="NONE")
 
 
 def open_feed(data: str, shuffle_rows: int) -> Epoch:
     def epoch(number: int) -> Batches:
         rows = ray.data.read_parquet(data, shuffle=ray.data.FileShuffleConfig(seed=number))
-        for batch in rows.iter_batches(batch_size=BATCH_ROWS, batch_format="numpy", prefetch_batches=2,
-                                       local_shuffle_buffer_size=shuffle_rows, local_shuffle_seed=number):
+        for batch in rows.iter_batches(
+            batch_size=BATCH_ROWS,
+            batch_format="numpy",
+            prefetch_batches=2,
+            local_shuffle_buffer_size=shuffle_rows,
+            local_shuffle_seed=number,
+        ):
             yield batch["pixels"], batch["label"]
 
     return epoch

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from program import ROOT
 
-from cxrflow.manifest import Manifest, Shard, read_manifest, write_manifest
-from cxrflow.schema import SAMPLES
-from cxrflow.shards import checksum, read_shard, write_shard
+from cxrflow.base.manifest import Manifest, Shard, read_manifest, write_manifest
+from cxrflow.base.schema import SAMPLES
+from cxrflow.base.shard_files import checksum, read_shard, write_shard
+from program import ROOT
 
 
 def ingest(images: Path, table: Path, size: int) -> None:
@@ -23,9 +23,31 @@ def ingest(images: Path, table: Path, size: int) -> None:
     if (table / "manifest.json").exists():
         return
     subprocess.run(
-        ["bash", "-c", 'source cluster/env.sh && exec spark-submit "$@"', "spark-submit", "--master", "local[2]",
-         "--driver-memory", "1g", "jobs/ingest.py", "--images", str(images), "--table", str(table), "--height", str(size),
-         "--width", str(size), "--split", "train"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        [
+            "bash",
+            "-c",
+            'source cluster/env.sh && exec spark-submit "$@"',
+            "spark-submit",
+            "--master",
+            "local[2]",
+            "--driver-memory",
+            "1g",
+            "jobs/ingest.py",
+            "--images",
+            str(images),
+            "--table",
+            str(table),
+            "--height",
+            str(size),
+            "--width",
+            str(size),
+            "--split",
+            "train",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
 
 
 def sort_by_class(table: Path, out: Path) -> None:
@@ -50,8 +72,13 @@ def add_shard(table: Path, name: str, rows: pa.Table) -> Shard:
 
 def describe(path: str, rows: pa.Table) -> Shard:
     counts = pc.value_counts(rows["label"]).to_pylist()
-    return Shard(path=path, split="train", rows=rows.num_rows, labels={found["values"]: found["counts"] for found in counts},
-                 checksum=checksum(rows["sample_id"].to_numpy()))
+    return Shard(
+        path=path,
+        split="train",
+        rows=rows.num_rows,
+        labels={found["values"]: found["counts"] for found in counts},
+        checksum=checksum(rows["sample_id"].to_numpy()),
+    )
 
 
 def make_many_shards(table: Path, count: int, distinct: int, rows: int, size: int) -> None:
@@ -64,9 +91,21 @@ def make_many_shards(table: Path, count: int, distinct: int, rows: int, size: in
         path = str(Path(source.path).with_name(f"{number:06d}-{uuid.uuid4().hex}.parquet"))
         os.link(table / source.path, table / path)
         shards.append(dataclasses.replace(source, path=path))
-    write_manifest(str(table), Manifest(
-        generation=1, height=size, width=size, labels=["NORMAL", "PNEUMONIA"], shard_rows=rows, shards=shards,
-        quarantined={}, quarantine=[], config={}, columns={field.name: str(field.type) for field in SAMPLES}))
+    write_manifest(
+        str(table),
+        Manifest(
+            generation=1,
+            height=size,
+            width=size,
+            labels=["NORMAL", "PNEUMONIA"],
+            shard_rows=rows,
+            shards=shards,
+            quarantined={},
+            quarantine=[],
+            config={},
+            columns={field.name: str(field.type) for field in SAMPLES},
+        ),
+    )
 
 
 def random_rows(seed: int, rows: int, size: int) -> pa.Table:
@@ -74,6 +113,9 @@ def random_rows(seed: int, rows: int, size: int) -> pa.Table:
     random = np.random.default_rng(seed)
     filler = {pa.string(): "text", pa.int64(): 0, pa.int32(): 0}
     columns = {field.name: [filler.get(field.type)] * rows for field in SAMPLES}
-    columns |= {"sample_id": random.integers(2**62, size=rows), "label": random.choice(["NORMAL", "PNEUMONIA"], rows).tolist(),
-                "pixels": [random.bytes(size * size) for _ in range(rows)]}
+    columns |= {
+        "sample_id": random.integers(2**62, size=rows),
+        "label": random.choice(["NORMAL", "PNEUMONIA"], rows).tolist(),
+        "pixels": [random.bytes(size * size) for _ in range(rows)],
+    }
     return pa.Table.from_pydict(columns, schema=SAMPLES)

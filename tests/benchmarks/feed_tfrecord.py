@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import tensorflow as tf
+
 from feeding import BATCH_ROWS, SHAPE, Batches, Epoch, feeds, read_shard, serve, shards
 
 FILES_AT_A_TIME = 16
@@ -22,9 +23,14 @@ def convert(table: str, out: str) -> None:
 
 
 def as_example(pixels: bytes, label: int) -> bytes:
-    return tf.train.Example(features=tf.train.Features(feature={
-        "pixels": tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
-        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))})).SerializeToString()
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "pixels": tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+        )
+    ).SerializeToString()
 
 
 def parse(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -34,8 +40,9 @@ def parse(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def open_feed(data: str, shuffle_rows: int) -> Epoch:
     files = tf.data.Dataset.list_files(f"{data}/*.tfrecord", shuffle=True)
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=FILES_AT_A_TIME, num_parallel_calls=tf.data.AUTOTUNE,
-                               deterministic=False)
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=FILES_AT_A_TIME, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+    )
     batches = records.shuffle(shuffle_rows).batch(BATCH_ROWS).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = batches.prefetch(tf.data.AUTOTUNE)  # shuffled anew at each iteration
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import webdataset as wds
+
 from feeding import BATCH_ROWS, Batches, Epoch, feeds, join, read_shard, serve, shards
 
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -46,7 +47,9 @@ def opener(workers: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)"
+    )
     serve(feeds(opener(parser.parse_args().workers)), convert)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from contestant import answer, take_standard_output
 
 BATCH_ROWS = 32

@@ -61,12 +61,27 @@ GOALS = [
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contestant and folder (5)")
-    parser.add_argument("--data", type=Path, default=DATA,
-                        help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME",
-                        help=f"contestants, of {', '.join(CONTESTANTS)} (all)")
-    parser.add_argument("--copies", type=int, default=1, metavar="N",
-                        help="ingest N copies of every image: a larger folder shows the throughput that a start-up hides (1)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        help=f"folder with {' and '.join(FOLDERS)} (CXRFLOW_BENCHMARK_DATA, or {DATA})",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=CONTESTANTS,
+        default=list(CONTESTANTS),
+        metavar="NAME",
+        help=f"contestants, of {', '.join(CONTESTANTS)} (all)",
+    )
+    parser.add_argument(
+        "--copies",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ingest N copies of every image: a larger folder shows the throughput that a start-up hides (1)",
+    )
     parser.add_argument("--decoder", help="cxrflow's decoder (the library's own choice)")
     return parser.parse_args()
 
@@ -103,7 +118,7 @@ def make_warm_up(data: Path, scratch: Path) -> Path:
     """A small folder with some images of every folder and label, on which the contestants warm up."""
     for folder in FOLDERS:
         files = list_images(str(data / folder))
-        for path in map(Path, files[::max(1, len(files) // (WARM_UP_IMAGES // len(FOLDERS)))]):
+        for path in map(Path, files[:: max(1, len(files) // (WARM_UP_IMAGES // len(FOLDERS)))]):
             target = scratch / "warm-up" / folder / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -118,7 +133,9 @@ def take_turns(programs: list[Program], folder: Path, warm_up: Path, rounds: int
     for number in range(1, rounds + 1):
         for program in programs:
             answers[program.name].append(take_turn(program, folder, warm_up))
-            say(f"{folder.name}, round {number} of {rounds}, {program.name}: {answers[program.name][-1]['seconds']:.2f} s")
+            say(
+                f"{folder.name}, round {number} of {rounds}, {program.name}: {answers[program.name][-1]['seconds']:.2f} s"
+            )
     return answers
 
 
@@ -152,7 +169,9 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
     for name, rounds in answers.items():
         rates = [answer["images"] / answer["seconds"] for answer in rounds]
         figures[name] = {
-            "median": statistics.median(rates), "min": min(rates), "max": max(rates),
+            "median": statistics.median(rates),
+            "min": min(rates),
+            "max": max(rates),
             "seconds": [answer["seconds"] for answer in rounds],
             "other_cores": statistics.median(answer["other_cores"] for answer in rounds),
         }
@@ -173,21 +192,28 @@ def judge(results: dict[str, dict]) -> list[dict]:
     for folder, peer, wanted in GOALS:
         reached = ratio(results[folder], "cxrflow", peer)
         if reached is not None:
-            goals.append({"folder": folder, "peer": peer, "wanted": wanted, "reached": reached, "met": reached >= wanted})
+            goals.append(
+                {"folder": folder, "peer": peer, "wanted": wanted, "reached": reached, "met": reached >= wanted}
+            )
     return goals
 
 
 def as_table(folder: str, figures: dict[str, dict]) -> str:
     """The figures of one folder as a Markdown table."""
+
     def times(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    lines = [f"\n{folder}, images a second on {PROCESSES} cores\n",
-             "| contestant | median | min | max | to pillow | cxrflow to it | cores spent on others |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        f"\n{folder}, images a second on {PROCESSES} cores\n",
+        "| contestant | median | min | max | to pillow | cxrflow to it | cores spent on others |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name, figure in figures.items():
-        lines.append(f"| {name} | {figure['median']:,.0f} | {figure['min']:,.0f} | {figure['max']:,.0f} | "
-                     f"{times(figure['to_pillow'])} | {times(figure['cxrflow_to_it'])} | {figure['other_cores']:.2f} |")
+        lines.append(
+            f"| {name} | {figure['median']:,.0f} | {figure['min']:,.0f} | {figure['max']:,.0f} | "
+            f"{times(figure['to_pillow'])} | {times(figure['cxrflow_to_it'])} | {figure['other_cores']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -238,9 +264,21 @@ def main() -> None:
         say(as_table(name, figures))
     say("")
     for goal in goals:
-        say(f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: wanted {goal['wanted']:.2f}, "
-            f"reached {goal['reached']:.2f}")
-    print(json.dumps({"decoder": flags.decoder, "rounds": flags.rounds, "copies": flags.copies, "results": results, "goals": goals}))
+        say(
+            f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: wanted {goal['wanted']:.2f}, "
+            f"reached {goal['reached']:.2f}"
+        )
+    print(
+        json.dumps(
+            {
+                "decoder": flags.decoder,
+                "rounds": flags.rounds,
+                "copies": flags.copies,
+                "results": results,
+                "goals": goals,
+            }
+        )
+    )
     sys.exit(0 if all(goal["met"] for goal in goals) else 1)
 
 

@@ -17,13 +17,14 @@ def open_local_session():
 
     os.environ["PYSPARK_SUBMIT_ARGS"] = (
         f"--master local[{PROCESSES}] --driver-memory 1g --conf spark.ui.enabled=false "
-        "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+        "--conf spark.ui.showConsoleProgress=false pyspark-shell"
+    )
     return open_session("cxrflow benchmark")
 
 
 def ingest_config(folder: str, out: str, decoder: str | None = None):
     """What the library is asked for; ``decoder`` None leaves it the library's own choice."""
-    from cxrflow.config import IngestConfig
+    from cxrflow.base.config import IngestConfig
 
     chosen = {"decoder": decoder} if decoder else {}
     unknown = set(chosen) - {field.name for field in dataclasses.fields(IngestConfig)}
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--decoder", help="the library's own choice, if not given")
     decoder = parser.parse_args().decoder
 
-    from cxrflow.spark.ingest import ingest
+    from cxrflow.pipeline.ingest_job import ingest
 
     spark = open_local_session()
     serve(lambda folder, out: ingest(spark, ingest_config(folder, out, decoder)))

@@ -16,6 +16,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TE
 
 import datasets
 import pyarrow.parquet as pq
+
 from contestant import PROCESSES, list_images, serve
 from recipe import ROWS_A_FILE, SCHEMA, WRITING, read_sample
 
@@ -31,8 +32,12 @@ def load_imagefolder(folder: str, cache: Path) -> datasets.Dataset:
     """One row a file, with the column path, as the builder imagefolder finds them."""
     files = datasets.load_dataset("imagefolder", data_dir=folder, split="train", cache_dir=str(cache))
     # Paths instead of Pillow images: the recipe wants the file's bytes, for the hash and for draft mode.
-    return files.cast_column("image", datasets.Image(decode=False)).shuffle(seed=0).flatten().rename_column(
-        "image.path", "path")
+    return (
+        files.cast_column("image", datasets.Image(decode=False))
+        .shuffle(seed=0)
+        .flatten()
+        .rename_column("image.path", "path")
+    )
 
 
 def ingest(find, folder: str, out: str) -> None:
@@ -41,9 +46,15 @@ def ingest(find, folder: str, out: str) -> None:
     cache.mkdir(parents=True)
     files = find(folder, cache)
     samples = files.map(
-        read_samples, batched=True, batch_size=ROWS_A_FILE, writer_batch_size=ROWS_A_FILE, num_proc=PROCESSES,
-        remove_columns=files.column_names, features=datasets.Features.from_arrow_schema(SCHEMA),
-        cache_file_name=str(cache / "samples.arrow"))
+        read_samples,
+        batched=True,
+        batch_size=ROWS_A_FILE,
+        writer_batch_size=ROWS_A_FILE,
+        num_proc=PROCESSES,
+        remove_columns=files.column_names,
+        features=datasets.Features.from_arrow_schema(SCHEMA),
+        cache_file_name=str(cache / "samples.arrow"),
+    )
     # Not to_parquet, which compresses with snappy whatever it is told.
     for index, table in enumerate(samples.with_format("arrow").iter(batch_size=ROWS_A_FILE)):
         pq.write_table(table, Path(out) / f"{index:08d}.parquet", **WRITING)

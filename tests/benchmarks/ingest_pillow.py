@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
 from contestant import PROCESSES, list_images, serve
 from recipe import ROWS_A_FILE, WRITING, read_sample, to_table
 
@@ -22,7 +23,7 @@ def ingest(pool, folder: str, out: str) -> None:
 def ingest_files(files: list[str], rank: int, out: str) -> None:
     """One process: read, hash, decode and write, a file's worth of rows at a time."""
     for start in range(0, len(files), ROWS_A_FILE):
-        samples = [read_sample(path) for path in files[start:start + ROWS_A_FILE]]
+        samples = [read_sample(path) for path in files[start : start + ROWS_A_FILE]]
         pq.write_table(to_table(samples), Path(out) / f"{rank}-{start:08d}.parquet", **WRITING)
 
 

@@ -16,6 +16,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import pyarrow as pa
 import ray
 import ray.data
+
 from contestant import PROCESSES, list_images, serve
 from recipe import ROWS_A_FILE, WRITING, make_sample, read_sample, to_table
 

@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from ingest import DATA, say, stop
 from program import ROOT
 from real_runs import IMAGES
@@ -39,10 +40,18 @@ CONTROL = "1 worker, rows reversed"
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each run (4)")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="horovod",
-                        help="how workers start (horovod); two more start by the other")
-    parser.add_argument("--table", type=Path, help=f"table of cxrflow's with splits train and val ({TABLE}, which is made)")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        default="horovod",
+        help="how workers start (horovod); two more start by the other",
+    )
+    parser.add_argument(
+        "--table", type=Path, help=f"table of cxrflow's with splits train and val ({TABLE}, which is made)"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
+    )
     parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "loss-curves.png", help="where it is drawn")
     return parser.parse_args()
 
@@ -50,8 +59,10 @@ def parse_flags() -> argparse.Namespace:
 def open_local_session():
     from cxrflow.spark.session import open_session
 
-    os.environ["PYSPARK_SUBMIT_ARGS"] = (f"--master local[{max(WORKERS)}] --driver-memory 1g --conf spark.ui.enabled=false "
-                                         "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+    os.environ["PYSPARK_SUBMIT_ARGS"] = (
+        f"--master local[{max(WORKERS)}] --driver-memory 1g --conf spark.ui.enabled=false "
+        "--conf spark.ui.showConsoleProgress=false pyspark-shell"
+    )
     return open_session("cxrflow loss curves")
 
 
@@ -78,17 +89,28 @@ def record(reverse: bool):
             summary = fit(config, worker)
         finally:
             keras.Model.train_on_batch = train_on_batch
-        return {**summary, "losses": worker.average([np.array(losses)])[0].tolist()}
+        return {**summary, "losses": worker.all_reduce_mean([np.array(losses)])[0].tolist()}
 
     return train
 
 
-def run(spark, table: Path, folder: Path, model: str, workers: int, launcher: str, epochs: int, reverse: bool = False) -> dict:
-    from cxrflow.config import TrainConfig
-    from cxrflow.launch.supervise import supervise
+def run(
+    spark, table: Path, folder: Path, model: str, workers: int, launcher: str, epochs: int, reverse: bool = False
+) -> dict:
+    from cxrflow.base.config import TrainConfig
+    from cxrflow.launch.supervisor import supervise
 
-    config = TrainConfig(table=str(table), run=str(folder), model=model, launcher=launcher, workers=workers, seed=1,
-                         epochs=epochs, batch_size=GLOBAL_BATCH // workers, lr_scaling="none")
+    config = TrainConfig(
+        table=str(table),
+        run=str(folder),
+        model=model,
+        launcher=launcher,
+        workers=workers,
+        seed=1,
+        epochs=epochs,
+        batch_size=GLOBAL_BATCH // workers,
+        lr_scaling="none",
+    )
     return supervise(spark, config, record(reverse), lambda config, slots: config, lambda event: None, lambda: None)
 
 
@@ -105,9 +127,20 @@ def draw(found: dict[str, dict[str, dict]], picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
-    # Told apart without colour too.
-    styles = dict(zip(found[MODELS[0]], [("#0072b2", "-", 4), ("#e69f00", "--", 2), ("#000000", ":", 1.3),
-                                         ("#cc79a7", "-.", 1.3), ("#999999", "-", 1)], strict=True))
+    # FindingsReader apart without colour too.
+    styles = dict(
+        zip(
+            found[MODELS[0]],
+            [
+                ("#0072b2", "-", 4),
+                ("#e69f00", "--", 2),
+                ("#000000", ":", 1.3),
+                ("#cc79a7", "-.", 1.3),
+                ("#999999", "-", 1),
+            ],
+            strict=True,
+        )
+    )
     for axis, model in zip(axes, MODELS, strict=False):
         for name, result in found[model].items():
             color, line, width = styles[name]
@@ -130,24 +163,38 @@ def main() -> None:
     table = flags.table or TABLE
     if not (table / "manifest.json").exists() and (flags.table or not (flags.data / IMAGES).is_dir()):
         stop(f"expected a table at {table} or the folder {flags.data / IMAGES}, found neither")
-    from cxrflow.config import IngestConfig
-    from cxrflow.spark.ingest import ingest
+    from cxrflow.base.config import IngestConfig
+    from cxrflow.pipeline.ingest_job import ingest
 
     spark = open_local_session()
     if not (table / "manifest.json").exists():
-        ingest(spark, IngestConfig(images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE, split="0.6,0.2,0.2"))
+        ingest(
+            spark,
+            IngestConfig(
+                images=str(flags.data / IMAGES), table=str(table), height=SIZE, width=SIZE, split="0.6,0.2,0.2"
+            ),
+        )
     other = next(name for name in LAUNCHERS if name != flags.launcher)
     found: dict[str, dict[str, dict]] = {model: {} for model in MODELS}
     with tempfile.TemporaryDirectory(prefix="loss-curves-", dir=ROOT / "build") as scratch:
         for model in MODELS:
             for workers in WORKERS:
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
-                found[model][name] = run(spark, table.resolve(), Path(scratch, f"{model}-{workers}"), model, workers,
-                                         flags.launcher, flags.epochs)
-            found[model][f"2 workers, {other}"] = run(spark, table.resolve(), Path(scratch, f"{model}-{other}"), model, 2,
-                                                      other, flags.epochs)
-        found["plain"][CONTROL] = run(spark, table.resolve(), Path(scratch, "control"), "plain", 1, flags.launcher,
-                                      flags.epochs, reverse=True)
+                found[model][name] = run(
+                    spark,
+                    table.resolve(),
+                    Path(scratch, f"{model}-{workers}"),
+                    model,
+                    workers,
+                    flags.launcher,
+                    flags.epochs,
+                )
+            found[model][f"2 workers, {other}"] = run(
+                spark, table.resolve(), Path(scratch, f"{model}-{other}"), model, 2, other, flags.epochs
+            )
+        found["plain"][CONTROL] = run(
+            spark, table.resolve(), Path(scratch, "control"), "plain", 1, flags.launcher, flags.epochs, reverse=True
+        )
     spark.stop()
     draw(found, flags.picture)
     steps = len(found["plain"]["1 worker"]["losses"]) // flags.epochs
@@ -156,10 +203,21 @@ def main() -> None:
     for model, runs in found.items():
         for name, result in runs.items():
             means = np.array(result["losses"]).reshape(flags.epochs, steps).mean(axis=1)
-            say(f"| {model} | {name} | " + " | ".join(f"{mean:.5f}" for mean in means) + f" | {result['val_auc']:.4f} |")
-    print(json.dumps({"launcher": flags.launcher, "epochs": flags.epochs, "global_batch": GLOBAL_BATCH, "steps": steps,
-                      "difference_first_20_steps": {model: apart(runs, 20) for model, runs in found.items()},
-                      "difference_first_epoch": {model: apart(runs, steps) for model, runs in found.items()}}))
+            say(
+                f"| {model} | {name} | " + " | ".join(f"{mean:.5f}" for mean in means) + f" | {result['val_auc']:.4f} |"
+            )
+    print(
+        json.dumps(
+            {
+                "launcher": flags.launcher,
+                "epochs": flags.epochs,
+                "global_batch": GLOBAL_BATCH,
+                "steps": steps,
+                "difference_first_20_steps": {model: apart(runs, 20) for model, runs in found.items()},
+                "difference_first_epoch": {model: apart(runs, steps) for model, runs in found.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from cxrflow.base.config import PRESETS, IngestConfig, TrainConfig, preset
+from cxrflow.metrics.intervals import Rate, Resamples, percentiles
 from ingest import say
 from program import ROOT
 from real_runs import judge_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
-
-from cxrflow.config import PRESETS, IngestConfig, TrainConfig, preset
-from cxrflow.metrics.intervals import Rate, Resamples, percentiles
 
 SIZES = {"test": 100, "val": 108, "train": 432}
 """Images of each split: the notebook's 540 had a validation split of 0.2."""
@@ -37,7 +37,9 @@ COLORS = {"notebook": "#e69f00", "default": "#0072b2"}
 def parse_flags() -> tuple[argparse.Namespace, Path]:
     parser = make_parser(__doc__, "notebook-comparison")
     parser.add_argument("--draws", type=int, default=5, help="draws of images, seeds 0 and up (5)")
-    parser.add_argument("--epochs", type=int, default=PRESETS["notebook"][TrainConfig]["epochs"], help="epochs of both (200)")
+    parser.add_argument(
+        "--epochs", type=int, default=PRESETS["notebook"][TrainConfig]["epochs"], help="epochs of both (200)"
+    )
     parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "notebook.png", help="where it is drawn")
     return parse(parser)
 
@@ -60,7 +62,9 @@ def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Na
     asked = {"epochs": flags.epochs}
     if recipe == "notebook":
         asked["batch_size"] = PRESETS["notebook"][TrainConfig]["batch_size"] // flags.workers
-    return preset(recipe, table=str(table), run=str(run), seed=seed, launcher=flags.launcher, workers=flags.workers, **asked)
+    return preset(
+        recipe, table=str(table), run=str(run), seed=seed, launcher=flags.launcher, workers=flags.workers, **asked
+    )
 
 
 def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: argparse.Namespace) -> dict:
@@ -72,16 +76,21 @@ def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: arg
     called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
     tested = scored.sort_values("path")
-    return {"n": judged["n"], "patients": tested["patient_id"].tolist(),
-            "right": (tested["predicted_label"] == tested["label"]).astype(int).tolist(),
-            "right_at_highest": (called == scored["label"]).astype(int)[tested.index].tolist(), "auc": judged["auc"],
-            "seconds": sum(epoch["seconds"] for epoch in epochs), "curves": curves,
-            "swing": {name: swing(curve) for name, curve in curves.items()}}
+    return {
+        "n": judged["n"],
+        "patients": tested["patient_id"].tolist(),
+        "right": (tested["predicted_label"] == tested["label"]).astype(int).tolist(),
+        "right_at_highest": (called == scored["label"]).astype(int)[tested.index].tolist(),
+        "auc": judged["auc"],
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "curves": curves,
+        "swing": {name: swing(curve) for name, curve in curves.items()},
+    }
 
 
 def swing(curve: list[float]) -> dict[str, float]:
     """How far the curve moves from epoch to epoch over its last third: on average, and at most."""
-    steps = np.abs(np.diff(curve[-max(2, len(curve) // 3):])) if len(curve) > 1 else np.zeros(1)
+    steps = np.abs(np.diff(curve[-max(2, len(curve) // 3) :])) if len(curve) > 1 else np.zeros(1)
     return {"mean": float(steps.mean()), "most": float(steps.max())}
 
 
@@ -97,9 +106,14 @@ def difference(found: dict[str, list[dict]]) -> dict:
     bootstrap over patients, and how many images only one of the two calls right."""
     one, other = (np.concatenate([draw["right"] for draw in found[recipe]]) for recipe in ("default", "notebook"))
     apart, patients = one - other, np.concatenate([draw["patients"] for draw in found["default"]])
-    samples = Resamples(patients, 2000).of(lambda weights: {"difference": weights @ apart / weights.sum(axis=1)})["difference"]
-    return {"difference": float(apart.mean()), "interval": percentiles(samples),
-            "only": {"default": int((apart > 0).sum()), "notebook": int((apart < 0).sum())}}
+    samples = Resamples(patients, 2000).of(lambda weights: {"difference": weights @ apart / weights.sum(axis=1)})[
+        "difference"
+    ]
+    return {
+        "difference": float(apart.mean()),
+        "interval": percentiles(samples),
+        "only": {"default": int((apart > 0).sum()), "notebook": int((apart < 0).sum())},
+    }
 
 
 def rows(found: dict[str, list[dict]]) -> Iterator[str]:
@@ -108,14 +122,23 @@ def rows(found: dict[str, list[dict]]) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for recipe, draws in found.items():
         sums = {name: sum(draw[name] for draw in draws) for name in ("auc", "seconds")}
-        swings = {name: {"mean": np.mean([draw["swing"][name]["mean"] for draw in draws]),
-                         "most": max(draw["swing"][name]["most"] for draw in draws)} for name in draws[0]["swing"]}
+        swings = {
+            name: {
+                "mean": np.mean([draw["swing"][name]["mean"] for draw in draws]),
+                "most": max(draw["swing"][name]["most"] for draw in draws),
+            }
+            for name in draws[0]["swing"]
+        }
         together = {**sums, "auc": sums["auc"] / len(draws), "swing": swings}
         for name, draw, of in [*((place, draw, [draw]) for place, draw in enumerate(draws)), ("all", together, draws)]:
-            moves = [f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['most']:.4f}"
-                     for curve in ("val_accuracy", "val_auc")]
-            yield (f"| {recipe} | {name} | {rate(of)} | {rate(of, 'right_at_highest')} "
-                   f"| {draw['auc']:.4f} | {' | '.join(moves)} | {draw['seconds']:.0f} |")
+            moves = [
+                f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['most']:.4f}"
+                for curve in ("val_accuracy", "val_auc")
+            ]
+            yield (
+                f"| {recipe} | {name} | {rate(of)} | {rate(of, 'right_at_highest')} "
+                f"| {draw['auc']:.4f} | {' | '.join(moves)} | {draw['seconds']:.0f} |"
+            )
 
 
 def draw_curves(found: dict[str, list[dict]], picture: Path) -> None:
@@ -130,7 +153,12 @@ def draw_curves(found: dict[str, list[dict]], picture: Path) -> None:
         axes[0, column].set_title(f"{titles[recipe]}: test accuracy {rate(draws)} %", fontsize=10)
         for axis, curve in zip(axes[:, column], ("val_accuracy", "val_auc"), strict=True):
             for draw in draws:
-                axis.plot(np.arange(len(draw["curves"][curve])) + 1, draw["curves"][curve], color=COLORS[recipe], linewidth=0.9)
+                axis.plot(
+                    np.arange(len(draw["curves"][curve])) + 1,
+                    draw["curves"][curve],
+                    color=COLORS[recipe],
+                    linewidth=0.9,
+                )
             axis.grid(alpha=0.3)
         axes[1, column].set_xlabel("epoch")
     axes[0, 0].set_ylabel(f"accuracy, {SIZES['val']} validation images")
@@ -161,9 +189,11 @@ def main() -> None:
     draw_curves(found, flags.picture)
     apart = difference(found)
     say("\n".join(rows(found)))
-    say(f"\nThe defaults call {100 * apart['difference']:+.1f} % more of the same images right (95 % interval "
+    say(
+        f"\nThe defaults call {100 * apart['difference']:+.1f} % more of the same images right (95 % interval "
         f"{' to '.join(f'{100 * limit:+.1f}' for limit in apart['interval'] or [])}): {apart['only']['default']} that the notebook does not, "
-        f"and not {apart['only']['notebook']} that it does.")
+        f"and not {apart['only']['notebook']} that it does."
+    )
     for draw in (draw for draws in found.values() for draw in draws):
         del draw["curves"], draw["patients"]
         draw |= {name: sum(draw[name]) for name in ("right", "right_at_highest")}

@@ -23,7 +23,8 @@ class Program:
         with open(self._log, "w") as log:
             # A session of its own: Ctrl-C is for the driver, which then ends its contestants in order.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
         self._answer()
 
     def ask(self, line: str) -> dict:

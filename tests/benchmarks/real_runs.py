@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from cxrflow.base.config import EvaluateConfig, IngestConfig, TrainConfig
+from cxrflow.base.manifest import RunDirectory
+from cxrflow.base.path_rules import patient_of
 from ingest import DATA, say, stop
 from program import ROOT
-
-from cxrflow.config import EvaluateConfig, IngestConfig, TrainConfig
-from cxrflow.labels import patient_of
-from cxrflow.manifest import RunDirectory
 
 IMAGES = "chest_xray_224"
 SERIES = {"IM": "NORMAL", "NORMAL2": "NORMAL", "bacteria": "PNEUMONIA", "virus": "PNEUMONIA"}
@@ -34,10 +34,14 @@ SERIES = {"IM": "NORMAL", "NORMAL2": "NORMAL", "bacteria": "PNEUMONIA", "virus":
 def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
     """A parser with the flags that all of them have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--launcher", choices=("local", "horovod", "torch"), default="horovod", help="how workers start (horovod)")
+    parser.add_argument(
+        "--launcher", choices=("local", "horovod", "torch"), default="horovod", help="how workers start (horovod)"
+    )
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2, help="training workers (2)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / folder, help="tables and runs")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
+    )
     return parser
 
 
@@ -56,8 +60,10 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Path]:
 def open_two_slots(name: str):
     from cxrflow.spark.session import open_session
 
-    os.environ["PYSPARK_SUBMIT_ARGS"] = ("--master local[2] --driver-memory 1g --conf spark.ui.enabled=false "
-                                         "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+    os.environ["PYSPARK_SUBMIT_ARGS"] = (
+        "--master local[2] --driver-memory 1g --conf spark.ui.enabled=false "
+        "--conf spark.ui.showConsoleProgress=false pyspark-shell"
+    )
     return open_session(name)
 
 
@@ -91,11 +97,14 @@ def find_folds(patients: dict[str, list[str]], folds: int) -> dict[str, int]:
 def make_table(spark, dealt: Iterable[tuple[str, str, str]], config: IngestConfig) -> None:
     """``dealt``: (path, patient, split) of each image, whose label is its folder; they are written to a labels file beside
     the table of ``config``, which says the rest. Ends the program where the table is there, but was dealt otherwise."""
-    from cxrflow.spark.ingest import ingest
+    from cxrflow.pipeline.ingest_job import ingest
 
     table = Path(config.table)
     labels = table.with_name(f"{table.name}-labels.csv")
-    wanted = [["path", "label", "patient_id", "split"], *([path, path.split("/")[0], patient, split] for path, patient, split in dealt)]
+    wanted = [
+        ["path", "label", "patient_id", "split"],
+        *([path, path.split("/")[0], patient, split] for path, patient, split in dealt),
+    ]
     if (table / "manifest.json").exists():
         with open(labels, newline="") as file:
             if list(csv.reader(file)) != wanted:
@@ -114,7 +123,7 @@ def run_folder(folder: Path, name: str, flags: argparse.Namespace) -> Path:
 
 def train_once(spark, config: TrainConfig) -> list[dict]:
     """The epochs of ``history.json``."""
-    from cxrflow.launch.train import train
+    from cxrflow.pipeline.train_job import train
 
     run, began = RunDirectory(config.run), time.monotonic()
     train(None if config.launcher == "local" else spark, config)  # does nothing with a finished run
@@ -124,7 +133,7 @@ def train_once(spark, config: TrainConfig) -> list[dict]:
 
 def judge_once(spark, config: TrainConfig, table: Path) -> tuple[dict, pd.DataFrame]:
     """What ``metrics.json`` has of the test split of a table, and its scored images; both are kept beside the run."""
-    from cxrflow.spark.evaluate import evaluate
+    from cxrflow.pipeline.evaluate_job import evaluate
 
     kept = Path(f"{config.run}-on-{table.name}")
     if not kept.exists():

@@ -13,23 +13,33 @@ HEIGHT = WIDTH = 224
 ROWS_A_FILE = 128
 # As cxrflow writes: pixels hardly compress and hardly repeat.
 WRITING = {
-    "compression": {"path": "ZSTD", "size": "ZSTD", "sha256": "ZSTD", "label": "ZSTD", "source_height": "ZSTD",
-                    "source_width": "ZSTD", "source_format": "ZSTD", "pixels": "NONE"},
+    "compression": {
+        "path": "ZSTD",
+        "size": "ZSTD",
+        "sha256": "ZSTD",
+        "label": "ZSTD",
+        "source_height": "ZSTD",
+        "source_width": "ZSTD",
+        "source_format": "ZSTD",
+        "pixels": "NONE",
+    },
     "use_dictionary": ["label", "source_format"],
     "write_statistics": ["path", "size", "sha256", "label", "source_height", "source_width", "source_format"],
 }
 
 # The columns of cxrflow's samples table that say something without a split of patients.
-SCHEMA = pa.schema([
-    pa.field("path", pa.string()),
-    pa.field("size", pa.int64()),
-    pa.field("sha256", pa.string()),
-    pa.field("label", pa.string()),
-    pa.field("source_height", pa.int32()),
-    pa.field("source_width", pa.int32()),
-    pa.field("source_format", pa.string()),
-    pa.field("pixels", pa.binary()),
-])
+SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("source_height", pa.int32()),
+        pa.field("source_width", pa.int32()),
+        pa.field("source_format", pa.string()),
+        pa.field("pixels", pa.binary()),
+    ]
+)
 
 
 def make_sample(path: str, data: bytes) -> dict:
@@ -41,8 +51,13 @@ def make_sample(path: str, data: bytes) -> dict:
         image.draft("L", (WIDTH, HEIGHT))
         resized = image.convert("L").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return {
-        "path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "label": Path(path).parent.name,
-        "source_height": source_height, "source_width": source_width, "source_format": source_format,
+        "path": path,
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "label": Path(path).parent.name,
+        "source_height": source_height,
+        "source_width": source_width,
+        "source_format": source_format,
         "pixels": resized.tobytes(),
     }
 

@@ -27,14 +27,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from cxrflow.base.config import IngestConfig, to_dict
+from cxrflow.base.manifest import read_manifest, write_manifest
 from feed import finish
 from feed_tables import make_many_shards
 from ingest import say, stop, take_two_cores
 from program import ROOT, Program, busy_seconds
 from scaling_cxrflow import BATCH_ROWS
-
-from cxrflow.config import IngestConfig, to_dict
-from cxrflow.manifest import read_manifest, write_manifest
 
 LAUNCHERS = {"horovod": "Horovod, TensorFlow", "torch": "TorchDistributor, torch"}
 SHAPES = {"one": (1, 1), "two": (2, 1), "apart": (2, 1), "threads": (1, 2)}
@@ -49,7 +48,9 @@ WEAK_GOAL, THREADS_GOAL, TORCH_GOAL, START_GOAL = 0.95, 1.0, 1.0, 25.0
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
-    parser.add_argument("--sizes", type=int, nargs="+", choices=STEPS, default=list(STEPS), help="height and width (both)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", choices=STEPS, default=list(STEPS), help="height and width (both)"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="steps of a turn (60 at 128 px, 20 at 224)")
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="launchers (both)")
     parser.add_argument("--no-start-up", action="store_true", help="leave the start-up out")
@@ -64,11 +65,17 @@ def make_table(table: Path, size: int, images: int) -> Path:
     count = -(-images // SHARD_ROWS)
     make_many_shards(table, count + 2, min(count + 2, 8), SHARD_ROWS, size)
     manifest = read_manifest(str(table))
-    shards = [dataclasses.replace(shard, split="train" if place < count else "val")
-              for place, shard in enumerate(manifest.shards)]
+    shards = [
+        dataclasses.replace(shard, split="train" if place < count else "val")
+        for place, shard in enumerate(manifest.shards)
+    ]
     made = to_dict(IngestConfig(images="random", table=str(table), height=size, width=size))
-    write_manifest(str(table), dataclasses.replace(
-        manifest, shards=shards, config=made, audit={"patients": {"train": images, "val": 2 * SHARD_ROWS}}))
+    write_manifest(
+        str(table),
+        dataclasses.replace(
+            manifest, shards=shards, config=made, audit={"patients": {"train": images, "val": 2 * SHARD_ROWS}}
+        ),
+    )
     return table
 
 
@@ -88,20 +95,27 @@ def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tupl
     turns: dict[tuple[str, str, int], list[dict]] = {}
     try:
         for threads in (1, 2):
-            programs[threads] = Program(f"session-{threads}", [
-                sys.executable, str(Path(__file__).with_name("scaling_cxrflow.py")), "--task-cpus", str(threads)], scratch)
+            programs[threads] = Program(
+                f"session-{threads}",
+                [sys.executable, str(Path(__file__).with_name("scaling_cxrflow.py")), "--task-cpus", str(threads)],
+                scratch,
+            )
         for number in range(1, flags.rounds + 1):
             for launcher in flags.launchers:
                 for shape, (workers, threads) in SHAPES.items():
                     how, cores = ("apart", 1) if shape == "apart" else ("together", workers * threads)
                     places = " ".join(f"'{tables[cores, size]}'" for size in flags.sizes)
                     busy, started = busy_seconds(), time.monotonic()
-                    found = programs[threads].ask(f"run {launcher} {workers} {how} '{scratch / 'runs'}' {places}")["sizes"]
+                    found = programs[threads].ask(f"run {launcher} {workers} {how} '{scratch / 'runs'}' {places}")[
+                        "sizes"
+                    ]
                     kept_busy = (busy_seconds() - busy) / (time.monotonic() - started)
                     for size, turn in zip(flags.sizes, found, strict=True):
                         turns.setdefault((launcher, shape, size), []).append(turn)
-                    rates = ", ".join(f"{turn['rate']:.1f} images/s at {size} px"
-                                      for size, turn in zip(flags.sizes, found, strict=True))
+                    rates = ", ".join(
+                        f"{turn['rate']:.1f} images/s at {size} px"
+                        for size, turn in zip(flags.sizes, found, strict=True)
+                    )
                     say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({kept_busy:.2f} cores busy)")
                     shutil.rmtree(scratch / "runs")
         return turns
@@ -117,9 +131,33 @@ def start_up(launcher: str, table: Path, scratch: Path) -> dict:
     began = time.time()
     with open(log, "w") as words:
         done = subprocess.run(
-            ["bash", "-c", 'source cluster/env.sh && exec spark-submit "$@"', "spark-submit", "--master", "local[2]",
-             "--driver-memory", "1g", "jobs/train.py", "--table", str(table), "--run", str(run), "--launcher", launcher,
-             "--workers", "2", "--epochs", "1", "--batch-size", str(BATCH_ROWS)], cwd=ROOT, stdout=words, stderr=words)
+            [
+                "bash",
+                "-c",
+                'source cluster/env.sh && exec spark-submit "$@"',
+                "spark-submit",
+                "--master",
+                "local[2]",
+                "--driver-memory",
+                "1g",
+                "jobs/train.py",
+                "--table",
+                str(table),
+                "--run",
+                str(run),
+                "--launcher",
+                launcher,
+                "--workers",
+                "2",
+                "--epochs",
+                "1",
+                "--batch-size",
+                str(BATCH_ROWS),
+            ],
+            cwd=ROOT,
+            stdout=words,
+            stderr=words,
+        )
     said = log.read_text()
     if done.returncode:
         raise RuntimeError(f"jobs/train.py ended with status {done.returncode}; its last words:\n{said[-2000:]}")
@@ -128,8 +166,11 @@ def start_up(launcher: str, table: Path, scratch: Path) -> dict:
     step = next(event for event in events if event["event"] == "step")
     # The first step event is about all steps but the first.
     rest = (step["images"] - 2 * BATCH_ROWS) / step["images_per_second"]
-    return {"preflight": float(re.search(r"preflight passed in ([\d.]+) s", said)[1]), "start": start["time"] - began,
-            "first_step": step["time"] - rest - began}
+    return {
+        "preflight": float(re.search(r"preflight passed in ([\d.]+) s", said)[1]),
+        "start": start["time"] - began,
+        "first_step": step["time"] - rest - began,
+    }
 
 
 def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
@@ -140,42 +181,76 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
         rates = {shape: [turn["rate"] for turn in turns[launcher, shape, size]] for shape in SHAPES}
         one, two, apart, threads = (statistics.median(rates[shape]) for shape in SHAPES)
         shares = [turn["exchange_share"] for turn in turns[launcher, "two", size] if turn["exchange_share"] is not None]
-        rows.append({"launcher": launcher, "size": size, "one": one, "two": two, "apart": apart, "threads": threads,
-                     "weak": two / (2 * one), "to_apart": two / apart, "to_threads": two / threads,
-                     "exchange_share": statistics.median(shares) if shares else None,
-                     "step_seconds": BATCH_ROWS / one,
-                     "range": {shape: [min(found), max(found)] for shape, found in rates.items()}})
+        rows.append(
+            {
+                "launcher": launcher,
+                "size": size,
+                "one": one,
+                "two": two,
+                "apart": apart,
+                "threads": threads,
+                "weak": two / (2 * one),
+                "to_apart": two / apart,
+                "to_threads": two / threads,
+                "exchange_share": statistics.median(shares) if shares else None,
+                "step_seconds": BATCH_ROWS / one,
+                "range": {shape: [min(found), max(found)] for shape, found in rates.items()},
+            }
+        )
     return rows
 
 
 def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
-    lines = ["", "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 2 apart | 1 process, 2 threads | weak scaling | "
-             "2 workers to 2 apart | 2 workers to 2 threads | exchange |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "",
+        "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 2 apart | 1 process, 2 threads | weak scaling | "
+        "2 workers to 2 apart | 2 workers to 2 threads | exchange |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row in rows:
         share = "" if row["exchange_share"] is None else f"{row['exchange_share']:.1%}"
-        lines.append(f"| {LAUNCHERS[row['launcher']]} | {row['size']} | {row['one']:.0f} | {row['two']:.0f} | "
-                     f"{row['apart']:.0f} | {row['threads']:.0f} | {row['weak']:.1%} | {row['to_apart']:.1%} | "
-                     f"{row['to_threads']:.2f} | {share} |")
+        lines.append(
+            f"| {LAUNCHERS[row['launcher']]} | {row['size']} | {row['one']:.0f} | {row['two']:.0f} | "
+            f"{row['apart']:.0f} | {row['threads']:.0f} | {row['weak']:.1%} | {row['to_apart']:.1%} | "
+            f"{row['to_threads']:.2f} | {share} |"
+        )
     if starts:
-        lines += ["", "| seconds from spark-submit, 2 workers | preflight alone | workers ready | first step done |",
-                  "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {LAUNCHERS[launcher]} | {found['preflight']:.1f} | {found['start']:.1f} | {found['first_step']:.1f} |"
-                  for launcher, found in starts.items()]
+        lines += [
+            "",
+            "| seconds from spark-submit, 2 workers | preflight alone | workers ready | first step done |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {LAUNCHERS[launcher]} | {found['preflight']:.1f} | {found['start']:.1f} | {found['first_step']:.1f} |"
+            for launcher, found in starts.items()
+        ]
     return "\n".join(lines)
 
 
 def judge(rows: list[dict], starts: dict[str, dict]) -> list[dict]:
     """Each goal, with what was reached."""
     goals = [_goal(f"{row['launcher']} at {row['size']} px, weak scaling", row["weak"], WEAK_GOAL) for row in rows]
-    goals += [_goal(f"horovod at {row['size']} px, 2 workers to 2 threads", row["to_threads"], THREADS_GOAL)
-              for row in rows if row["launcher"] == "horovod"]
+    goals += [
+        _goal(f"horovod at {row['size']} px, 2 workers to 2 threads", row["to_threads"], THREADS_GOAL)
+        for row in rows
+        if row["launcher"] == "horovod"
+    ]
     single = {(row["launcher"], row["size"]): row["one"] for row in rows}
-    goals += [_goal(f"torch to TensorFlow at {size} px, one thread", rate / single["horovod", size], TORCH_GOAL)
-              for (launcher, size), rate in single.items() if launcher == "torch" and ("horovod", size) in single]
-    return goals + [{"goal": f"{launcher}, seconds from spark-submit to the first step", "wanted": f"< {START_GOAL:.0f}",
-                     "reached": found["first_step"], "met": found["first_step"] < START_GOAL, "counts": True}
-                    for launcher, found in starts.items()]
+    goals += [
+        _goal(f"torch to TensorFlow at {size} px, one thread", rate / single["horovod", size], TORCH_GOAL)
+        for (launcher, size), rate in single.items()
+        if launcher == "torch" and ("horovod", size) in single
+    ]
+    return goals + [
+        {
+            "goal": f"{launcher}, seconds from spark-submit to the first step",
+            "wanted": f"< {START_GOAL:.0f}",
+            "reached": found["first_step"],
+            "met": found["first_step"] < START_GOAL,
+            "counts": True,
+        }
+        for launcher, found in starts.items()
+    ]
 
 
 def _goal(name: str, reached: float, wanted: float) -> dict:
@@ -191,8 +266,11 @@ def main() -> None:
         try:
             tables = make_tables(flags, scratch)
             turns = measure(flags, tables, scratch)
-            starts = {} if flags.no_start_up else {
-                launcher: start_up(launcher, tables[2, flags.sizes[0]], scratch) for launcher in flags.launchers}
+            starts = (
+                {}
+                if flags.no_start_up
+                else {launcher: start_up(launcher, tables[2, flags.sizes[0]], scratch) for launcher in flags.launchers}
+            )
         except (RuntimeError, subprocess.CalledProcessError) as error:
             stop(str(error))
     rows = summarise(turns)

@@ -24,7 +24,8 @@ def open_local_session(task_cpus: int):
 
     os.environ["PYSPARK_SUBMIT_ARGS"] = (
         f"--master local[{PROCESSES}] --driver-memory 1g --conf spark.task.cpus={task_cpus} --conf spark.ui.enabled=false "
-        "--conf spark.ui.showConsoleProgress=false pyspark-shell")
+        "--conf spark.ui.showConsoleProgress=false pyspark-shell"
+    )
     return open_session("cxrflow scaling")
 
 
@@ -37,10 +38,10 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
 
         import numpy as np
 
-        from cxrflow.launch.worker import Worker
+        from cxrflow.distributed.worker import Worker
         from cxrflow.training.fit import fit
 
-        cores = sorted(os.sched_getaffinity(0))[worker.rank * threads:][:threads]
+        cores = sorted(os.sched_getaffinity(0))[worker.rank * threads :][:threads]
         for thread in os.listdir("/proc/self/task"):  # those that Horovod or torch have started; later ones inherit it
             os.sched_setaffinity(int(thread), cores)
         sizes = []
@@ -48,7 +49,9 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
             trains, events = Worker() if apart else worker, []
             trains.tell, trains.at = events.append, worker.at
             worker.gather(np.zeros(1))  # they begin together
-            fit(dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains)
+            fit(
+                dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains
+            )
             rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell
             rates = worker.gather(np.array([rate]))
             sizes.append({"rate": float(rates.sum()), "exchange_share": None if share != share else share})
@@ -58,14 +61,30 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
 
 
 def run(spark, launcher: str, workers: int, apart: bool, scratch: str, tables: list[str]) -> list[dict]:
-    from cxrflow.config import TrainConfig
-    from cxrflow.launch.supervise import supervise
+    from cxrflow.base.config import TrainConfig
+    from cxrflow.launch.supervisor import supervise
 
     folder = f"{scratch}/{uuid.uuid4().hex}"
-    config = TrainConfig(table=tables[0], run=folder, launcher=launcher, workers=workers, epochs=1, batch_size=BATCH_ROWS,
-                         max_restarts=0, views=1, tensorboard=False)
+    config = TrainConfig(
+        table=tables[0],
+        run=folder,
+        launcher=launcher,
+        workers=workers,
+        epochs=1,
+        batch_size=BATCH_ROWS,
+        max_restarts=0,
+        views=1,
+        tensorboard=False,
+    )
     threads = int(spark.conf.get("spark.task.cpus"))
-    return supervise(spark, config, on_own_cores(tables, folder, threads, apart), lambda config, slots: config, lambda event: None, lambda: None)["sizes"]
+    return supervise(
+        spark,
+        config,
+        on_own_cores(tables, folder, threads, apart),
+        lambda config, slots: config,
+        lambda event: None,
+        lambda: None,
+    )["sizes"]
 
 
 def steady(events: list[dict]) -> tuple[float, float]:

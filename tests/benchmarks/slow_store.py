@@ -32,19 +32,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
+
 from feed_tables import make_many_shards
 from feeding import BATCH_ROWS, HEIGHT
 from ingest import say, stop, take_two_cores
 from program import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
-from cxrflow import storage  # noqa: E402
-from cxrflow.config import TrainConfig  # noqa: E402
-from cxrflow.manifest import read_manifest  # noqa: E402
-from cxrflow.training.budget import feed_size  # noqa: E402
-from cxrflow.training.feed import COLUMNS, Feed  # noqa: E402
-from cxrflow.training.source import fetch_whole, find_fetch  # noqa: E402
-from s3_server import COUNT, KEY, SECRET  # noqa: E402
+from cxrflow.base import storage
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.manifest import read_manifest
+from cxrflow.training.feed import COLUMNS, Feed
+from cxrflow.training.feed_budget import feed_size
+from cxrflow.training.shard_source import fetch_whole, find_fetch
+from s3_server import COUNT, KEY, SECRET
 
 REMOTE = "s3://slow/table"
 READ = 12
@@ -54,7 +55,9 @@ READ = 12
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency", type=float, default=0.05, metavar="S", help="seconds before each answer (0.05)")
-    parser.add_argument("--bandwidth", type=float, default=40e6, metavar="B", help="bytes a second of a connection (40e6)")
+    parser.add_argument(
+        "--bandwidth", type=float, default=40e6, metavar="B", help="bytes a second of a connection (40e6)"
+    )
     parser.add_argument("--shards", type=int, default=40, metavar="N", help="shards of 128 images (40)")
     parser.add_argument("--rounds", type=int, default=3, help="of all contestants; medians count (3)")
     flags = parser.parse_args()
@@ -66,12 +69,19 @@ def parse_flags() -> argparse.Namespace:
 @contextmanager
 def slow_store(flags: argparse.Namespace):
     """The store's URL; this process' environment names it, and it ends with the block."""
-    command = [sys.executable, str(ROOT / "tests" / "s3_server.py"), "--latency", str(flags.latency), "--bandwidth",
-               str(flags.bandwidth)]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "s3_server.py"),
+        "--latency",
+        str(flags.latency),
+        "--bandwidth",
+        str(flags.bandwidth),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         url = server.stdout.readline().strip()
-        os.environ.update(AWS_ENDPOINT_URL_S3=url, AWS_ACCESS_KEY_ID=KEY, AWS_SECRET_ACCESS_KEY=SECRET,
-                          AWS_DEFAULT_REGION="us-east-1")
+        os.environ.update(
+            AWS_ENDPOINT_URL_S3=url, AWS_ACCESS_KEY_ID=KEY, AWS_SECRET_ACCESS_KEY=SECRET, AWS_DEFAULT_REGION="us-east-1"
+        )
         yield url
         server.stdin.close()
 
@@ -97,18 +107,31 @@ def requests(server: str) -> int:
 def two_epochs(table: str, server: str, cache: str | None = None, cache_size: int = 2**34) -> list[dict]:
     manifest = read_manifest(table)
     config = TrainConfig(table=table, run="", batch_size=BATCH_ROWS, cache=cache, cache_size=f"{cache_size // 1024}k")
-    feed = Feed(table, manifest, "train", rank=0, workers=1, batch_size=BATCH_ROWS, size=feed_size(config, manifest),
-                fetch=find_fetch(config, manifest))
-    return [measured(lambda epoch=epoch: sum(len(batch.sample_ids) for batch in feed.epoch(epoch)), server)
-            for epoch in range(2)]
+    feed = Feed(
+        table,
+        manifest,
+        "train",
+        rank=0,
+        workers=1,
+        batch_size=BATCH_ROWS,
+        size=feed_size(config, manifest),
+        fetch=find_fetch(config, manifest),
+    )
+    return [
+        measured(lambda epoch=epoch: sum(len(batch.sample_ids) for batch in feed.epoch(epoch)), server)
+        for epoch in range(2)
+    ]
 
 
 def one_round(local: str, server: str, scratch: Path) -> dict[str, list[dict]]:
     size = sum(storage.sizes(local, ".parquet").values())
     with tempfile.TemporaryDirectory(dir=scratch) as whole, tempfile.TemporaryDirectory(dir=scratch) as half:
-        return {"S3, no cache": two_epochs(REMOTE, server), "S3, cache": two_epochs(REMOTE, server, whole),
-                "S3, cache of half the table": two_epochs(REMOTE, server, half, size // 2),
-                "local disk": two_epochs(local, server)}
+        return {
+            "S3, no cache": two_epochs(REMOTE, server),
+            "S3, cache": two_epochs(REMOTE, server, whole),
+            "S3, cache of half the table": two_epochs(REMOTE, server, half, size // 2),
+            "local disk": two_epochs(local, server),
+        }
 
 
 def opened(url: str) -> None:
@@ -132,16 +155,24 @@ def epochs_table(rounds: list[dict]) -> list[str]:
         cells = []
         for epoch in range(2):
             found = [one[name][epoch] for one in rounds]
-            cells += [f"{statistics.median(one['images'] / one['seconds'] for one in found):,.0f}",
-                      f"{statistics.median(one['requests'] for one in found):.0f}"]
+            cells += [
+                f"{statistics.median(one['images'] / one['seconds'] for one in found):,.0f}",
+                f"{statistics.median(one['requests'] for one in found):.0f}",
+            ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
 def reads_table(reads: dict[str, dict]) -> list[str]:
-    return ["", "| one shard after the other | requests a shard | ms a shard |", "| --- | ---: | ---: |",
-            *(f"| {name} | {found['requests'] / found['images']:.1f} | {1000 * found['seconds'] / found['images']:.0f} |"
-              for name, found in reads.items())]
+    return [
+        "",
+        "| one shard after the other | requests a shard | ms a shard |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {name} | {found['requests'] / found['images']:.1f} | {1000 * found['seconds'] / found['images']:.0f} |"
+            for name, found in reads.items()
+        ),
+    ]
 
 
 def main() -> None:
@@ -152,13 +183,27 @@ def main() -> None:
         local = str(Path(scratch) / "table")
         make_many_shards(Path(local), flags.shards, flags.shards, 128, HEIGHT)
         upload(local)
-        say(f"{flags.shards} shards of 128 images, {flags.latency * 1000:.0f} ms before an answer, "
-            f"{flags.bandwidth / 1e6:.0f} MB/s a connection, {flags.rounds} rounds\n")
-        reads = {"opened as a file": read_one_by_one(opened, server), "in one request": read_one_by_one(in_one_request, server)}
+        say(
+            f"{flags.shards} shards of 128 images, {flags.latency * 1000:.0f} ms before an answer, "
+            f"{flags.bandwidth / 1e6:.0f} MB/s a connection, {flags.rounds} rounds\n"
+        )
+        reads = {
+            "opened as a file": read_one_by_one(opened, server),
+            "in one request": read_one_by_one(in_one_request, server),
+        }
         rounds = [one_round(local, server, Path(scratch)) for _ in range(flags.rounds)]
     say("\n".join(epochs_table(rounds) + reads_table(reads)))
-    print(json.dumps({"latency": flags.latency, "bandwidth": flags.bandwidth, "shards": flags.shards, "rounds": rounds,
-                      "reads": reads}))
+    print(
+        json.dumps(
+            {
+                "latency": flags.latency,
+                "bandwidth": flags.bandwidth,
+                "shards": flags.shards,
+                "rounds": rounds,
+                "reads": reads,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -38,15 +38,17 @@ class Training:
     def __init__(self, table: str):
         import keras
 
-        from cxrflow.config import TrainConfig
-        from cxrflow.manifest import read_manifest
-        from cxrflow.training.budget import feed_size
+        from cxrflow.base.config import TrainConfig
+        from cxrflow.base.manifest import read_manifest
         from cxrflow.training.feed import Feed
+        from cxrflow.training.feed_budget import feed_size
         from cxrflow.training.models import build_model
 
         manifest = read_manifest(table)
         config = TrainConfig(table=table, run="", batch_size=BATCH_ROWS)
-        self._feed = Feed(table, manifest, "train", rank=0, workers=1, batch_size=BATCH_ROWS, size=feed_size(config, manifest))
+        self._feed = Feed(
+            table, manifest, "train", rank=0, workers=1, batch_size=BATCH_ROWS, size=feed_size(config, manifest)
+        )
         size = (manifest.height, manifest.width)
         self._model = build_model("residual", len(manifest.labels), size, size)
         self._model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss="categorical_crossentropy", jit_compile=False)

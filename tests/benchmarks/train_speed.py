@@ -41,9 +41,13 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each backend from each source (5)")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps of a turn (those of an epoch)")
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="Keras' backends (both)")
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="Keras' backends (both)"
+    )
     parser.add_argument("--table", type=Path, help=f"table of cxrflow's with a split train ({TABLE}, which is made)")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
+    )
     flags = parser.parse_args()
     if flags.rounds < 1 or flags.steps < 0:
         stop(f"--rounds, --steps: expected 1 or more, got {flags.rounds}, {flags.steps}")
@@ -61,13 +65,18 @@ def measure(flags: argparse.Namespace, table: Path, scratch: Path) -> dict[str, 
     try:
         for backend in flags.backends:
             say(f"starting {backend}")
-            programs.append(Program(backend, [
-                sys.executable, str(Path(__file__).with_name("train_keras.py")), "--backend", backend], scratch))
+            programs.append(
+                Program(
+                    backend,
+                    [sys.executable, str(Path(__file__).with_name("train_keras.py")), "--backend", backend],
+                    scratch,
+                )
+            )
             for source in SOURCES:
                 programs[-1].ask(f"run '{table}' {WARM_UP_STEPS} {source}")
         for number in range(1, flags.rounds + 1):
             for program in programs:
-                for source in SOURCES[::1 if number % 2 else -1]:
+                for source in SOURCES[:: 1 if number % 2 else -1]:
                     turn = take_turn(program, table, flags.steps, source)
                     turns[program.name][source].append(turn)
                     say(f"round {number} of {flags.rounds}, {program.name}, {source}: {turn['rate']:.1f} images/s")
@@ -83,28 +92,41 @@ def take_turn(program: Program, table: Path, steps: int, source: str) -> dict:
     answer = program.ask(f"run '{table}' {steps} {source}")
     own = program.processor_seconds() - own
     others = busy_seconds() - busy - own
-    return {"rate": answer["images"] / answer["seconds"], "processor": 1000 * own / answer["images"],
-            "other_cores": others / answer["seconds"]}
+    return {
+        "rate": answer["images"] / answer["seconds"],
+        "processor": 1000 * own / answer["images"],
+        "other_cores": others / answer["seconds"],
+    }
 
 
 def summarise(turns: dict[str, list[dict]]) -> dict:
     """Of a backend: medians of images a second, the ratio of these, and the ratios of the rounds."""
     medians = {source: statistics.median(turn["rate"] for turn in found) for source, found in turns.items()}
     pairs = zip(turns["feed"], turns["memory"], strict=True)
-    return {**medians, "ratio": medians["feed"] / medians["memory"], "ratios": [fed["rate"] / held["rate"] for fed, held in pairs],
-            "processor": {source: statistics.median(turn["processor"] for turn in found) for source, found in turns.items()},
-            "other_cores": statistics.median(turn["other_cores"] for found in turns.values() for turn in found)}
+    return {
+        **medians,
+        "ratio": medians["feed"] / medians["memory"],
+        "ratios": [fed["rate"] / held["rate"] for fed, held in pairs],
+        "processor": {
+            source: statistics.median(turn["processor"] for turn in found) for source, found in turns.items()
+        },
+        "other_cores": statistics.median(turn["other_cores"] for found in turns.values() for turn in found),
+    }
 
 
 def as_table(figures: dict[str, dict]) -> str:
-    lines = ["\nTraining, images a second (medians)\n",
-             "| backend | from the feed | from memory | ratio | ratios of the rounds | "
-             "processor ms an image, feed | memory | cores spent on others |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "\nTraining, images a second (medians)\n",
+        "| backend | from the feed | from memory | ratio | ratios of the rounds | "
+        "processor ms an image, feed | memory | cores spent on others |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for backend, figure in figures.items():
-        lines.append(f"| {backend} | {figure['feed']:.1f} | {figure['memory']:.1f} | {figure['ratio']:.3f} | "
-                     f"{min(figure['ratios']):.3f} to {max(figure['ratios']):.3f} | "
-                     f"{figure['processor']['feed']:.1f} | {figure['processor']['memory']:.1f} | {figure['other_cores']:.2f} |")
+        lines.append(
+            f"| {backend} | {figure['feed']:.1f} | {figure['memory']:.1f} | {figure['ratio']:.3f} | "
+            f"{min(figure['ratios']):.3f} to {max(figure['ratios']):.3f} | "
+            f"{figure['processor']['feed']:.1f} | {figure['processor']['memory']:.1f} | {figure['other_cores']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -121,9 +143,19 @@ def main() -> None:
             stop(str(error))
     figures = {backend: summarise(found) for backend, found in turns.items()}
     say(as_table(figures))
-    finish({"rounds": flags.rounds, "steps": flags.steps, "results": figures}, [
-        {"goal": f"{backend}, feed to memory", "wanted": f"{GOAL} to {LARGEST_RATIO}", "reached": figure["ratio"],
-         "met": GOAL <= figure["ratio"] <= LARGEST_RATIO, "counts": True} for backend, figure in figures.items()])
+    finish(
+        {"rounds": flags.rounds, "steps": flags.steps, "results": figures},
+        [
+            {
+                "goal": f"{backend}, feed to memory",
+                "wanted": f"{GOAL} to {LARGEST_RATIO}",
+                "reached": figure["ratio"],
+                "met": GOAL <= figure["ratio"] <= LARGEST_RATIO,
+                "counts": True,
+            }
+            for backend, figure in figures.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from cxrflow.catalog.database import values
-from cxrflow.images.similar import HASH_BITS, NEAR_BITS
+from cxrflow.images.image_hash import HASH_BITS, NEAR_BITS
 
 EXAMPLES = 10
 _PART = 16  # hexadecimal digits, 64 bits
@@ -25,11 +25,15 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
 
     Raises RuntimeError where a content or a patient is in two splits, which an ingest never leaves.
     """
-    torn = {column: len(values(catalog, f"SELECT {column} FROM samples GROUP BY {column} HAVING count(DISTINCT split) > 1"))
-            for column in ("sha256", "patient_id")}
+    torn = {
+        column: len(values(catalog, f"SELECT {column} FROM samples GROUP BY {column} HAVING count(DISTINCT split) > 1"))
+        for column in ("sha256", "patient_id")
+    }
     if any(torn.values()):
-        raise RuntimeError(f"{torn['sha256']} contents and {torn['patient_id']} patients are in more than one split; nothing "
-                           "was committed. An ingest should never leave this: please report it")
+        raise RuntimeError(
+            f"{torn['sha256']} contents and {torn['patient_id']} patients are in more than one split; nothing "
+            "was committed. An ingest should never leave this: please report it"
+        )
     return {
         "duplicates": _contents(catalog, "count(*) > 1"),
         "conflicting_labels": _contents(catalog, "count(DISTINCT label) > 1"),
@@ -38,7 +42,8 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
         "patients": _counts(catalog, "split", "count(DISTINCT patient_id)"),
         "sizes": {side: _sizes(catalog, f"source_{side}") for side in ("height", "width")},
         "shapes": _shapes(catalog),
-        "bits": _counts(catalog, "source_bits"), "formats": _counts(catalog, "source_format"),
+        "bits": _counts(catalog, "source_bits"),
+        "formats": _counts(catalog, "source_format"),
         "notes": {note: files for note, files in _counts(catalog, "note").items() if note},
     }
 
@@ -46,20 +51,28 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
 def _contents(catalog: duckdb.DuckDBPyConnection, which: str) -> dict:
     rows = f"(SELECT sha256, count(*) AS files FROM samples GROUP BY sha256 HAVING {which})"
     total = values(catalog, f"SELECT count(*) AS contents, coalesce(sum(files), 0)::BIGINT AS files FROM {rows}")[0]
-    examples = values(catalog, f"""
+    examples = values(
+        catalog,
+        f"""
         SELECT sha256, list(path ORDER BY path)[:{EXAMPLES}] AS paths FROM samples
-        WHERE sha256 IN (SELECT sha256 FROM {rows} ORDER BY sha256 LIMIT {EXAMPLES}) GROUP BY sha256 ORDER BY sha256""")
+        WHERE sha256 IN (SELECT sha256 FROM {rows} ORDER BY sha256 LIMIT {EXAMPLES}) GROUP BY sha256 ORDER BY sha256""",
+    )
     return {**total, "examples": [row["paths"] for row in examples]}
 
 
 def _counts(catalog: duckdb.DuckDBPyConnection, column: str, what: str = "count(*)") -> dict[str, int]:
     """Files, or what is asked for, of each value; the commonest of them where there are many."""
-    rows = values(catalog, f"SELECT {column} AS value, {what} AS found FROM samples GROUP BY value ORDER BY found DESC, value LIMIT 100")
+    rows = values(
+        catalog,
+        f"SELECT {column} AS value, {what} AS found FROM samples GROUP BY value ORDER BY found DESC, value LIMIT 100",
+    )
     return {str(row["value"]): row["found"] for row in rows}
 
 
 def _sizes(catalog: duckdb.DuckDBPyConnection, column: str) -> list[int]:
-    row = values(catalog, f"SELECT min({column}) AS low, median({column}) AS middle, max({column}) AS high FROM samples")[0]
+    row = values(
+        catalog, f"SELECT min({column}) AS low, median({column}) AS middle, max({column}) AS high FROM samples"
+    )[0]
     return [round(value) for value in row.values()]
 
 
@@ -67,12 +80,17 @@ def _shapes(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, list[floa
     """By label, and of all of them, the quantiles of each of ``metrics.shift.SOURCE_FACTS``, from the smallest; of the commonest
     labels where there are many."""
     parts = [(place + 0.5) / _QUANTILES for place in range(_QUANTILES)]
-    rows = values(catalog, f"""
+    rows = values(
+        catalog,
+        f"""
         SELECT coalesce(label, 'all') AS label, quantile_disc(sqrt(source_height * source_width), {parts}) AS size,
             quantile_disc(source_width / source_height, {parts}) AS aspect
         FROM samples WHERE split != 'test' GROUP BY GROUPING SETS ((samples.label), ())
-        HAVING count(*) > 0 ORDER BY count(*) DESC LIMIT 100""")
-    return {row["label"]: {name: [round(value, 5) for value in row[name]] for name in ("size", "aspect")} for row in rows}
+        HAVING count(*) > 0 ORDER BY count(*) DESC LIMIT 100""",
+    )
+    return {
+        row["label"]: {name: [round(value, 5) for value in row[name]] for name in ("size", "aspect")} for row in rows
+    }
 
 
 def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:
@@ -85,8 +103,12 @@ def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:
     digits = HASH_BITS // 4
     images = values(catalog, "SELECT count(DISTINCT sha256) AS images FROM samples")[0]["images"]
     band = 4 if images <= 200_000 else 8
-    parts = ", ".join(f"('0x' || substr(phash, {start + 1}, {_PART}))::UBIGINT AS part{start}" for start in range(0, digits, _PART))
-    different = " + ".join(f"bit_count(xor(one.part{start}, two.part{start}))::INTEGER" for start in range(0, digits, _PART))
+    parts = ", ".join(
+        f"('0x' || substr(phash, {start + 1}, {_PART}))::UBIGINT AS part{start}" for start in range(0, digits, _PART)
+    )
+    different = " + ".join(
+        f"bit_count(xor(one.part{start}, two.part{start}))::INTEGER" for start in range(0, digits, _PART)
+    )
     catalog.execute(f"""
         CREATE TEMP TABLE bands AS SELECT start, substr(phash, start, {band}) AS band, * FROM (
             SELECT phash, sha256, min(path) AS path, min(split) AS split, min(patient_id) AS patient_id, {parts}
@@ -97,8 +119,14 @@ def _near_duplicates(catalog: duckdb.DuckDBPyConnection) -> dict:
         FROM bands AS one JOIN bands AS two USING (start, band)
         SEMI JOIN (SELECT start, band FROM bands GROUP BY start, band HAVING count(*) <= {_CROWD}) AS usable USING (start, band)
         WHERE one.sha256 < two.sha256 AND bits <= {NEAR_BITS}""")
-    total = values(catalog, """SELECT count(*) AS pairs, count(*) FILTER (across_splits) AS across_splits,
-                                      count(*) FILTER (across_patients) AS across_patients FROM pairs""")[0]
-    examples = values(catalog, f"""SELECT one, two FROM pairs ORDER BY across_splits DESC, across_patients DESC, bits, one, two
-                                   LIMIT {EXAMPLES}""")
+    total = values(
+        catalog,
+        """SELECT count(*) AS pairs, count(*) FILTER (across_splits) AS across_splits,
+                                      count(*) FILTER (across_patients) AS across_patients FROM pairs""",
+    )[0]
+    examples = values(
+        catalog,
+        f"""SELECT one, two FROM pairs ORDER BY across_splits DESC, across_patients DESC, bits, one, two
+                                   LIMIT {EXAMPLES}""",
+    )
     return {**total, "examples": [[row["one"], row["two"]] for row in examples]}

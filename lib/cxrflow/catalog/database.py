@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cxrflow import storage
+from cxrflow.base import storage
 
 NAME = "catalog.duckdb"
 

@@ -7,9 +7,18 @@ Reading order: ``decode`` (the way through), ``decoders`` (the contract), ``valu
 from __future__ import annotations
 
 from cxrflow.images.decode import decode_image
-from cxrflow.images.decoded import REASONS, Decoded, Grayscale, Unreadable
+from cxrflow.images.decode_result import REASONS, Decoded, Grayscale, Unreadable
 from cxrflow.images.decoders import DECODERS, find_decoder
 from cxrflow.images.recipe import DEFAULT, Recipe
 
-__all__ = ["DECODERS", "DEFAULT", "REASONS", "Decoded", "Grayscale", "Recipe", "Unreadable", "decode_image",
-           "find_decoder"]
+__all__ = [
+    "DECODERS",
+    "DEFAULT",
+    "REASONS",
+    "Decoded",
+    "Grayscale",
+    "Recipe",
+    "Unreadable",
+    "decode_image",
+    "find_decoder",
+]

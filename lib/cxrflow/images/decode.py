@@ -7,12 +7,12 @@ import inspect
 
 import numpy as np
 
-from cxrflow.images.decoded import Decoded, Grayscale, Unreadable, join_notes
+from cxrflow.images.bit_depth import to_bytes
+from cxrflow.images.decode_result import Decoded, Grayscale, Unreadable, join_notes
 from cxrflow.images.decoders import find_decoder, pillow
 from cxrflow.images.formats import check_size, sniff
 from cxrflow.images.recipe import Recipe
 from cxrflow.images.resize import RESIZES
-from cxrflow.images.values import to_bytes
 
 
 def decode_image(data: bytes, recipe: Recipe) -> Decoded:
@@ -31,8 +31,14 @@ def decode_image(data: bytes, recipe: Recipe) -> Decoded:
     height, width = gray.source or gray.pixels.shape
     check_size(height, width, recipe.max_pixels)
     pixels, scaled = to_bytes(gray.pixels, gray.black_white)
-    return Decoded(RESIZES[recipe.resize](pixels, recipe.height, recipe.width), height, width, kind,
-                   gray.bits or gray.pixels.dtype.itemsize * 8, join_notes(gray.note, scaled))
+    return Decoded(
+        RESIZES[recipe.resize](pixels, recipe.height, recipe.width),
+        height,
+        width,
+        kind,
+        gray.bits or gray.pixels.dtype.itemsize * 8,
+        join_notes(gray.note, scaled),
+    )
 
 
 def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
@@ -48,7 +54,7 @@ def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
     return gray
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def takes_limit(decoder) -> bool:
     try:
         return "max_pixels" in inspect.signature(decoder).parameters
@@ -89,7 +95,7 @@ def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:
         except Unreadable as refused:
             if refused.reason == "too_large":
                 raise
-        except Exception:  # noqa: S110  the decoder may know more than Pillow
+        except Exception:
             pass
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 KNOWN = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM")
 

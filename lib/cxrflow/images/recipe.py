@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.images.resize import RESIZES
 
 DEFAULT = "turbo"

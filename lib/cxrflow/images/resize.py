@@ -28,7 +28,7 @@ def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     inner_width = min(width, max(1, round(pixels.shape[1] * scale)))
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     canvas = np.zeros((height, width), np.uint8)
-    canvas[top:top + inner_height, left:left + inner_width] = stretch(pixels, inner_height, inner_width)
+    canvas[top : top + inner_height, left : left + inner_width] = stretch(pixels, inner_height, inner_width)
     return canvas
 
 

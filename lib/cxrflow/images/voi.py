@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxrflow.images.decoded import Unreadable, join_notes
-from cxrflow.images.values import range_in_use, scale
+from cxrflow.images.bit_depth import range_in_use, scale
+from cxrflow.images.decode_result import Unreadable, join_notes
 
 
 def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
@@ -155,8 +155,12 @@ def _display_elements(dataset):
 
     display = Dataset()
     groups = [dataset.get("SharedFunctionalGroupsSequence"), dataset.get("PerFrameFunctionalGroupsSequence")]
-    nested = [group[0].get(name) for group in groups if group
-              for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence")]
+    nested = [
+        group[0].get(name)
+        for group in groups
+        if group
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+    ]
     for source in (dataset, *(sequence[0] for sequence in nested if sequence)):
         for name in ELEMENTS:
             if name in source:
@@ -164,5 +168,15 @@ def _display_elements(dataset):
     return display
 
 
-ELEMENTS = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter",
-            "WindowWidth", "VOILUTFunction", "BitsStored", "BitsAllocated", "PixelRepresentation")
+ELEMENTS = (
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "BitsStored",
+    "BitsAllocated",
+    "PixelRepresentation",
+)

@@ -1,8 +1,8 @@
 """Starting workers: one file a launcher, chosen by name.
 
-A launcher's module has a class ``Launch(spark, config, driver)``: ``run(function)`` calls ``function(config, worker)`` on
+A launcher's module has a class ``...Launch(spark, config, driver)``: ``run(function)`` calls ``function(config, worker)`` on
 every worker and returns what rank 0 returned, and ``cancel()``, from another thread, has it end soon. Each worker starts
-an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own; ``Launch()`` loads
+an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own; its constructor loads
 those that the driver needs, and ``run`` none (``load_packages``).
 """
 
@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Launcher:
     """Where a launcher is, and what it needs."""
 
     module: str
+    launch_class: str | None
+    """Name of the launcher class in ``module``; None for the local launcher, which runs in this process."""
     requires: str
     """Module that must be installed."""
     install: str
@@ -28,8 +30,8 @@ class Launcher:
     """Keras' backend on its workers."""
 
     def load(self) -> type:
-        """Its class ``Launch``."""
-        return importlib.import_module(self.module).Launch
+        """The launcher class."""
+        return getattr(importlib.import_module(self.module), self.launch_class)
 
 
 def load_packages(*names: str) -> None:
@@ -40,13 +42,29 @@ def load_packages(*names: str) -> None:
 
 
 LAUNCHERS = {
-    "local": Launcher("cxrflow.launch.local", "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
-    "horovod": Launcher("cxrflow.launch.horovod", "horovod",
-                        "install a C++ compiler and run make setup again, or use --launcher torch", "tensorflow"),
-    "horovodrunner": Launcher("cxrflow.launch.horovodrunner", "sparkdl",
-                              "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere "
-                              "else; use --launcher horovod, or torch on later runtimes", "tensorflow"),
-    "torch": Launcher("cxrflow.launch.torch", "torch", "pip install torch, or use --launcher horovod", "torch"),
+    "local": Launcher("cxrflow.launch.local", None, "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
+    "horovod": Launcher(
+        "cxrflow.launch.horovod",
+        "HorovodLaunch",
+        "horovod",
+        "install a C++ compiler and run make setup again, or use --launcher torch",
+        "tensorflow",
+    ),
+    "horovodrunner": Launcher(
+        "cxrflow.launch.horovodrunner",
+        "HorovodRunnerLaunch",
+        "sparkdl",
+        "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere "
+        "else; use --launcher horovod, or torch on later runtimes",
+        "tensorflow",
+    ),
+    "torch": Launcher(
+        "cxrflow.launch.torch_distributor",
+        "TorchLaunch",
+        "torch",
+        "pip install torch, or use --launcher horovod",
+        "torch",
+    ),
 }
 
 

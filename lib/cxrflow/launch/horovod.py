@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cxrflow.config import TrainConfig
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.agent import Agent
+from cxrflow.distributed.connection import Address
+from cxrflow.distributed.device import pin
+from cxrflow.distributed.worker import WatchedWorker, Worker
 from cxrflow.launch import load_packages
-from cxrflow.launch.agent import Agent
-from cxrflow.launch.connection import Address
-from cxrflow.launch.device import pin
 from cxrflow.launch.portable import portable
-from cxrflow.launch.worker import WatchedWorker, Worker
 
 START_SECONDS = 120
 CPU_CYCLE_MILLISECONDS = "3"
@@ -24,19 +24,26 @@ CPU_CYCLE_MILLISECONDS = "3"
 10 ms, gradients waited for their turn as long."""
 
 
-class Launch:
+class HorovodLaunch:
     """One launch, which another thread can cancel."""
 
     def __init__(self, spark, config: TrainConfig, driver: Address):
         self._spark, self._config, self._driver = spark, config, driver
         self._abort, self._job = threading.Event(), 0
-        load_packages("horovod.spark", "horovod.runner.gloo_run", "horovod.spark.driver.driver_service", "horovod.spark.driver.job_id",
-                      "multiprocessing.synchronize", "multiprocessing.queues", "multiprocessing.popen_fork", "encodings.idna")
+        load_packages(
+            "horovod.spark",
+            "horovod.runner.gloo_run",
+            "horovod.spark.driver.driver_service",
+            "horovod.spark.driver.job_id",
+            "multiprocessing.synchronize",
+            "multiprocessing.queues",
+            "multiprocessing.popen_fork",
+            "encodings.idna",
+        )
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
         """What rank 0 returned. Raises RuntimeError where a worker ended otherwise."""
         import horovod.spark
-
         from horovod.spark.driver import job_id
 
         meet_at(self._driver.host)
@@ -44,10 +51,16 @@ class Launch:
         self._job = job_id.JOB_ID + 1
         with as_guest(self._abort):
             return horovod.spark.run(
-                portable(self._spark, work, function, self._config, threads, self._driver), num_proc=self._config.workers,
-                start_timeout=START_SECONDS, stdout=sys.stderr, stderr=sys.stderr, verbose=0, use_gloo=True,
+                portable(self._spark, worker_main, function, self._config, threads, self._driver),
+                num_proc=self._config.workers,
+                start_timeout=START_SECONDS,
+                stdout=sys.stderr,
+                stderr=sys.stderr,
+                verbose=0,
+                use_gloo=True,
                 executable=self._spark.sparkContext.pythonExec,  # the executors', which may not be the driver's
-                env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"})[0]
+                env={"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
+            )[0]
 
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""
@@ -95,9 +108,11 @@ def _change_horovod() -> None:
         # It takes Ctrl-C and SIGTERM for itself, which only a main thread can. All that it wants is an event.
         (gloo_run, "register_shutdown_event", lambda: _guests[-1]),
         # Its threads may wait for ever for a machine that is gone, and the process for them.
-        (threads, "in_thread", in_daemon), (runner, "in_thread", in_daemon),
+        (threads, "in_thread", in_daemon),
+        (runner, "in_thread", in_daemon),
         # The one for the Spark job shows the job's cancellation as a stack trace of Python and Java.
-        (threading, "excepthook", hook)]
+        (threading, "excepthook", hook),
+    ]
     for owner, name, value in changes:
         _originals.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
@@ -118,7 +133,9 @@ def meet_at(host: str) -> None:
     SparkDriverService.addresses = addresses
 
 
-def work(function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address) -> dict:
+def worker_main(
+    function: Callable[[TrainConfig, Worker], dict], config: TrainConfig, threads: int, driver: Address
+) -> dict:
     """What a worker's process does."""
     with Agent(driver, _rank()) as agent:
         # Before TensorFlow is loaded: each worker owns the cores of its task slot and no more.
@@ -151,7 +168,9 @@ def _owns_gpu() -> bool:
 
 def _rank() -> int:
     """This process' rank before Horovod is loaded: from its own launcher, or from the mpirun of HorovodRunner."""
-    return int(next(os.environ[name] for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ))
+    return int(
+        next(os.environ[name] for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK") if name in os.environ)
+    )
 
 
 class HorovodWorker(WatchedWorker):
@@ -164,7 +183,7 @@ class HorovodWorker(WatchedWorker):
         with tf.device("/cpu:0"):
             self._seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
 
-    def average_gradients(self, gradients: list) -> list:
+    def all_reduce_mean_gradients(self, gradients: list) -> list:
         if self.size == 1:
             return gradients
         tf = self._tf
@@ -173,8 +192,11 @@ class HorovodWorker(WatchedWorker):
             began = tf.timestamp()
         with tf.control_dependencies([began]):
             gradients = [tf.identity(gradient) for gradient in gradients]
-        means = (self._hvd.grouped_allreduce(gradients, op=self._hvd.Average) if self._dtype == "float32"
-                 else self._average_in_16_bits(gradients))
+        means = (
+            self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)
+            if self._dtype == "float32"
+            else self._average_in_16_bits(gradients)
+        )
         with tf.control_dependencies(means):
             self._seconds.assign_add(tf.timestamp() - began)
         return means
@@ -193,16 +215,20 @@ class HorovodWorker(WatchedWorker):
         flat = tf.pad(flat, [[0, -length % self.size]])
         parts = tf.reshape(unpacked(self._hvd.alltoall(packed(flat))), [self.size, -1])
         means = unpacked(self._hvd.allgather(packed(tf.reduce_mean(parts, 0))))[:length]
-        return [tf.reshape(part, gradient.shape) for part, gradient in zip(
-            tf.split(means, [gradient.shape.num_elements() for gradient in gradients]), gradients, strict=True)]
+        return [
+            tf.reshape(part, gradient.shape)
+            for part, gradient in zip(
+                tf.split(means, [gradient.shape.num_elements() for gradient in gradients]), gradients, strict=True
+            )
+        ]
 
     def exchange_seconds(self) -> float:
         return float(self._seconds.numpy())
 
-    def average_tensor(self, tensor):
+    def all_reduce_mean_tensor(self, tensor):
         return self._hvd.allreduce(tensor, op=self._hvd.Average)
 
-    def average(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def all_reduce_mean(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         reduced = self._hvd.grouped_allreduce([np.asarray(array) for array in arrays], op=self._hvd.Average)
         return [tensor.numpy() for tensor in reduced]
 

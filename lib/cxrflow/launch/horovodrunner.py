@@ -11,14 +11,14 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from cxrflow.config import TrainConfig
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.connection import Address
+from cxrflow.distributed.worker import Worker
 from cxrflow.launch import load_packages
-from cxrflow.launch.connection import Address
-from cxrflow.launch.horovod import as_guest, work
-from cxrflow.launch.worker import Worker
+from cxrflow.launch.horovod import as_guest, worker_main
 
 
-class Launch:
+class HorovodRunnerLaunch:
     """One launch, which another thread can cancel."""
 
     def __init__(self, spark, config: TrainConfig, driver: Address):
@@ -37,7 +37,7 @@ class Launch:
         runner = HorovodRunner(np=-workers if context.master.startswith("local") else workers)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
         with as_guest(self._abort):
-            return runner.run(work, function=function, config=self._config, threads=threads, driver=self._driver)
+            return runner.run(worker_main, function=function, config=self._config, threads=threads, driver=self._driver)
 
     def cancel(self) -> None:
         """Have ``run`` end soon, if it can."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from cxrflow.launch.connection import LOST, Listener
+from cxrflow.distributed.connection import LOST, Listener
 
 SILENT_SECONDS = 18.0
 """An agent speaks every second: after so many without a word its machine is gone, or the network to it. By then it has ended
@@ -29,7 +29,7 @@ ALONE = ("start", "feed", "checkpoint")
 
 
 @dataclass
-class Seen:
+class WorkerState:
     """A worker as the driver knows it. Times are of ``time.monotonic``."""
 
     rank: int
@@ -72,14 +72,14 @@ class Seen:
 class Loss:
     """A worker that cannot go on, and how that showed."""
 
-    seen: Seen
+    seen: WorkerState
     why: str
     silent: bool = False
     """Its machine cannot be reached: Spark does not know yet that the executor there is lost."""
     hangs: bool = False
 
 
-def find_losses(workers: list[Seen], now: float, hang_seconds: float) -> list[Loss]:
+def find_losses(workers: list[WorkerState], now: float, hang_seconds: float) -> list[Loss]:
     """The workers that are lost at the time ``now``; of those that hang only the ones that keep the others waiting.
 
     Workers wait for each other at every step, so when one hangs all stand still. The one at fault is stopped, or does
@@ -91,24 +91,38 @@ def find_losses(workers: list[Seen], now: float, hang_seconds: float) -> list[Lo
             if seen.end is None:
                 losses.append(Loss(seen, "its process ended without a word; was it killed, or short of memory?"))
         elif now - seen.heard > SILENT_SECONDS:
-            losses.append(Loss(seen, f"nothing was heard of it for {now - seen.heard:.0f} s; is its machine, or the "
-                                     "network to it, down?", silent=True))
+            losses.append(
+                Loss(
+                    seen,
+                    f"nothing was heard of it for {now - seen.heard:.0f} s; is its machine, or the "
+                    "network to it, down?",
+                    silent=True,
+                )
+            )
     running = [seen for seen in workers if seen.end is None and not seen.gone]
-    late = [seen for seen in running
-            if now - seen.since > (max(hang_seconds, START_SECONDS) if seen.at.get("phase", "start") in ONCE else hang_seconds)]
+    late = [
+        seen
+        for seen in running
+        if now - seen.since
+        > (max(hang_seconds, START_SECONDS) if seen.at.get("phase", "start") in ONCE else hang_seconds)
+    ]
     if losses or not late:
         return losses
     stopped = [seen for seen in late if seen.state in ("T", "t")]
     if stopped:
-        return [Loss(seen, f"its process is stopped and has not moved for {now - seen.since:.0f} s", hangs=True)
-                for seen in stopped]
+        return [
+            Loss(seen, f"its process is stopped and has not moved for {now - seen.since:.0f} s", hangs=True)
+            for seen in stopped
+        ]
     first = min(map(_position, running))
     behind = [seen for seen in running if _position(seen) == first]
     suspects = [seen for seen in behind if seen.at.get("phase", "start") in ALONE] or behind
-    return [Loss(seen, f"it has not moved for {now - seen.since:.0f} s", hangs=True) for seen in suspects if seen in late]
+    return [
+        Loss(seen, f"it has not moved for {now - seen.since:.0f} s", hangs=True) for seen in suspects if seen in late
+    ]
 
 
-def _position(seen: Seen) -> tuple[int, int]:
+def _position(seen: WorkerState) -> tuple[int, int]:
     return seen.at.get("epoch", 0), seen.at.get("step", 0)
 
 
@@ -121,7 +135,7 @@ class Monitor:
         self._workers, self._hang_seconds, self._record = workers, hang_seconds, record
         self._listener = Listener(host, self._serve)
         self.address = self._listener.address
-        self._seen: dict[int, Seen] = {}
+        self._seen: dict[int, WorkerState] = {}
         self._connections: dict[int, Connection] = {}
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
@@ -152,7 +166,10 @@ class Monitor:
                     seen.heard = now
             self._looked = now
             if now - self._started > START_SECONDS and (missing := set(range(self._workers)) - self._seen.keys()):
-                return [Loss(Seen(rank), f"it did not start within {START_SECONDS:.0f} s") for rank in sorted(missing)]
+                return [
+                    Loss(WorkerState(rank), f"it did not start within {START_SECONDS:.0f} s")
+                    for rank in sorted(missing)
+                ]
             return find_losses(list(self._seen.values()), now, self._hang_seconds)
 
     def names(self) -> list[str]:
@@ -160,12 +177,12 @@ class Monitor:
         with self._lock:
             return [seen.name() for _, seen in sorted(self._seen.items())] if len(self._seen) == self._workers else []
 
-    def failures(self) -> list[Seen]:
+    def failures(self) -> list[WorkerState]:
         """The workers that said themselves why they fail."""
         with self._lock:
             return [seen for _, seen in sorted(self._seen.items()) if seen.end]
 
-    def settle(self, seconds: float) -> None:
+    def wait_until_all_ended(self, seconds: float) -> None:
         """Wait until every worker that reported has ended, or for ``seconds``: what one's end does to the others is
         heard in any order."""
         with self._quiet:
@@ -203,7 +220,7 @@ class Monitor:
     def _serve(self, connection: Connection) -> None:
         hello = json.loads(connection.recv_bytes(MESSAGE_BYTES))["hello"]
         now = time.monotonic()
-        seen = Seen(hello["rank"], hello["host"], hello["pid"], hello["executor"], since=now, heard=now)
+        seen = WorkerState(hello["rank"], hello["host"], hello["pid"], hello["executor"], since=now, heard=now)
         with self._lock:
             if self._over.is_set() or seen.rank in self._seen:
                 # Of an older launch, or started once more by Spark, which knows nothing of checkpoints.
@@ -223,7 +240,7 @@ class Monitor:
                 self._connections.pop(seen.rank, None)
                 self._quiet.notify_all()
 
-    def _take(self, seen: Seen, message: dict) -> None:
+    def _take(self, seen: WorkerState, message: dict) -> None:
         if "event" in message:
             self._record(message["event"])
             return

@@ -6,15 +6,33 @@ image ("multi") float (n, K), 1 or 0, NaN where unknown. Scores are float (n, K)
 """
 
 from cxrflow.metrics.calibration import ece, fit_temperature, reliability, tempered, with_temperature
-from cxrflow.metrics.calls import find_calls
 from cxrflow.metrics.decision import Threshold, positive_index, predicted
+from cxrflow.metrics.evaluation import judge
 from cxrflow.metrics.intervals import wilson
-from cxrflow.metrics.judge import judge
+from cxrflow.metrics.outcomes import find_calls
 from cxrflow.metrics.prevalence import Prior, estimate_prevalence, find_shares
 from cxrflow.metrics.ranking import auc
 from cxrflow.metrics.subgroups import judge_subgroups
 from cxrflow.metrics.thresholds import CRITERIA, fit_threshold, youden_threshold
 
-__all__ = ["CRITERIA", "Prior", "Threshold", "auc", "ece", "estimate_prevalence", "find_calls", "find_shares", "fit_temperature",
-           "fit_threshold", "judge", "judge_subgroups", "positive_index", "predicted", "reliability", "tempered",
-           "wilson", "with_temperature", "youden_threshold"]
+__all__ = [
+    "CRITERIA",
+    "Prior",
+    "Threshold",
+    "auc",
+    "ece",
+    "estimate_prevalence",
+    "find_calls",
+    "find_shares",
+    "fit_temperature",
+    "fit_threshold",
+    "judge",
+    "judge_subgroups",
+    "positive_index",
+    "predicted",
+    "reliability",
+    "tempered",
+    "wilson",
+    "with_temperature",
+    "youden_threshold",
+]

@@ -31,7 +31,9 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     _require_rows(logits, truth)
     loss = _softmax_loss(logits, truth) if truth.ndim == 1 else _sigmoid_loss(logits, truth)
     low, high = np.log(_TEMPERATURES)
-    found = minimize_scalar(lambda place: loss(np.exp(-place)), bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(
+        lambda place: loss(np.exp(-place)), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
+    )
     return float(np.exp(found.x))
 
 
@@ -75,8 +77,16 @@ def reliability(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray) 
     for place in np.unique(bins).tolist():
         inside = bins == place
         share = Rate.of(positive, inside, patients)
-        found.append({"low": place / BINS, "high": (place + 1) / BINS, "n": int(inside.sum()), "score": float(scores[inside].mean()),
-                      "share": share.value, "interval": share.interval})
+        found.append(
+            {
+                "low": place / BINS,
+                "high": (place + 1) / BINS,
+                "n": int(inside.sum()),
+                "score": float(scores[inside].mean()),
+                "share": share.value,
+                "interval": share.interval,
+            }
+        )
     return found
 
 
@@ -98,4 +108,6 @@ def ece_of_calibrated(scores: np.ndarray, patients: np.ndarray, draws: int = 200
 
 def _require_rows(logits: np.ndarray, truth: np.ndarray) -> None:
     if not len(logits) or len(logits) != len(truth) or (truth.ndim == 2 and np.isnan(truth).all()):
-        raise ValueError(f"expected a known truth for each of at least one row of logits, got {logits.shape} and {truth.shape}")
+        raise ValueError(
+            f"expected a known truth for each of at least one row of logits, got {logits.shape} and {truth.shape}"
+        )

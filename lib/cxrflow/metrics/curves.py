@@ -23,7 +23,9 @@ class Curve:
     """float (101,), None where there are too few patients to resample, or a resample has no curve."""
 
 
-def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int = 500, seed: int = 0) -> tuple[Curve, Curve]:
+def curves(
+    positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resamples: int = 500, seed: int = 0
+) -> tuple[Curve, Curve]:
     """(ROC: sensitivity over 1 - specificity; precision over sensitivity). Both are steps: of the ROC curve each begins at its
     point, of the other it ends there, as the area that is average precision has it. ``positive``: bool (n,), both values present;
     ``scores``: float (n,)."""
@@ -41,8 +43,10 @@ def curves(positive: np.ndarray, scores: np.ndarray, patients: np.ndarray, resam
     few = len(np.unique(patients)) < FEWEST_PATIENTS
     drawn = {} if few else Resamples(patients, resamples, seed).of(on_grid)
     found, alarms, precision = (values[0] for values in ranking.rates(np.ones((1, len(scores)))))
-    return (Curve(np.append(0, alarms), np.append(0, found), *_band(drawn.get("roc"))),
-            Curve(np.append(0, found), np.append(precision[0], precision), *_band(drawn.get("recall"))))
+    return (
+        Curve(np.append(0, alarms), np.append(0, found), *_band(drawn.get("roc"))),
+        Curve(np.append(0, found), np.append(precision[0], precision), *_band(drawn.get("recall"))),
+    )
 
 
 def _band(drawn: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:

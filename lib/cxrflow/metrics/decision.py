@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxrflow.findings import is_normal
+from cxrflow.base.findings import is_normal
 
 Threshold = float | list[float | None] | None
 """Of the positive label's score with two labels, of each finding's with several an image, None with more than two labels."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import norm, t as student
+from scipy.stats import norm
+from scipy.stats import t as student
 
 FEWEST_PATIENTS = 10
 """Of fewer there is no bootstrap, nor a variance between them: what they have in common is taken for what all patients have."""
@@ -21,7 +22,10 @@ def wilson(successes: float, trials: float) -> list[float] | None:
     if not trials:
         return None
     share, spread = successes / trials, Z**2 / trials
-    middle, half = (share + spread / 2) / (1 + spread), np.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    middle, half = (
+        (share + spread / 2) / (1 + spread),
+        np.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread),
+    )
     return [float(max(0.0, middle - half)) if share else 0.0, float(min(1.0, middle + half)) if share < 1 else 1.0]
 
 
@@ -82,7 +86,10 @@ class Resamples:
         random = np.random.default_rng(self.seed)
         step = max(1, _AT_ONCE // len(member))
         for start in range(0, self.count, step):
-            drawn = [np.bincount(random.integers(0, size, size), minlength=size) for _ in range(min(step, self.count - start))]
+            drawn = [
+                np.bincount(random.integers(0, size, size), minlength=size)
+                for _ in range(min(step, self.count - start))
+            ]
             yield np.stack(drawn)[:, member].astype(np.float64)
 
     def of(self, statistic: Callable[[np.ndarray], dict]) -> dict:
@@ -117,7 +124,12 @@ def perfect_auc_interval(positives: int, negatives: int) -> list[float] | None:
     more = (positives + negatives) / 2 - 1
 
     def error(area: float) -> float:
-        return np.sqrt(area * (1 - area) * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area)) / (positives * negatives))
+        return np.sqrt(
+            area
+            * (1 - area)
+            * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area))
+            / (positives * negatives)
+        )
 
     return [float(brentq(lambda area: 1 - area - Z * error(area), 0, 1 - 1e-12)), 1.0]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.metrics.decision import Threshold
 
 
@@ -51,20 +51,25 @@ class Prior:
         return float(self(pair)[0, positive])
 
 
-def find_shares(given: dict[str, float] | float, labels: list[str], positive: int | None,
-                multi: bool = False) -> tuple[float, ...]:
+def find_shares(
+    given: dict[str, float] | float, labels: list[str], positive: int | None, multi: bool = False
+) -> tuple[float, ...]:
     """The clinic's share of each label, from what ``config.parse_prevalence`` read.
 
     Raises UserError where it is not of these labels, or of labels of which each image has one and does not add up to 1.
     """
     if isinstance(given, float):
         if len(labels) != 2 or multi:
-            raise UserError(f"--prevalence: expected a share of each label ({', '.join(labels)}) as label=share,label=share,...; "
-                            f"got {given:g}")
+            raise UserError(
+                f"--prevalence: expected a share of each label ({', '.join(labels)}) as label=share,label=share,...; "
+                f"got {given:g}"
+            )
         given = {labels[positive]: given, labels[1 - positive]: 1 - given}
     if set(given) != set(labels) or (not multi and abs(sum(given.values()) - 1) > 1e-6):
-        raise UserError(f"--prevalence: expected a share of each of {', '.join(labels)}{'' if multi else ', which add up to 1'}; got "
-                        + ", ".join(f"{label}={share:g}" for label, share in given.items()))
+        raise UserError(
+            f"--prevalence: expected a share of each of {', '.join(labels)}{'' if multi else ', which add up to 1'}; got "
+            + ", ".join(f"{label}={share:g}" for label, share in given.items())
+        )
     return tuple(given[label] for label in labels)
 
 
@@ -76,8 +81,10 @@ def estimate_prevalence(scores: np.ndarray, training: tuple[float, ...], multi: 
     are a condition too.
     """
     if multi:
-        columns = [estimate_prevalence(np.stack([1 - column, column], axis=1), (1 - share, share))
-                   for column, share in zip(scores.T, training, strict=True)]
+        columns = [
+            estimate_prevalence(np.stack([1 - column, column], axis=1), (1 - share, share))
+            for column, share in zip(scores.T, training, strict=True)
+        ]
         return tuple(share for _, share in columns)
     shares = np.array(training)
     scores = np.asarray(scores, np.float64)

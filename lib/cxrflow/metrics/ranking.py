@@ -43,7 +43,9 @@ class Ranking:
         average = (gained * np.nan_to_num(precision)).sum(axis=1)
         at = [_highest(found, alarms <= 1 - level + 1e-9) for level in levels]
         back = [_highest(1 - alarms, found >= level - 1e-9) for level in levels]
-        figures = np.stack([area, average, *at, *back], axis=1).round(12)  # an AUC of 1 is 1, in whatever order it is added up
+        figures = np.stack([area, average, *at, *back], axis=1).round(
+            12
+        )  # an AUC of 1 is 1, in whatever order it is added up
         return np.where(np.isnan(area)[:, None], np.nan, figures)
 
 

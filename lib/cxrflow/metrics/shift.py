@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from cxrflow.schema import score_column
+from cxrflow.base.schema import score_column
 
 LARGE = float(2 * norm.cdf(0.4) - 1)  # 0.311
 CHANCE = 0.001
@@ -27,7 +27,10 @@ IMAGE_FACTS = {
     "sharpness": "sharpness: mean difference of a pixel from its four neighbours' mean, as a share of that deviation",
     "border": "border: mean gray value of the outermost sixteenth on each side less that of the whole",
 }
-SOURCE_FACTS = {"size": "size of the file's image: root of height times width, pixels", "aspect": "width / height of the file's image"}
+SOURCE_FACTS = {
+    "size": "size of the file's image: root of height times width, pixels",
+    "aspect": "width / height of the file's image",
+}
 
 
 def image_facts(pixels: np.ndarray) -> np.ndarray:
@@ -60,9 +63,13 @@ def score_facts(scores: np.ndarray, labels: list[str], positive: int | None) -> 
 def describe(facts: dict[str, np.ndarray], groups: np.ndarray) -> dict:
     """A reference to compare with: of each group its ``n``, and ``facts`` by name in at most KEPT numbers, from the smallest,
     which tell D to within half a percent. ``facts``: float (n,) by name; ``groups``: text (n,), the labels."""
-    return {name: {"n": int((groups == name).sum()),
-                   "facts": {fact: _keep(values[groups == name]) for fact, values in facts.items()}}
-            for name in np.unique(groups).tolist()}
+    return {
+        name: {
+            "n": int((groups == name).sum()),
+            "facts": {fact: _keep(values[groups == name]) for fact, values in facts.items()},
+        }
+        for name in np.unique(groups).tolist()
+    }
 
 
 def _keep(values: np.ndarray) -> list[float]:
@@ -90,11 +97,20 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
         trained = np.concatenate([kept for _, kept in parts])
         weights = np.concatenate([np.full(len(kept), share / len(kept)) for share, kept in parts])
         here = np.round(here.astype(float), 5)
-        found[name] = {"distance": distance(trained, weights, here), "trained": _median(trained, weights),
-                       "here": float(np.median(here))}
+        found[name] = {
+            "distance": distance(trained, weights, here),
+            "trained": _median(trained, weights),
+            "here": float(np.median(here)),
+        }
     ordered = sorted(found, key=lambda name: -found[name]["distance"])
     large = [name for name in ordered if found[name]["distance"] >= limit]
-    return {"measure": "two-sample Kolmogorov-Smirnov statistic", "limit": limit, "few": limit > LARGE, "facts": found, "large": large}
+    return {
+        "measure": "two-sample Kolmogorov-Smirnov statistic",
+        "limit": limit,
+        "few": limit > LARGE,
+        "facts": found,
+        "large": large,
+    }
 
 
 def _limit(one: float, two: float) -> float:

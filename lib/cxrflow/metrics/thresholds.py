@@ -54,13 +54,19 @@ def sensitivity_threshold(positive: np.ndarray, scores: np.ndarray, wanted: floa
 CRITERIA: dict[str, Criterion] = {"balanced": balanced_threshold, "youden": youden_threshold}
 
 
-def fit_threshold(truth: np.ndarray, scores: np.ndarray, positive: int | None, criterion: str = "balanced",
-                  sensitivity: float | None = None) -> Threshold:
+def fit_threshold(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    positive: int | None,
+    criterion: str = "balanced",
+    sensitivity: float | None = None,
+) -> Threshold:
     """The threshold that a run keeps: by the named criterion, or such that the wanted ``sensitivity`` is reached.
 
     With two labels of ``positive``'s score; with more None; for multi a list with one of each finding, from the samples
     where it is known, and None for a finding that has not both values there.
     """
+
     def fitted(truth: np.ndarray, scores: np.ndarray) -> float:
         if sensitivity is not None:
             return sensitivity_threshold(truth, scores, sensitivity)

@@ -9,12 +9,12 @@ import secrets
 import socket
 import time
 
-from cxrflow.config import TrainConfig, to_dict
-from cxrflow.errors import UserError
-from cxrflow.manifest import Manifest, read_manifest
-from cxrflow.preflight import machine
+from cxrflow.base import host_facts
+from cxrflow.base.config import TrainConfig, to_dict
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import Manifest, read_manifest
 from cxrflow.preflight.judge import judge
-from cxrflow.preflight.probe import Place, Question, probe
+from cxrflow.preflight.probe import Place, ProbeRequest, probe
 from cxrflow.preflight.verdict import FAILED, Row, in_order, ok, passed, table_lines
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def preflight(spark, config: TrainConfig) -> dict:
     if config.launcher == "local":
         rows = _check_here(config, manifest)
     else:
-        from cxrflow.spark.preflight import check_workers
+        from cxrflow.preflight.barrier_stage import check_workers
 
         rows = check_workers(spark, config, manifest)
     rows = in_order(rows)
@@ -46,9 +46,13 @@ def preflight(spark, config: TrainConfig) -> dict:
 
 
 def report(config: TrainConfig, rows: list[Row], seconds: float) -> dict:
-    return {"preflight": "passed" if passed(rows) else "failed", "launcher": config.launcher, "workers": config.workers,
-            "seconds": round(seconds, 2),
-            "checks": [{**dataclasses.asdict(row), "seconds": round(row.seconds, 2)} for row in rows]}
+    return {
+        "preflight": "passed" if passed(rows) else "failed",
+        "launcher": config.launcher,
+        "workers": config.workers,
+        "seconds": round(seconds, 2),
+        "checks": [{**dataclasses.asdict(row), "seconds": round(row.seconds, 2)} for row in rows],
+    }
 
 
 def failure(config: TrainConfig, rows: list[Row], seconds: float = 0.0) -> UserError:
@@ -60,9 +64,15 @@ def failure(config: TrainConfig, rows: list[Row], seconds: float = 0.0) -> UserE
 def _check_here(config: TrainConfig, manifest: Manifest) -> list[Row]:
     """The rows of the one worker that is this process. Its step is tried where training does not follow at once."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    question = Question(
-        config=to_dict(config), backend=backend, generation=manifest.generation, word=secrets.token_hex(8), driver=None,
-        threads=os.cpu_count() or 1, trial=config.preflight_only)
+    question = ProbeRequest(
+        config=to_dict(config),
+        backend=backend,
+        generation=manifest.generation,
+        word=secrets.token_hex(8),
+        driver=None,
+        threads=os.cpu_count() or 1,
+        trial=config.preflight_only,
+    )
     facts = probe(question, Place(0, [socket.gethostname()], lambda text: [text]))
-    rows = judge(config, manifest, machine.versions(config.launcher, backend), [facts])
+    rows = judge(config, manifest, host_facts.versions(config.launcher, backend), [facts])
     return [ok("slots", "one worker, in this process"), *rows]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from cxrflow.config import TrainConfig, parse_bytes
-from cxrflow.manifest import Manifest
+from cxrflow.base.config import TrainConfig, parse_bytes
+from cxrflow.base.manifest import Manifest
 from cxrflow.preflight.verdict import SKIPPED, Row, failed, note, ok
 
 MOST_NAMED = 4
@@ -33,8 +33,13 @@ def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
     """The same Java, Python and packages everywhere. The driver may lack what only workers need."""
     seconds = _seconds(tasks, "versions")
     if broken := _errors(tasks, "versions"):
-        return failed("versions", broken, "make cxrflow's environment the same on every machine: install the wheel "
-                      "there, or send it with --py-files and --archives", seconds)
+        return failed(
+            "versions",
+            broken,
+            "make cxrflow's environment the same on every machine: install the wheel "
+            "there, or send it with --py-files and --archives",
+            seconds,
+        )
     places = [("the driver", driver), *((task["host"], task["versions"]) for task in tasks)]
     wrong, common = [], []
     for name in [name for name in tasks[0]["versions"] if name != "seconds"]:
@@ -45,8 +50,12 @@ def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
             wrong.append(f"{name} is " + ", ".join(f"{found} on {_some(where)}" for found, where in hosts.items()))
         common += [f"{name} {version}" for version in list(hosts)[:1]]
     if wrong:
-        return failed("versions", "; ".join(wrong),
-                      "install the same packages on every machine, or send one environment with --archives", seconds)
+        return failed(
+            "versions",
+            "; ".join(wrong),
+            "install the same packages on every machine, or send one environment with --archives",
+            seconds,
+        )
     return ok("versions", ", ".join(common), seconds)
 
 
@@ -69,29 +78,52 @@ def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
     """Every worker reaches every other one, and the driver."""
     seconds = _seconds(tasks, "network")
     if broken := _errors(tasks, "network"):
-        return failed("network", broken, "a worker must be able to listen at the address by which Spark knows its "
-                      "executor: see SPARK_LOCAL_IP and spark.driver.host", seconds)
+        return failed(
+            "network",
+            broken,
+            "a worker must be able to listen at the address by which Spark knows its "
+            "executor: see SPARK_LOCAL_IP and spark.driver.host",
+            seconds,
+        )
     host = {task["rank"]: task["host"] for task in tasks}
-    pairs = _unique(f"{task['host']} cannot reach {host[rank]} ({why})" for task in tasks
-                    for rank, why in task["network"]["unreached"])
-    cut = _unique(f"{task['host']} cannot reach the driver at {task['network']['driver']}" for task in tasks
-                  if task["network"]["driver"])
+    pairs = _unique(
+        f"{task['host']} cannot reach {host[rank]} ({why})"
+        for task in tasks
+        for rank, why in task["network"]["unreached"]
+    )
+    cut = _unique(
+        f"{task['host']} cannot reach the driver at {task['network']['driver']}"
+        for task in tasks
+        if task["network"]["driver"]
+    )
     if pairs or cut:
-        return failed("network", "; ".join(pairs[:MOST_NAMED] + cut[:MOST_NAMED]), "open all ports between these "
-                      "machines, since workers listen on any free one; where a machine has several "
-                      "networks, name the right one with SPARK_LOCAL_IP", seconds)
+        return failed(
+            "network",
+            "; ".join(pairs[:MOST_NAMED] + cut[:MOST_NAMED]),
+            "open all ports between these "
+            "machines, since workers listen on any free one; where a machine has several "
+            "networks, name the right one with SPARK_LOCAL_IP",
+            seconds,
+        )
     if config.launcher in ("horovod", "horovodrunner") and len({task["machine"] for task in tasks}) > 1:
         if lost := [task["host"] for task in tasks if task["network"]["loopback_name"]]:
-            return failed("network", f"the own name of {_some(lost)} means 127.x there", "Horovod tells the other "
-                          "machines that address: give it the machine's own in /etc/hosts, or use --launcher torch",
-                          seconds)
+            return failed(
+                "network",
+                f"the own name of {_some(lost)} means 127.x there",
+                "Horovod tells the other "
+                "machines that address: give it the machine's own in /etc/hosts, or use --launcher torch",
+                seconds,
+            )
         cards: dict[str, list[str]] = {}
         for task in tasks:
             cards.setdefault(task["network"]["card"], []).append(task["host"])
         if len(cards) > 1:
-            return failed("network", "the network card is " + ", ".join(
-                f"{card} on {_some(hosts)}" for card, hosts in cards.items()),
-                "Horovod wants the same name on all of them: rename it, or use --launcher torch", seconds)
+            return failed(
+                "network",
+                "the network card is " + ", ".join(f"{card} on {_some(hosts)}" for card, hosts in cards.items()),
+                "Horovod wants the same name on all of them: rename it, or use --launcher torch",
+                seconds,
+            )
     found = f"{len(tasks)} tasks reach each other and the driver" if len(tasks) > 1 else "one worker, none to reach"
     return ok("network", found, seconds)
 
@@ -101,8 +133,13 @@ def judge_table(tasks: list[dict]) -> Row:
     read = _of_leaders(tasks, "table")
     seconds = _seconds(read, "table")
     if broken := _errors(read, "table"):
-        return failed("table", broken, "every machine must reach the table at the same path or URL, and be allowed to "
-                      "read it: a mount, or a file system of fsspec", seconds)
+        return failed(
+            "table",
+            broken,
+            "every machine must reach the table at the same path or URL, and be allowed to "
+            "read it: a mount, or a file system of fsspec",
+            seconds,
+        )
     images = sum(task["table"]["rows"] for task in read)
     return ok("table", f"{_machines(read)} read the manifest and a shard ({images} images)", seconds)
 
@@ -112,14 +149,26 @@ def judge_run(tasks: list[dict]) -> Row:
     wrote = _of_leaders(tasks, "run")
     seconds = _seconds(wrote, "run")
     if broken := _errors(wrote, "run"):
-        return failed("run", broken, "every machine must be allowed to write the run directory: name another "
-                      "folder with --run", seconds)
+        return failed(
+            "run",
+            broken,
+            "every machine must be allowed to write the run directory: name another folder with --run",
+            seconds,
+        )
     host = {task["rank"]: task["host"] for task in tasks} | {"driver": "the driver"}
-    blind = [f"{task['host']} does not see what {_some(host[rank] for rank in task['run']['unseen'])} wrote there"
-             for task in wrote if task["run"]["unseen"]]
+    blind = [
+        f"{task['host']} does not see what {_some(host[rank] for rank in task['run']['unseen'])} wrote there"
+        for task in wrote
+        if task["run"]["unseen"]
+    ]
     if blind:
-        return failed("run", "; ".join(blind[:MOST_NAMED]), "this folder is each machine's own: name one that all "
-                      "share with --run, on a mount or a file system of fsspec", seconds)
+        return failed(
+            "run",
+            "; ".join(blind[:MOST_NAMED]),
+            "this folder is each machine's own: name one that all "
+            "share with --run, on a mount or a file system of fsspec",
+            seconds,
+        )
     return ok("run", f"{_machines(wrote)} wrote a file, read it back and removed it; all saw it", seconds)
 
 
@@ -129,11 +178,17 @@ def judge_shards(config: TrainConfig, manifest: Manifest) -> Row:
     images = sum(shard.rows for shard in shards["train"])
     found = f"{len(shards['train'])} shards of train ({images} images), {len(shards['val'])} of val"
     if images < config.workers * config.batch_size:
-        return note("shards", f"{found}: less than one global batch of {config.workers} x {config.batch_size}",
-                    "take a smaller --batch-size or fewer --workers")
+        return note(
+            "shards",
+            f"{found}: less than one global batch of {config.workers} x {config.batch_size}",
+            "take a smaller --batch-size or fewer --workers",
+        )
     if len(shards["train"]) < config.workers:
-        return note("shards", f"{found}: fewer than {config.workers} workers, so several read each shard",
-                    "ingest with fewer --shard-rows, or take fewer --workers")
+        return note(
+            "shards",
+            f"{found}: fewer than {config.workers} workers, so several read each shard",
+            "ingest with fewer --shard-rows, or take fewer --workers",
+        )
     return ok("shards", found)
 
 
@@ -154,12 +209,16 @@ def judge_memory(config: TrainConfig, tasks: list[dict]) -> Row:
         need, left = workers * (feed + model), task["memory"]["available"]
         room += min(slots, left // (feed + model))
         if need > left:
-            short.append(f"{task['host']} has {_size(left)} free of {_size(task['memory']['total'])}, and {workers} "
-                         f"{'worker needs' if workers == 1 else 'workers need'} {_size(need)}")
+            short.append(
+                f"{task['host']} has {_size(left)} free of {_size(task['memory']['total'])}, and {workers} "
+                f"{'worker needs' if workers == 1 else 'workers need'} {_size(need)}"
+            )
     if short:  # where there is room for all of them, Spark may deal them out so
         return (failed if room < config.workers else note)(
-            "memory", f"{'; '.join(short[:MOST_NAMED])} (each {said})",
-            "lower --feed-memory, --batch-size or --workers, or spread the workers over more machines")
+            "memory",
+            f"{'; '.join(short[:MOST_NAMED])} (each {said})",
+            "lower --feed-memory, --batch-size or --workers, or spread the workers over more machines",
+        )
     least = min(task["memory"]["available"] for task in asked)
     return ok("memory", f"a worker needs {said}; {_size(least)} are free where it is least")
 
@@ -177,19 +236,30 @@ def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
     if not tried:
         return Row(check="step", state=SKIPPED, found="training's own first step comes at once")
     if broken := _errors(tried, "step"):
-        return failed("step", broken, "this is what training would have met: mend what the message names, or try the "
-                      "other launcher", _seconds(tried, "step"))
+        return failed(
+            "step",
+            broken,
+            "this is what training would have met: mend what the message names, or try the other launcher",
+            _seconds(tried, "step"),
+        )
     seconds = max(task["step"]["own_seconds"] for task in tried)
     without = [task["host"] for task in tried if not task["step"]["gpus"]]
     if 0 < len(without) < len(tried):
-        return failed("step", f"--device {config.device}: expected the same on every machine, found no GPU on {_some(without)}",
-                      "use --device cpu, or machines that all have GPUs", seconds)
+        return failed(
+            "step",
+            f"--device {config.device}: expected the same on every machine, found no GPU on {_some(without)}",
+            "use --device cpu, or machines that all have GPUs",
+            seconds,
+        )
     if crowded := _crowded(config, tasks, tried, seconds):
         return crowded
     first = tried[0]["step"]
     device = "CPU" if without else "GPU"
-    return ok("step", f"forward and backward with {first['backend']} on the {device} of {_machines(tried)}, "
-              f"loss {first['loss']:.3f}", seconds)
+    return ok(
+        "step",
+        f"forward and backward with {first['backend']} on the {device} of {_machines(tried)}, loss {first['loss']:.3f}",
+        seconds,
+    )
 
 
 def _crowded(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds: float) -> Row | None:
@@ -204,16 +274,23 @@ def _crowded(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds:
     if not found:
         return None
     return (failed if room < config.workers else note)(
-        "step", "; ".join(found[:MOST_NAMED]), "have Spark give each task a GPU (spark.task.resource.gpu.amount=1), start no more "
-        "slots than GPUs, or use --device cpu", seconds)
+        "step",
+        "; ".join(found[:MOST_NAMED]),
+        "have Spark give each task a GPU (spark.task.resource.gpu.amount=1), start no more "
+        "slots than GPUs, or use --device cpu",
+        seconds,
+    )
 
 
 def judge_gpu_amount(config: TrainConfig, amount: str) -> Row | None:
     """TorchDistributor counts the GPUs of a task as workers: with another number than one it starts too few tasks."""
     if config.launcher != "torch" or config.device == "cpu" or float(amount) in (0, 1):
         return None
-    return failed("slots", f"spark.task.resource.gpu.amount is {amount}, with which TorchDistributor does not start a task a worker",
-                  "set it to 1, or use --device cpu")
+    return failed(
+        "slots",
+        f"spark.task.resource.gpu.amount is {amount}, with which TorchDistributor does not start a task a worker",
+        "set it to 1, or use --device cpu",
+    )
 
 
 def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:
@@ -221,15 +298,27 @@ def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: boo
     more = "--master local[N]" if local else "--total-executor-cores, or --num-executors and --executor-cores"
     these = "the task slots of this Spark application"
     if dynamic:
-        return failed("slots", "spark.dynamicAllocation.enabled is true, with which Spark runs no barrier stage",
-                      f"set --conf spark.dynamicAllocation.enabled=false and the number of cores ({more})", seconds)
+        return failed(
+            "slots",
+            "spark.dynamicAllocation.enabled is true, with which Spark runs no barrier stage",
+            f"set --conf spark.dynamicAllocation.enabled=false and the number of cores ({more})",
+            seconds,
+        )
     if slots < wanted:
-        return failed("slots", f"--workers: expected at most {slots}, {these}, got {wanted}",
-                      f"ask for fewer workers, or for more cores ({more})", seconds)
+        return failed(
+            "slots",
+            f"--workers: expected at most {slots}, {these}, got {wanted}",
+            f"ask for fewer workers, or for more cores ({more})",
+            seconds,
+        )
     if free < wanted:
-        return failed("slots", f"--workers: expected at most {free}, {these} that are free, got {wanted}; "
-                      f"{slots - free} of {slots} are busy with other work",
-                      "wait for its other jobs to end, or train in an application of its own", seconds)
+        return failed(
+            "slots",
+            f"--workers: expected at most {free}, {these} that are free, got {wanted}; "
+            f"{slots - free} of {slots} are busy with other work",
+            "wait for its other jobs to end, or train in an application of its own",
+            seconds,
+        )
     return ok("slots", f"{wanted} workers, {free} of {slots} task slots free", seconds)
 
 
@@ -240,13 +329,18 @@ def judge_stage_failure(text: str, seconds: float) -> Row:
         found = f"python is {versions[1]}.{versions[2]} on an executor and {versions[3]} on the driver"
         return failed("versions", found, "set PYSPARK_PYTHON to the same Python on every machine", seconds)
     if "cancelled" in text:
-        return failed("slots", f"the workers' tasks did not end within {seconds:.0f} s, or never began",
-                      "look at the Spark application's page for what holds them", seconds)
+        return failed(
+            "slots",
+            f"the workers' tasks did not end within {seconds:.0f} s, or never began",
+            "look at the Spark application's page for what holds them",
+            seconds,
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("at ", "..."))]
     telling = [line for line in lines if re.match(r"^\w[\w.]*(Error|Exception)\b", line)] or lines or ["no word"]
-    return failed("slots", f"the workers' tasks failed: {telling[-1][:500]}", "the executors' logs have the rest",
-                  seconds)
+    return failed(
+        "slots", f"the workers' tasks failed: {telling[-1][:500]}", "the executors' logs have the rest", seconds
+    )
 
 
 def _errors(tasks: list[dict], check: str) -> str:
@@ -275,8 +369,11 @@ def _machines(tasks: list[dict]) -> str:
 def _some(names: Iterable[str]) -> str:
     """The names, each once; the first few of many."""
     names = _unique(names)
-    return " and ".join(names) if len(names) < 3 else ", ".join(names[:MOST_NAMED]) + (
-        f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+    return (
+        " and ".join(names)
+        if len(names) < 3
+        else ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+    )
 
 
 def _unique(names: Iterable[str]) -> list[str]:

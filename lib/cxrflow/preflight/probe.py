@@ -11,15 +11,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 
-from cxrflow.config import TrainConfig
-from cxrflow.interfaces import interface_towards
-from cxrflow.launch.connection import Address, check_reachable
-from cxrflow.preflight import machine, network, places
-from cxrflow.preflight.trial import Trial
+from cxrflow.base import host_facts
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.connection import Address, check_reachable
+from cxrflow.distributed.netif import interface_towards
+from cxrflow.preflight import connectivity, storage_probe
+from cxrflow.preflight.smoke_process import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ProbeRequest:
     """What all tasks are asked; plain data, which travels as JSON."""
 
     config: dict
@@ -59,25 +60,39 @@ class Place:
         return sorted({host: rank for rank, host in reversed(list(enumerate(self.hosts)))}.values())
 
 
-def probe(question: Question, place: Place) -> dict:
+def probe(question: ProbeRequest, place: Place) -> dict:
     """The facts of one task, each check with its ``seconds`` and, where it failed, ``error``. It gathers twice."""
     config = TrainConfig(**question.config)
     address = place.hosts[place.rank]
     # Named as the person who set the cluster up names it.
-    facts = {"rank": place.rank, "machine": address, "host": os.environ.get("SPARK_LOCAL_IP", address), "gpus": len(place.gpus)}
+    facts = {
+        "rank": place.rank,
+        "machine": address,
+        "host": os.environ.get("SPARK_LOCAL_IP", address),
+        "gpus": len(place.gpus),
+    }
     with ExitStack() as stack:
         if place.leads:
-            facts["memory"] = _attempt(machine.memory)  # before the trial takes some of it
+            facts["memory"] = _attempt(host_facts.memory)  # before the trial takes some of it
         # It takes longest, and all else goes on beside it.
-        trial = _attempt(lambda: {"trial": stack.enter_context(Trial(
-            question.config, question.backend, question.threads, _visible_gpus(config, place)))}
-        ) if place.leads and question.trial else None
-        facts["versions"] = _attempt(lambda: {"java": machine.executor_java(),
-                                              **machine.versions(config.launcher, question.backend)})
+        trial = (
+            _attempt(
+                lambda: {
+                    "trial": stack.enter_context(
+                        Trial(question.config, question.backend, question.threads, _visible_gpus(config, place))
+                    )
+                }
+            )
+            if place.leads and question.trial
+            else None
+        )
+        facts["versions"] = _attempt(
+            lambda: {"java": host_facts.executor_java(), **host_facts.versions(config.launcher, question.backend)}
+        )
         _meet(question, place, config, facts)
         if place.leads:
             part = place.leaders().index(place.rank)
-            facts["table"] = _attempt(lambda: places.read_table(config.table, question.generation, part))
+            facts["table"] = _attempt(lambda: storage_probe.read_table(config.table, question.generation, part))
         if trial is not None:
             facts["step"] = _attempt(trial["trial"].result) if "trial" in trial else trial
     return facts
@@ -89,21 +104,41 @@ def _visible_gpus(config: TrainConfig, place: Place) -> list[str] | None:
     return list(place.gpus) if place.gpus or config.launcher == "torch" else None
 
 
-def _meet(question: Question, place: Place, config: TrainConfig, facts: dict) -> None:
+def _meet(question: ProbeRequest, place: Place, config: TrainConfig, facts: dict) -> None:
     """Meet the other tasks: open a door and leave a mark, then look for theirs, then clear both away."""
-    mark = places.Mark(config.run, f"{question.word}-{place.rank}")
+    mark = storage_probe.ProbeFile(config.run, f"{question.word}-{place.rank}")
     facts["run"] = _attempt(mark.write) if place.leads else None
-    door = _attempt(lambda: {"door": network.Door(facts["machine"], question.word)})
+    door = _attempt(lambda: {"door": connectivity.EchoServer(facts["machine"], question.word)})
     address = door["door"].address if "door" in door else None
     addresses = _addresses(place.gather(json.dumps(address)))
-    facts["network"] = door if address is None else _attempt(
-        lambda: {"unreached": list(network.knock_at_all(
-                     {rank: at for rank, at in addresses.items() if rank != place.rank}, question.word).items()),
-                 "driver": _reach_driver(question.driver), "loopback_name": network.own_name_is_loopback(),
-                 "card": interface_towards(facts["machine"])})
+    facts["network"] = (
+        door
+        if address is None
+        else _attempt(
+            lambda: {
+                "unreached": list(
+                    connectivity.knock_at_all(
+                        {rank: at for rank, at in addresses.items() if rank != place.rank}, question.word
+                    ).items()
+                ),
+                "driver": _reach_driver(question.driver),
+                "loopback_name": connectivity.own_name_is_loopback(),
+                "card": interface_towards(facts["machine"]),
+            }
+        )
+    )
     writers = [*(["driver"] if question.driver else []), *place.leaders()]
-    seen = _attempt(lambda: {"unseen": [writer for writer in writers if not places.sees_mark(
-        config.run, f"{question.word}-{writer}")]}) if place.leads else {}
+    seen = (
+        _attempt(
+            lambda: {
+                "unseen": [
+                    writer for writer in writers if not storage_probe.sees_mark(config.run, f"{question.word}-{writer}")
+                ]
+            }
+        )
+        if place.leads
+        else {}
+    )
     place.gather("")  # nobody clears away before all have looked
     if address is not None:
         door["door"].close()
@@ -146,9 +181,9 @@ def _merge(*attempts: dict) -> dict:
     return merged
 
 
-def to_json(question: Question) -> str:
+def to_json(question: ProbeRequest) -> str:
     return json.dumps(dataclasses.asdict(question))
 
 
-def from_json(text: str) -> Question:
-    return Question(**json.loads(text))
+def from_json(text: str) -> ProbeRequest:
+    return ProbeRequest(**json.loads(text))

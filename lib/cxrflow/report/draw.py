@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxrflow.base.schema import score_column
 from cxrflow.metrics.curves import curves
-from cxrflow.metrics.text import rate, span
+from cxrflow.metrics.evaluation_text import rate, span
 from cxrflow.report import plots
 from cxrflow.report.gallery import Decision, Example, Row
-from cxrflow.schema import score_column
 
 SMALLEST = 224  # a browser blurs a smaller picture that it enlarges
 
@@ -39,10 +39,17 @@ def of_training(history: dict) -> dict[str, Picture]:
     epochs, kept = history["epochs"], history["kept"]
     first, last = epochs[0]["val_loss"], epochs[-1]["val_loss"]
     return {
-        "loss": _picture(plots.loss(epochs, kept["epoch"]), "Loss on training and validation images",
-                         f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs"),
-        "validation": _picture(plots.validation(epochs, kept["epoch"]), "AUC and accuracy on validation images, at the highest score",
-                               f"AUC {rate(kept['val_auc'])} of what was kept after epoch {kept['epoch']}")}
+        "loss": _picture(
+            plots.loss(epochs, kept["epoch"]),
+            "Loss on training and validation images",
+            f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs",
+        ),
+        "validation": _picture(
+            plots.validation(epochs, kept["epoch"]),
+            "AUC and accuracy on validation images, at the highest score",
+            f"AUC {rate(kept['val_auc'])} of what was kept after epoch {kept['epoch']}",
+        ),
+    }
 
 
 def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
@@ -50,9 +57,13 @@ def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decisi
     pictures = _of_ranking(metrics, scored, truth, decision)
     if "confusion" in metrics:
         matrix, labels = metrics["confusion"], decision.labels
-        right = [f"{label}: {row[place]} of {sum(row)} right" for place, (label, row) in enumerate(zip(labels, matrix, strict=True))]
-        pictures["confusion"] = _picture(plots.confusion(matrix, labels), "What was called, by the truth; shares are of each row",
-                                         "; ".join(right))
+        right = [
+            f"{label}: {row[place]} of {sum(row)} right"
+            for place, (label, row) in enumerate(zip(labels, matrix, strict=True))
+        ]
+        pictures["confusion"] = _picture(
+            plots.confusion(matrix, labels), "What was called, by the truth; shares are of each row", "; ".join(right)
+        )
     return pictures | _of_scores(metrics, scored, truth, decision) | _of_subgroups(metrics)
 
 
@@ -65,7 +76,8 @@ def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision
         positive = (truth == place if truth.ndim == 1 else truth[:, place] == 1)[known]
         if positive.any() and not positive.all():
             roc[label], precision[label] = curves(
-                positive, scored[score_column(label)].to_numpy()[known], scored["patient_id"].to_numpy()[known])
+                positive, scored[score_column(label)].to_numpy()[known], scored["patient_id"].to_numpy()[known]
+            )
     if not roc:
         return {}
     called = two and metrics["ppv"] is not None
@@ -73,12 +85,19 @@ def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision
     return {
         "roc": _picture(
             plots.roc(roc, (metrics["sensitivity"], metrics["specificity"]) if two else None),
-            "ROC: sensitivity against false alarms at every threshold", f"AUC {rate(metrics['auc'])}{_within(metrics['auc_interval'])}"),
+            "ROC: sensitivity against false alarms at every threshold",
+            f"AUC {rate(metrics['auc'])}{_within(metrics['auc_interval'])}",
+        ),
         "precision_recall": _picture(
-            plots.precision_recall(precision, (metrics["sensitivity"], metrics["ppv"]) if called else None,
-                                   metrics["positives"] / metrics["n"] if two else None),
+            plots.precision_recall(
+                precision,
+                (metrics["sensitivity"], metrics["ppv"]) if called else None,
+                metrics["positives"] / metrics["n"] if two else None,
+            ),
             "Precision against sensitivity at every threshold; it depends on how common the finding is here",
-            f"average precision {rate(average)}")}
+            f"average precision {rate(average)}",
+        ),
+    }
 
 
 def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
@@ -88,17 +107,25 @@ def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision:
         calibration, two = metrics["calibration"], "threshold" in metrics
         name = f"mean score of {metrics['positive_label']}" if two else "mean score of the called label"
         pictures["reliability"] = _picture(
-            plots.reliability(calibration["bins"], name, f"share of {metrics['positive_label']}" if two else "share of right calls"),
+            plots.reliability(
+                calibration["bins"], name, f"share of {metrics['positive_label']}" if two else "share of right calls"
+            ),
             "Reliability: on the dotted line a score means what it says. A point is a bin, the larger the more images it has; lines are "
             "95 % intervals (Wilson)",
-            f"expected calibration error {calibration['ece']:.3f}{_within(calibration['ece_interval'])}")
+            f"expected calibration error {calibration['ece']:.3f}{_within(calibration['ece_interval'])}",
+        )
     if "threshold" in metrics:
         own = scored[score_column(metrics["positive_label"])].to_numpy()
         ordered = [1 - decision.positive, decision.positive]
         pictures["scores"] = _picture(
-            plots.histogram({decision.labels[place]: own[truth == place] for place in ordered}, metrics["threshold"],
-                            f"score of {metrics['positive_label']}"),
-            "Scores by the truth; the scale is logarithmic above 10 images", f"threshold {metrics['threshold']:.3f}")
+            plots.histogram(
+                {decision.labels[place]: own[truth == place] for place in ordered},
+                metrics["threshold"],
+                f"score of {metrics['positive_label']}",
+            ),
+            "Scores by the truth; the scale is logarithmic above 10 images",
+            f"threshold {metrics['threshold']:.3f}",
+        )
     return pictures
 
 
@@ -110,9 +137,13 @@ def _of_subgroups(metrics: dict) -> dict[str, Picture]:
     name = "Accuracy" if figure == "accuracy" else "AUC"
     wholes = [group.get("auc_of_all", metrics[figure]) for group in groups.values()]
     over = "" if figure == "accuracy" else " over the same findings"
-    return {"subgroups": _picture(
-        plots.forest(groups, figure, wholes), f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images{over}",
-        "; ".join(f"{name} {rate(group[figure])}" for name, group in groups.items()))}
+    return {
+        "subgroups": _picture(
+            plots.forest(groups, figure, wholes),
+            f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images{over}",
+            "; ".join(f"{name} {rate(group[figure])}" for name, group in groups.items()),
+        )
+    }
 
 
 def of_example(example: Example, heat: np.ndarray | None) -> dict:
@@ -122,7 +153,9 @@ def of_example(example: Example, heat: np.ndarray | None) -> dict:
     gray = gray.resize((gray.width * scale, gray.height * scale), Image.Resampling.BICUBIC)
     overlay = None
     if heat is not None and heat.any():
-        warm = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(gray.size, Image.Resampling.BICUBIC)).clip(0, 1)
+        warm = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(gray.size, Image.Resampling.BICUBIC)).clip(
+            0, 1
+        )
         color = matplotlib.colormaps["inferno"](warm)[..., :3] * 255
         share = 0.6 * warm[..., None]
         overlay = _jpeg(Image.fromarray((np.asarray(gray)[..., None] * (1 - share) + color * share).astype(np.uint8)))
@@ -132,8 +165,10 @@ def of_example(example: Example, heat: np.ndarray | None) -> dict:
 def of_gallery(rows: list[Row], heat: np.ndarray | None) -> list[tuple[str, list[dict]]]:
     """``heat``: float (m, h, w) of all examples in turn, or None."""
     maps = iter(heat) if heat is not None else None
-    return [(title, [of_example(example, next(maps) if maps is not None else None) for example in examples])
-            for title, examples in rows]
+    return [
+        (title, [of_example(example, next(maps) if maps is not None else None) for example in examples])
+        for title, examples in rows
+    ]
 
 
 def _picture(figure: Figure, caption: str, alt: str) -> Picture:

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from cxrflow import storage
-from cxrflow.errors import UserError
+from cxrflow.base import storage
+from cxrflow.base.errors import UserError
+from cxrflow.base.schema import score_column
+from cxrflow.base.shard_files import read_shard
 from cxrflow.images import Recipe, Unreadable, decode_image
 from cxrflow.metrics import Threshold, find_calls
-from cxrflow.metrics.calls import sureness
-from cxrflow.metrics.text import rate
-from cxrflow.schema import score_column
-from cxrflow.shards import read_shard
+from cxrflow.metrics.evaluation_text import rate
+from cxrflow.metrics.outcomes import sureness
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,15 @@ Row = tuple[str, list[Example]]
 
 def read_predictions(url: str) -> pd.DataFrame:
     """The predictions table, as predict.py wrote it: a few hundred bytes a file."""
-    return pd.concat([pq.read_table(io.BytesIO(storage.read_bytes(file))).to_pandas()
-                      for file in storage.files(url, ".parquet")], ignore_index=True)
+    return pd.concat(
+        [pq.read_table(io.BytesIO(storage.read_bytes(file))).to_pandas() for file in storage.files(url, ".parquet")],
+        ignore_index=True,
+    )
 
 
-def from_scores(scored: pd.DataFrame, truth: np.ndarray, decision: Decision, table: str, recipe: Recipe, count: int) -> list[Row]:
+def from_scores(
+    scored: pd.DataFrame, truth: np.ndarray, decision: Decision, table: str, recipe: Recipe, count: int
+) -> list[Row]:
     """Rows of evaluated samples, whose truth is known; pixels come from the table's shards.
 
     Raises UserError where the table is no longer the one that was scored.
@@ -57,19 +61,32 @@ def from_scores(scored: pd.DataFrame, truth: np.ndarray, decision: Decision, tab
     calls = find_calls(truth, scores, decision.positive, decision.threshold)
     present = truth[calls.rows] == calls.places if truth.ndim == 1 else truth[calls.rows, calls.places] == 1
     if truth.ndim == 1 and len(decision.labels) > 2:
-        rows = [("Right, and sure", calls.surest(calls.right, count)), ("Wrong, and sure", calls.surest(~calls.right, count))]
+        rows = [
+            ("Right, and sure", calls.surest(calls.right, count)),
+            ("Wrong, and sure", calls.surest(~calls.right, count)),
+        ]
     else:
         finding = decision.labels[decision.positive] if truth.ndim == 1 else "the finding"
-        rows = [(f"Hits: {finding}, and called so", calls.surest(calls.right & present, count)),
-                (f"Misses: {finding}, but not called", calls.surest(~calls.right & present, count)),
-                (f"False alarms: not {finding}, but called", calls.surest(~calls.right & ~present, count)),
-                (f"Not {finding}, and not called", calls.surest(calls.right & ~present, count))]
+        rows = [
+            (f"Hits: {finding}, and called so", calls.surest(calls.right & present, count)),
+            (f"Misses: {finding}, but not called", calls.surest(~calls.right & present, count)),
+            (f"False alarms: not {finding}, but called", calls.surest(~calls.right & ~present, count)),
+            (f"Not {finding}, and not called", calls.surest(calls.right & ~present, count)),
+        ]
     rows.append(("The model is least sure of these", calls.least_sure(count)))
 
     def example(call: int) -> Example:
         row, place = scored.iloc[calls.rows[call]], int(calls.places[call])
-        return Example(_stored(table, row, recipe), place, [
-            f"truth {row.label}", f"called {row.predicted_label}", _score(row, decision.labels[place]), _name(row.path)])
+        return Example(
+            _stored(table, row, recipe),
+            place,
+            [
+                f"truth {row.label}",
+                f"called {row.predicted_label}",
+                _score(row, decision.labels[place]),
+                _name(row.path),
+            ],
+        )
 
     return [(title, [example(call) for call in found]) for title, found in rows if len(found)]
 
@@ -82,8 +99,10 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
     words = [set(text.split("|")) for text in scored["predicted_label"]]
     called = np.array([[label in said for label in decision.labels] for said in words], bool).reshape(scores.shape)
     sure = sureness(scores, decision.positive, _threshold(scores, called, decision))
-    rows = [(f"Surest {label}", place, scored[called[:, place]].nlargest(count, columns[place]))
-            for place, label in enumerate(decision.labels)]
+    rows = [
+        (f"Surest {label}", place, scored[called[:, place]].nlargest(count, columns[place]))
+        for place, label in enumerate(decision.labels)
+    ]
     least = np.argsort(sure.min(axis=1), kind="stable")[:count]
     rows.append(("The model is least sure of these", None, scored.iloc[least]))
 
@@ -91,13 +110,18 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
         two = len(decision.labels) == 2 and not isinstance(decision.threshold, list)
         about = decision.positive if two else int(sure[row.name].argmin()) if place is None else place
         pixels, note = _from_file(row.path, recipe)
-        return Example(pixels, about, [f"called {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note])
+        return Example(
+            pixels,
+            about,
+            [f"called {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note],
+        )
 
     return [(title, [example(row, place) for _, row in part.iterrows()]) for title, place, part in rows if len(part)]
 
 
 def _threshold(scores: np.ndarray, called: np.ndarray, decision: Decision) -> Threshold:
     """The one that the calls, bool (n, K), tell of: it moves where scores were re-weighted for another prevalence."""
+
     def told(place: int, threshold: float | None) -> float | None:
         positive, own = called[:, place], scores[:, place]
         if threshold is None or positive.all() or not positive.any():
@@ -120,7 +144,9 @@ def _name(path: str) -> str:
 def _stored(table: str, row: pd.Series, recipe: Recipe) -> np.ndarray:
     place = storage.join(table, row.shard)
     if not storage.exists(place):
-        raise UserError(f"--run: expected the table that was evaluated, but {place!r} is gone; run jobs/evaluate.py again")
+        raise UserError(
+            f"--run: expected the table that was evaluated, but {place!r} is gone; run jobs/evaluate.py again"
+        )
     shard = read_shard(place, ["pixels"])
     return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrflow import storage
+from cxrflow.base import storage
 
 NETWORK, LOGITS = "network", "calibration"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
 @dataclass(frozen=True)
-class Seen:
+class Heatmaps:
     """What the model says of itself and of images."""
 
     heat: np.ndarray
@@ -34,7 +34,7 @@ class Seen:
     parameters: int
 
 
-def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.ndarray) -> Seen | str:
+def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.ndarray) -> Heatmaps | str:
     """``model``: place of the file; ``pixels``: uint8 (m, H, W); ``places``: int (m,), the label that is asked about. Why there is
     nothing to see, in words, where the framework or a feature map is missing."""
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
@@ -42,14 +42,23 @@ def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.n
         file.write_bytes(storage.read_bytes(model))
         np.savez(asked, pixels=pixels, places=places, multi=multi)
         # It finds cxrflow where this process did, which may be an archive that Spark brought.
-        environment = {**os.environ, **_ONE_THREAD, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3",
-                       "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run([sys.executable, "-m", __name__, str(file), str(asked), str(answer)], capture_output=True, text=True,
-                              env=environment)
+        environment = {
+            **os.environ,
+            **_ONE_THREAD,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, str(file), str(asked), str(answer)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         if done.returncode:
             return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         with np.load(answer) as found:
-            return Seen(found["heat"], str(found["layer"]), int(found["parameters"]))
+            return Heatmaps(found["heat"], str(found["layer"]), int(found["parameters"]))
 
 
 def _main(model_path: str, asked: str, answer: str) -> None:
@@ -60,8 +69,10 @@ def _main(model_path: str, asked: str, answer: str) -> None:
     kept = _keep_outputs(layer)
     with np.load(asked) as given:
         logits = _logits_of(model, bool(given["multi"]))
-        heat = [_heat(logits, kept, image, int(place), bool(given["multi"]))
-                for image, place in zip(given["pixels"], given["places"], strict=True)]
+        heat = [
+            _heat(logits, kept, image, int(place), bool(given["multi"]))
+            for image, place in zip(given["pixels"], given["places"], strict=True)
+        ]
     np.savez(answer, heat=np.stack(heat).astype(np.float32), layer=layer.name, parameters=model.count_params())
 
 
@@ -87,8 +98,14 @@ def _feature_layer(model):
     import keras
 
     network = next((layer for layer in model.layers if layer.name == NETWORK), model)
-    maps = [layer for layer in _flat(network) if len(layer.output.shape) == 4 and min(layer.output.shape[1:3]) > 1
-            and "Pooling" not in type(layer).__name__ and not isinstance(layer, keras.layers.InputLayer)]
+    maps = [
+        layer
+        for layer in _flat(network)
+        if len(layer.output.shape) == 4
+        and min(layer.output.shape[1:3]) > 1
+        and "Pooling" not in type(layer).__name__
+        and not isinstance(layer, keras.layers.InputLayer)
+    ]
     if not maps:
         raise ValueError("the model has no layer whose output is a map")
     return maps[-1]
@@ -127,7 +144,7 @@ def _odds(logits, place: int, multi: bool):
     from keras import ops
 
     mine = logits[0, place]
-    return mine if multi else mine - ops.logsumexp(ops.concatenate([logits[0, :place], logits[0, place + 1:]]))
+    return mine if multi else mine - ops.logsumexp(ops.concatenate([logits[0, :place], logits[0, place + 1 :]]))
 
 
 def _gradients(logits: Callable, kept: list, images: np.ndarray, place: int, multi: bool) -> tuple:

@@ -7,12 +7,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from cxrflow.metrics.curves import Curve  # noqa: E402
+from cxrflow.metrics.curves import Curve
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 PALETTE = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -55,7 +55,9 @@ def _over_epochs(axes: Axes, epochs: list[dict], best_epoch: int, lines: list[tu
 
 def roc(found: dict[str, Curve], at: tuple[float, float] | None) -> Figure:
     """ROC curves by label, the band of a single one, and the point (sensitivity, specificity) of the threshold."""
-    figure, axes = _axes(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    figure, axes = _axes(
+        xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01)
+    )
     axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", linewidth=1, label="chance")
     _lines(axes, found, "steps-post")
     if at:
@@ -67,7 +69,9 @@ def roc(found: dict[str, Curve], at: tuple[float, float] | None) -> Figure:
 def precision_recall(found: dict[str, Curve], at: tuple[float, float] | None, share: float | None) -> Figure:
     """Precision-recall curves by label; ``at``: (sensitivity, positive predictive value); ``share`` of positive images, which is
     the precision of chance."""
-    figure, axes = _axes(xlabel="sensitivity (recall)", ylabel="precision", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    figure, axes = _axes(
+        xlabel="sensitivity (recall)", ylabel="precision", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01)
+    )
     if share is not None:
         axes.axhline(share, color=GRAY, linestyle=":", linewidth=1, label="chance")
     _lines(axes, found, "steps-pre")
@@ -83,7 +87,9 @@ def _lines(axes: Axes, found: dict[str, Curve], steps: str) -> None:
         color = PALETTE[place % len(PALETTE)]
         if len(found) == 1 and curve.low is not None:
             axes.fill_between(grid, curve.low, curve.high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
-        axes.plot(curve.x, curve.y, STYLES[place // len(PALETTE) % len(STYLES)], color=color, label=label, drawstyle=steps)
+        axes.plot(
+            curve.x, curve.y, STYLES[place // len(PALETTE) % len(STYLES)], color=color, label=label, drawstyle=steps
+        )
 
 
 def confusion(matrix: list[list[int]], labels: list[str]) -> Figure:
@@ -93,8 +99,15 @@ def confusion(matrix: list[list[int]], labels: list[str]) -> Figure:
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
-        axes.text(column, row, f"{counts[row, column]:,}\n{shares[row, column]:.1%}", ha="center", va="center",
-                  fontsize=12 if len(labels) < 4 else 8, color="white" if shares[row, column] > 0.5 else "black")
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{shares[row, column]:.1%}",
+            ha="center",
+            va="center",
+            fontsize=12 if len(labels) < 4 else 8,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="called", ylabel="truth")
     axes.set_xticklabels(labels, rotation=0 if len(labels) < 4 else 30)
     axes.set_yticklabels(labels, rotation=90 if len(labels) < 4 else 0, va="center")
@@ -109,7 +122,9 @@ def reliability(bins: list[dict], name: str, share: str) -> Figure:
     most = max(found["n"] for found in bins)
     ends = np.array([found["interval"] for found in bins]).T
     axes.vlines(scores, *ends, color=BLUE, linewidth=1.5)
-    axes.scatter(scores, shares, s=[18 + 120 * found["n"] / most for found in bins], color=BLUE, zorder=3, edgecolor="white")
+    axes.scatter(
+        scores, shares, s=[18 + 120 * found["n"] / most for found in bins], color=BLUE, zorder=3, edgecolor="white"
+    )
     return figure
 
 
@@ -138,7 +153,12 @@ def forest(groups: dict[str, dict], figure_name: str, wholes: list[float | None]
             axes.plot(group[figure_name], place, "o", color=BLUE)
         if whole is not None:
             axes.vlines(whole, place - 0.5, place + 0.5, color=GRAY, linestyle=":")
-    axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=figure_name.replace("auc", "AUC"), ylim=(len(groups) - 0.5, -0.5))
+    axes.set(
+        yticks=range(len(groups)),
+        yticklabels=list(groups),
+        xlabel=figure_name.replace("auc", "AUC"),
+        ylim=(len(groups) - 0.5, -0.5),
+    )
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

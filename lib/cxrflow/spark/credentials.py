@@ -14,8 +14,11 @@ from collections.abc import Callable, MutableMapping
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-_LOGIN = {"fs.s3a.access.key": "AWS_ACCESS_KEY_ID", "fs.s3a.secret.key": "AWS_SECRET_ACCESS_KEY",
-          "fs.s3a.session.token": "AWS_SESSION_TOKEN"}
+_LOGIN = {
+    "fs.s3a.access.key": "AWS_ACCESS_KEY_ID",
+    "fs.s3a.secret.key": "AWS_SECRET_ACCESS_KEY",
+    "fs.s3a.session.token": "AWS_SESSION_TOKEN",
+}
 _REGION = "fs.s3a.endpoint.region"
 _ENDPOINT = "fs.s3a.endpoint"
 _TLS = "fs.s3a.connection.ssl.enabled"
@@ -56,8 +59,12 @@ def take_from_submit() -> None:
     _give(environment(lambda name: conf.get(f"spark.hadoop.{name}")), os.environ, _this_has)
 
 
-_OTHER_LOGINS = {"AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-                 "AWS_CONTAINER_CREDENTIALS_FULL_URI"}
+_OTHER_LOGINS = {
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+}
 _workers_have: dict[str, str] = {}
 _this_has: dict[str, str] = {}
 """What was given by us, and may be replaced: tokens end, and a notebook's session is given new ones."""

@@ -14,24 +14,29 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from cxrflow import storage
-from cxrflow.errors import UserError
-from cxrflow.schema import SOURCE, spark_ddl
-from cxrflow.spark.decode import LARGEST_CONTENT
+from cxrflow.base import storage
+from cxrflow.base.errors import UserError
+from cxrflow.base.schema import SOURCE, spark_ddl
+from cxrflow.spark.decode_task import LARGEST_CONTENT
 from cxrflow.spark.session import settings
 
-LISTING = pa.schema([
-    *(field for field in SOURCE if field.name != "sha256"),
-    pa.field("hidden", pa.bool_()),  # the name, or a folder's above it, begins with _ or .
-])
+LISTING = pa.schema(
+    [
+        *(field for field in SOURCE if field.name != "sha256"),
+        pa.field("hidden", pa.bool_()),  # the name, or a folder's above it, begins with _ or .
+    ]
+)
 LISTING_BATCH = 10_000
 
 # Files that come through the JVM are handed to Python in parts of similar size, each this many times the one before.
 _SIZE_STEP = 8
 _SMALLEST_PART = 2**20
 # What Spark cannot read is left out instead of ending the job, and is missed at the end. Small files are many to a task.
-_READING = {"spark.sql.files.ignoreCorruptFiles": True, "spark.sql.files.ignoreMissingFiles": True,
-            "spark.sql.files.openCostInBytes": 65536}
+_READING = {
+    "spark.sql.files.ignoreCorruptFiles": True,
+    "spark.sql.files.ignoreMissingFiles": True,
+    "spark.sql.files.openCostInBytes": 65536,
+}
 
 
 def check_images(images: str) -> None:
@@ -40,8 +45,10 @@ def check_images(images: str) -> None:
         return
     if not storage.is_folder(images):
         what = "a file" if storage.exists(images) else "nothing"
-        raise UserError(f"--images: expected a folder of images, found {what} at {storage.absolute(images)!r}; "
-                        "name a folder that exists on this machine and on every executor")
+        raise UserError(
+            f"--images: expected a folder of images, found {what} at {storage.absolute(images)!r}; "
+            "name a folder that exists on this machine and on every executor"
+        )
     if storage.is_empty_folder(images):
         raise UserError(f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder")
 
@@ -113,16 +120,23 @@ def _binary_files(spark: SparkSession, images: str) -> DataFrame:
     try:
         files = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(literal)
     except AnalysisException as error:
-        raise UserError(f"--images: expected a folder that Spark can read, got {images!r} "
-                        f"({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"--images: expected a folder that Spark can read, got {images!r} ({str(error).splitlines()[0]})"
+        ) from None
     except Py4JJavaError as error:
         if not re.search("No FileSystem for scheme|ClassNotFoundException", str(error.java_exception)):
             raise
-        raise UserError(f"--images: expected a folder that Spark can read, but its Hadoop has no client for {images!r}; for S3, "
-                        "write s3a:// and start Spark with --packages org.apache.hadoop:hadoop-aws:3.3.4 (the version of "
-                        "Spark's own Hadoop)") from None
-    return files.select(F.regexp_replace("path", "^file:/+", "/").alias("path"), F.col("length").alias("size"),
-                        F.col("modificationTime").alias("modified"), "content")
+        raise UserError(
+            f"--images: expected a folder that Spark can read, but its Hadoop has no client for {images!r}; for S3, "
+            "write s3a:// and start Spark with --packages org.apache.hadoop:hadoop-aws:3.3.4 (the version of "
+            "Spark's own Hadoop)"
+        ) from None
+    return files.select(
+        F.regexp_replace("path", "^file:/+", "/").alias("path"),
+        F.col("length").alias("size"),
+        F.col("modificationTime").alias("modified"),
+        "content",
+    )
 
 
 def walk(root: str) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from pyspark.sql import DataFrame, SparkSession
 
-from cxrflow.environment import java_home
+from cxrflow.base.environment import java_home
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ def _cancel_barrier_timer(spark: SparkSession) -> None:
     spark-submit would never return. Spark 4 has another timer, so this can go with Spark 3.
     """
     if spark.version.startswith("3.") and spark.sparkContext.master.startswith("local"):
-        barrier = spark._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$").getField("MODULE$").get(None)
+        barrier = (
+            spark._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$").getField("MODULE$").get(None)
+        )
         getattr(barrier, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
 
 
@@ -102,7 +104,9 @@ def free_slots(spark: SparkSession, excluded: frozenset[str] = frozenset()) -> i
     return max(0, task_slots(spark) - sum(running_tasks(spark, excluded)))
 
 
-def wait_for_slots(spark: SparkSession, wanted: int, seconds: float = 20.0, excluded: frozenset[str] = frozenset()) -> int:
+def wait_for_slots(
+    spark: SparkSession, wanted: int, seconds: float = 20.0, excluded: frozenset[str] = frozenset()
+) -> int:
     """The number of free task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
 
     The executors of a cluster register one after the other while the driver already runs, and other jobs of the

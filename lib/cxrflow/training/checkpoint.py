@@ -15,20 +15,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrflow import storage
-from cxrflow.config import TrainConfig, to_dict
-from cxrflow.errors import UserError
-from cxrflow.launch.worker import Worker
-from cxrflow.manifest import Manifest, RunDirectory
+from cxrflow.base import storage
+from cxrflow.base.config import TrainConfig, to_dict
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import Manifest, RunDirectory
+from cxrflow.distributed.worker import Worker
 
 VERSION = 2
 LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
 # What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
-FREE = {"table", "run", "launcher", "workers", "batch_size", "device", "gradient_dtype", "feed_memory", "reader_threads",
-        "cache", "cache_size", "checkpoint_seconds", "keep_checkpoints", "max_restarts", "min_workers", "hang_seconds", "resume",
-        "tensorboard", "mlflow", "overwrite", "preflight_only"}
+FREE = {
+    "table",
+    "run",
+    "launcher",
+    "workers",
+    "batch_size",
+    "device",
+    "gradient_dtype",
+    "feed_memory",
+    "reader_threads",
+    "cache",
+    "cache_size",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "max_restarts",
+    "min_workers",
+    "hang_seconds",
+    "resume",
+    "tensorboard",
+    "mlflow",
+    "overwrite",
+    "preflight_only",
+}
 
 
 @dataclass(frozen=True)
@@ -67,18 +87,23 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
     for url in reversed(storage.files(run.checkpoints, ".npz")):
         try:
             # Of the state alone, which lies among the arrays, only some blocks are read.
-            with (io.BytesIO(storage.read_bytes(url)) if arrays else storage.open_file(url)) as file, \
-                    np.load(file, allow_pickle=False) as content:
+            with (
+                io.BytesIO(storage.read_bytes(url)) if arrays else storage.open_file(url) as file,
+                np.load(file, allow_pickle=False) as content,
+            ):
                 state = json.loads(content["state"].tobytes())
                 found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue  # half written, on a store that cannot write at once: the one before it is whole
         if state.get("version") != VERSION:
-            raise UserError(f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
-                            "train again, with --overwrite")
+            raise UserError(
+                f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
+                "train again, with --overwrite"
+            )
         return Checkpoint(state, found)
-    raise UserError(f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with "
-                    "--overwrite")
+    raise UserError(
+        f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with --overwrite"
+    )
 
 
 def has_checkpoint(run: RunDirectory) -> bool:
@@ -93,8 +118,16 @@ def goes_on(run: RunDirectory, config: TrainConfig) -> bool:
 def table_digest(manifest: Manifest) -> str:
     """A hash of what training reads of a table: which table it is, how its pixels were made, and its shards of train and
     val with their labels."""
-    shards = [(shard.path, shard.rows, shard.checksum, shard.labels | {f"?{name}": rows for name, rows in shard.unknown.items()})
-              for split in ("train", "val") for shard in manifest.of_split(split)]
+    shards = [
+        (
+            shard.path,
+            shard.rows,
+            shard.checksum,
+            shard.labels | {f"?{name}": rows for name, rows in shard.unknown.items()},
+        )
+        for split in ("train", "val")
+        for shard in manifest.of_split(split)
+    ]
     content = [manifest.table_id, manifest.labels, manifest.recipe(), shards]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -102,14 +135,18 @@ def table_digest(manifest: Manifest) -> str:
 def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> None:
     """Raise UserError where a run would not go on as what it was."""
     if state["table"] != table_digest(manifest):
-        raise UserError(f"--table: expected the table that the run was trained on, but {config.table!r} holds other "
-                        "images now; name that table or another --run, or train anew with --overwrite")
+        raise UserError(
+            f"--table: expected the table that the run was trained on, but {config.table!r} holds other "
+            "images now; name that table or another --run, or train anew with --overwrite"
+        )
     now = to_dict(config)
     for name in sorted(now.keys() - FREE):
         if (was := state["config"].get(name)) != now[name]:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag}: expected {was}, with which the run began, got {now[name]}; go on with "
-                            f"{flag} {was}, name another --run, or train anew with --overwrite")
+            raise UserError(
+                f"{flag}: expected {was}, with which the run began, got {now[name]}; go on with "
+                f"{flag} {was}, name another --run, or train anew with --overwrite"
+            )
 
 
 def share_state(state: dict | None, worker: Worker) -> dict:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cxrflow import storage
-from cxrflow.errors import JobError
-from cxrflow.manifest import Manifest, Shard
-from cxrflow.shards import checksum
-from cxrflow.training.budget import FeedSize
-from cxrflow.training.plan import EpochPlan, Order
-from cxrflow.training.reader import ShardError, ShardReader
-from cxrflow.training.source import Fetch, plain_fetch
+from cxrflow.base import storage
+from cxrflow.base.errors import JobError
+from cxrflow.base.manifest import Manifest, Shard
+from cxrflow.base.shard_files import checksum
+from cxrflow.training.epoch_plan import EpochPlan, ReadSchedule
+from cxrflow.training.feed_budget import FeedSize
+from cxrflow.training.shard_reader import ShardError, ShardReader
+from cxrflow.training.shard_source import Fetch, plain_fetch
 from cxrflow.training.targets import find_targets
 
 COLUMNS = ["sample_id", "label", "pixels"]
@@ -51,18 +51,36 @@ class Rows:
 class Feed:
     """The batches of one split for one worker, within the memory that its ``size`` allows."""
 
-    def __init__(self, table: str, manifest: Manifest, split: str, *, rank: int, workers: int, batch_size: int,
-                 seed: int = 0, shuffle: bool = True, size: FeedSize | None = None, fetch: Fetch | None = None,
-                 on_wait: Callable[[str], None] = lambda shard: None):
+    def __init__(
+        self,
+        table: str,
+        manifest: Manifest,
+        split: str,
+        *,
+        rank: int,
+        workers: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        size: FeedSize | None = None,
+        fetch: Fetch | None = None,
+        on_wait: Callable[[str], None] = lambda shard: None,
+    ):
         """``fetch``: how shards are fetched, as ``source.find_fetch`` finds it; if not given, without a cache.
         ``on_wait(shard)`` is called with a shard's path before it is waited for."""
         size = size or FeedSize()
         self._fetch = fetch or plain_fetch(table)
         self._table, self._manifest, self._rank, self._size, self._on_wait = table, manifest, rank, size, on_wait
         self.shards: list[Shard] = manifest.of_split(split)
-        self._settings = {"shard_rows": [shard.rows for shard in self.shards], "workers": workers,
-                          "batch_size": batch_size, "seed": seed, "shuffle": shuffle,
-                          "shuffle_rows": size.shuffle_rows, "streams": size.streams}
+        self._settings = {
+            "shard_rows": [shard.rows for shard in self.shards],
+            "workers": workers,
+            "batch_size": batch_size,
+            "seed": seed,
+            "shuffle": shuffle,
+            "shuffle_rows": size.shuffle_rows,
+            "streams": size.streams,
+        }
         self._kept: dict[int, Rows] = {}
         self._image_bytes = manifest.height * manifest.width
         self._targets = find_targets(manifest)
@@ -90,29 +108,37 @@ class Feed:
         except ShardError as error:
             raise self._failure(reads[error.read], error.__cause__) from error.__cause__
 
-    def _reads(self, order: Order) -> np.ndarray:
+    def _reads(self, order: ReadSchedule) -> np.ndarray:
         """The shards that are read, in turn: where they are kept, each once, and not those that are here."""
         if not self._size.keep:
             return order.shards
         shards, first = np.unique(order.shards, return_index=True)
         return order.shards[np.sort(first[[shard not in self._kept for shard in shards.tolist()]])]
 
-    def _reader(self, order: Order, reads: np.ndarray) -> ShardReader | _Keeper:
+    def _reader(self, order: ReadSchedule, reads: np.ndarray) -> ShardReader | _Keeper:
         reader = self._open(order, [self.shards[shard] for shard in reads]) if len(reads) else None
         return _Keeper(reader, self._kept, order.shards, reads) if self._size.keep or reader is None else reader
 
-    def _open(self, order: Order, shards: list[Shard]) -> ShardReader:
+    def _open(self, order: ReadSchedule, shards: list[Shard]) -> ShardReader:
         sizes = np.array([shard.rows * self._image_bytes for shard in shards])
         needed = sizes.sum() if self._size.keep else order.most_held(sizes)
         if needed > self._size.held_bytes:  # it would wait for ever for room
-            raise ValueError(f"held_bytes: expected at least {needed}, which the windows of these shards need at once, "
-                             f"got {self._size.held_bytes}; size a feed with budget.size_feed")
+            raise ValueError(
+                f"held_bytes: expected at least {needed}, which the windows of these shards need at once, "
+                f"got {self._size.held_bytes}; size a feed with budget.size_feed"
+            )
         return ShardReader(
-            [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards], sizes.tolist(), COLUMNS,
-            lambda read, table: self._decode(shards[read], table), self._size.held_bytes, self._size.reader_threads,
-            self._fetch, lambda read: self._on_wait(shards[read].path))
+            [storage.for_petastorm(storage.join(self._table, shard.path)) for shard in shards],
+            sizes.tolist(),
+            COLUMNS,
+            lambda read, table: self._decode(shards[read], table),
+            self._size.held_bytes,
+            self._size.reader_threads,
+            self._fetch,
+            lambda read: self._on_wait(shards[read].path),
+        )
 
-    def _gather(self, order: Order, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:
+    def _gather(self, order: ReadSchedule, start: int, stop: int, reader: ShardReader) -> tuple[Rows, np.ndarray]:
         """Rows and shards of places start to stop of the order, in memory of their own. Shards are released as soon
         as the last of their rows is copied, so that what is held never exceeds the plan's windows."""
         reads = order.reads[start:stop]
@@ -121,7 +147,9 @@ class Feed:
         targets = np.empty((size, len(self._manifest.labels)), np.float32)
         rows = Rows(np.empty(count, np.int64), targets, np.empty((size, self._image_bytes), np.uint8))
         lasts = (order.last[reads] == np.arange(start, start + count)).tolist()
-        for place, (read, row, last) in enumerate(zip(reads.tolist(), order.rows[start:stop].tolist(), lasts, strict=True)):
+        for place, (read, row, last) in enumerate(
+            zip(reads.tolist(), order.rows[start:stop].tolist(), lasts, strict=True)
+        ):
             shard = reader.take(read)
             rows.pixels[place] = shard.pixels[row]
             rows.sample_ids[place], rows.targets[place] = shard.sample_ids[row], shard.targets[row]
@@ -129,7 +157,9 @@ class Feed:
                 reader.release(read)
         return rows, order.shards[reads]
 
-    def _batch(self, plan: EpochPlan, step: int, rows: Rows, shards: np.ndarray, fed: Rows | None) -> tuple[Batch, Rows]:
+    def _batch(
+        self, plan: EpochPlan, step: int, rows: Rows, shards: np.ndarray, fed: Rows | None
+    ) -> tuple[Batch, Rows]:
         """A batch of ``rows``, fewer than B only at the last step, and its B rows. What is missing is filled from the
         step before, ``fed``, so that batch normalisation sees a batch of real images there too."""
         size, (height, width) = plan.batch_size, (self._manifest.height, self._manifest.width)
@@ -154,17 +184,19 @@ class Feed:
     def _decode(self, shard: Shard, table: pa.Table) -> Rows:
         """The table's columns as arrays, without a copy of the pixels, checked against the manifest."""
         # Of one chunk, as a row group is, combine_chunks would make a copy.
-        sample_ids, labels, pixels = (column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-                                      for column in map(table.column, COLUMNS))
+        sample_ids, labels, pixels = (
+            column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            for column in map(table.column, COLUMNS)
+        )
         ids = sample_ids.to_numpy()
         if len(ids) != shard.rows or checksum(ids) != shard.checksum:
             raise ValueError("its samples are not those that the manifest says")
         if not pa.types.is_binary(pixels.type):
             raise ValueError(f"expected pixels as binary, found {pixels.type}")
-        offsets = np.frombuffer(pixels.buffers()[1], np.int32)[pixels.offset:pixels.offset + len(pixels) + 1]
+        offsets = np.frombuffer(pixels.buffers()[1], np.int32)[pixels.offset : pixels.offset + len(pixels) + 1]
         if pixels.null_count or (np.diff(offsets) != self._image_bytes).any():
             raise ValueError(f"expected images of {self._image_bytes} bytes, as the manifest says, and found others")
-        image = np.frombuffer(pixels.buffers()[2], np.uint8)[offsets[0]:offsets[-1]].reshape(-1, self._image_bytes)
+        image = np.frombuffer(pixels.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, self._image_bytes)
         return Rows(ids, self._targets(labels), image)
 
     def _failure(self, shard: int, why: BaseException) -> JobError:

@@ -12,15 +12,16 @@ import keras
 import numpy as np
 
 from cxrflow import __version__, metrics
-from cxrflow.config import TrainConfig, to_dict
-from cxrflow.errors import JobError
-from cxrflow.launch.worker import Worker
-from cxrflow.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.base.config import TrainConfig, to_dict
+from cxrflow.base.errors import JobError
+from cxrflow.base.host_facts import versions
+from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
+from cxrflow.distributed.worker import Worker
 from cxrflow.metrics.shift import image_facts
-from cxrflow.preflight.machine import versions
 from cxrflow.training.augment import augment, find_policy
-from cxrflow.training.averaging import WeightAverage
-from cxrflow.training.budget import feed_size
+from cxrflow.training.batch_norm import combine, put
+from cxrflow.training.best_model import ModelKeeper
+from cxrflow.training.build_network import begin_with_file, saved_network, trained_network
 from cxrflow.training.checkpoint import (
     GO_ON,
     SAVE,
@@ -36,20 +37,19 @@ from cxrflow.training.checkpoint import (
     write_checkpoint,
 )
 from cxrflow.training.feed import Batch, Feed
-from cxrflow.training.kept import Kept
-from cxrflow.training.ledger import Ledger
-from cxrflow.training.native import native
-from cxrflow.training.network import begin_with_file, saved_network, trained_network
-from cxrflow.training.normalisation import combine, put
+from cxrflow.training.feed_budget import feed_size
+from cxrflow.training.model_state import capture, restore
+from cxrflow.training.objectives import TASKS
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.predictor import show_views
-from cxrflow.training.pretrained import settle
+from cxrflow.training.pretrained import refresh_derived_state
 from cxrflow.training.progress import Progress
-from cxrflow.training.quality import batch_variance, rank_correlation
-from cxrflow.training.source import find_fetch
-from cxrflow.training.summary import summarise
-from cxrflow.training.task import TASKS
-from cxrflow.training.variables import capture, restore
+from cxrflow.training.run_summary import summarise
+from cxrflow.training.sample_audit import SampleAudit
+from cxrflow.training.shard_source import find_fetch
+from cxrflow.training.shuffle_quality import batch_variance, rank_correlation
+from cxrflow.training.torch_layers import native
+from cxrflow.training.weight_average import WeightAverage
 
 
 def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
@@ -91,15 +91,17 @@ class _Trainer:
         self._steps = self._train.plan().steps
         self._model = trained_network(config, self._manifest, worker)
         self._model.compile(
-            optimizer=build_optimizer(config, worker, self._steps, self._ahead()), loss=self._task.loss(self._manifest),
-            jit_compile=False)  # Horovod's operations cannot be compiled by XLA
+            optimizer=build_optimizer(config, worker, self._steps, self._ahead()),
+            loss=self._task.loss(self._manifest),
+            jit_compile=False,
+        )  # Horovod's operations cannot be compiled by XLA
         # TensorFlow would trace the step twice if it made variables.
         self._model.optimizer.build(self._model.trainable_variables)
         self._average = WeightAverage(self._model, config.ema_epochs, self._steps)
         self._restore(found.arrays)
         self._epochs: list[dict] = self._start["epochs"]
         self._best: dict | None = self._start["best"]
-        self._kept = Kept(config, self._manifest, self._run, self._start["kept"])
+        self._kept = ModelKeeper(config, self._manifest, self._run, self._start["kept"])
         self._clock = Clock(config.checkpoint_seconds, worker, self._steps)
         self._val_facts: np.ndarray | None = None
         self._claimed = False
@@ -113,7 +115,9 @@ class _Trainer:
 
     def _read_checkpoint(self) -> Checkpoint:
         """The run's last one, or the beginning; only rank 0 reads."""
-        begin = Checkpoint({"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "kept": None}, {})
+        begin = Checkpoint(
+            {"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "kept": None}, {}
+        )
         if self._worker.rank != 0 or not goes_on(self._run, self._config):
             return begin
         found = read_checkpoint(self._run)
@@ -135,10 +139,10 @@ class _Trainer:
             if self._config.init_weights and self._worker.rank == 0:
                 begin_with_file(self._model, self._config, self._manifest)
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
-        settle(self._model)
+        refresh_derived_state(self._model)
         self._average.begin(self._start["steps"])
 
-    def _checkpoint(self, epoch: int, samples: int, loss: float, fed: Ledger | None) -> None:
+    def _checkpoint(self, epoch: int, samples: int, loss: float, fed: SampleAudit | None) -> None:
         """Write a checkpoint after ``epoch`` whole epochs and ``samples`` of the next, whose losses add up to
         ``loss`` over all workers. Collective."""
         with self._combined() if fed is not None else nullcontext():  # after an epoch they are
@@ -153,10 +157,22 @@ class _Trainer:
         with self._writing():
             self._claim()
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
-        checkpoint = Checkpoint({
-            "version": VERSION, "epoch": epoch, "samples": samples, "steps": steps, "loss": loss, "epochs": self._epochs,
-            "best": self._best, "kept": self._kept.record, "config": to_dict(self._config), "table": table_digest(self._manifest),
-            "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows}}, arrays)
+        checkpoint = Checkpoint(
+            {
+                "version": VERSION,
+                "epoch": epoch,
+                "samples": samples,
+                "steps": steps,
+                "loss": loss,
+                "epochs": self._epochs,
+                "best": self._best,
+                "kept": self._kept.record,
+                "config": to_dict(self._config),
+                "table": table_digest(self._manifest),
+                "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows},
+            },
+            arrays,
+        )
         with self._writing():
             write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
         self._progress.checkpoint(epoch, samples)
@@ -190,27 +206,54 @@ class _Trainer:
 
     def _feed(self, split: str, shuffle: bool) -> Feed:
         config = self._config
-        return Feed(config.table, self._manifest, split, rank=self._worker.rank, workers=self._worker.size,
-                    batch_size=config.batch_size, seed=config.seed, shuffle=shuffle,
-                    size=self._size, fetch=self._fetch, on_wait=lambda shard: self._worker.at("feed", **self._place, shard=shard))
+        return Feed(
+            config.table,
+            self._manifest,
+            split,
+            rank=self._worker.rank,
+            workers=self._worker.size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            shuffle=shuffle,
+            size=self._size,
+            fetch=self._fetch,
+            on_wait=lambda shard: self._worker.at("feed", **self._place, shard=shard),
+        )
 
     def _write_config(self) -> None:
         """What a later job needs to know of this run, and what a person needs to repeat it."""
         positive = self._kept.positive
-        write_json(self._run.config, {
-            "version": RUN_VERSION, "cxrflow": __version__, "keras": keras.__version__, "backend": keras.backend.backend(),
-            "workers": self._worker.size, "task": self._manifest.task, "labels": self._manifest.labels,
-            "recipe": self._manifest.recipe(), "positive_label": None if positive is None else self._manifest.labels[positive],
-            "prevalence": self._manifest.prevalence("train"), "data": self._manifest.facts(),
-            "versions": versions(self._config.launcher, keras.backend.backend()),
-            "job": self._job, "train": to_dict(self._config), "ingest": self._manifest.config, "feed": self._feed_facts()})
+        write_json(
+            self._run.config,
+            {
+                "version": RUN_VERSION,
+                "cxrflow": __version__,
+                "keras": keras.__version__,
+                "backend": keras.backend.backend(),
+                "workers": self._worker.size,
+                "task": self._manifest.task,
+                "labels": self._manifest.labels,
+                "recipe": self._manifest.recipe(),
+                "positive_label": None if positive is None else self._manifest.labels[positive],
+                "prevalence": self._manifest.prevalence("train"),
+                "data": self._manifest.facts(),
+                "versions": versions(self._config.launcher, keras.backend.backend()),
+                "job": self._job,
+                "train": to_dict(self._config),
+                "ingest": self._manifest.config,
+                "feed": self._feed_facts(),
+            },
+        )
 
     def _feed_facts(self) -> dict:
         """How the train split is fed, and how well that mixes it; see ``quality``."""
         plan = self._train.plan()
         variance = batch_variance(plan)
-        return {**dataclasses.asdict(self._size), "rank_correlation": rank_correlation(plan),
-                "batch_variance": variance if np.isfinite(variance) else None}
+        return {
+            **dataclasses.asdict(self._size),
+            "rank_correlation": rank_correlation(plan),
+            "batch_variance": variance if np.isfinite(variance) else None,
+        }
 
     def run_epoch(self, epoch: int) -> bool:
         """Whether the epoch came to its end; False where training was told to stop."""
@@ -225,10 +268,12 @@ class _Trainer:
         with self._average.applied():
             truth, logits = self._score_val(self._model)
         record = {
-            "epoch": epoch + 1, "loss": loss,
+            "epoch": epoch + 1,
+            "loss": loss,
             **self._task.validation_metrics(truth, metrics.with_temperature(logits, 1.0, self._task.multi)),
             "learning_rate": self._learning_rate(),
-            "images_per_second": (self._train.plan().samples - first) / seconds, "seconds": time.monotonic() - started,
+            "images_per_second": (self._train.plan().samples - first) / seconds,
+            "seconds": time.monotonic() - started,
             "fed": fed,
         }
         if self._worker.size > 1:
@@ -253,7 +298,7 @@ class _Trainer:
         plan = self._train.plan(epoch, first)
         resumed = first > 0
         # What was counted before the run was resumed is rank 0's; the others begin anew.
-        fed = Ledger(self._train.shards, self._fed_before if resumed and self._worker.rank == 0 else None)
+        fed = SampleAudit(self._train.shards, self._fed_before if resumed and self._worker.rank == 0 else None)
         self._progress.begin_epoch(epoch, plan)
         before, total = self._start["loss"] if resumed else 0.0, 0.0
         with closing(self._train.epoch(epoch, first)) as batches:
@@ -295,12 +340,14 @@ class _Trainer:
 
     def _mean(self, total: float) -> float:
         """The workers' mean of ``total``; collective."""
-        return float(self._worker.average([np.float64([total])])[0][0])
+        return float(self._worker.all_reduce_mean([np.float64([total])])[0][0])
 
     def _require_finite(self, value: float | np.ndarray, name: str, epoch: int) -> None:
         if not np.isfinite(value).all():
-            raise JobError(f"after {epoch} epochs, {name} is not a number: lower --learning-rate (it is "
-                           f"{self._config.learning_rate:g}). What {self._run.url} holds is kept")
+            raise JobError(
+                f"after {epoch} epochs, {name} is not a number: lower --learning-rate (it is "
+                f"{self._config.learning_rate:g}). What {self._run.url} holds is kept"
+            )
 
     def _score_val(self, model) -> tuple[np.ndarray, np.ndarray]:
         """(truth, logits float32 (n, K)) of all workers' samples of the val split; see ``task``. Collective."""
@@ -331,7 +378,10 @@ class _Trainer:
             self._write_history(finished=False)
 
     def _write_history(self, finished: bool) -> None:
-        write_json(self._run.history, {"epochs": self._epochs, "best": self._best, "kept": self._kept.record, "finished": finished})
+        write_json(
+            self._run.history,
+            {"epochs": self._epochs, "best": self._best, "kept": self._kept.record, "finished": finished},
+        )
 
     def _averaged(self) -> keras.Model:
         """The network with the average of the weights, in float32. Not the one that is trained, which knows an optimizer: so
@@ -339,7 +389,7 @@ class _Trainer:
         network = saved_network(self._config, self._manifest)
         with self._average.applied():
             network.set_weights(self._model.get_weights())
-        settle(network)
+        refresh_derived_state(network)
         return network
 
     @contextmanager
@@ -347,8 +397,10 @@ class _Trainer:
         try:
             yield
         except OSError as error:
-            raise JobError(f"cannot write the run directory {self._run.url}: {error}. The checkpoints that it holds are whole; "
-                           "make room for more, and the same command goes on from the last") from error
+            raise JobError(
+                f"cannot write the run directory {self._run.url}: {error}. The checkpoints that it holds are whole; "
+                "make room for more, and the same command goes on from the last"
+            ) from error
 
     def stopped(self) -> dict:
         """What is said of a run that was told to stop."""
@@ -364,8 +416,14 @@ class _Trainer:
             with self._writing():
                 self._kept.save(seen)
                 self._write_history(finished=True)
-        return summarise(self._epochs, self._best, self._kept.record, self._run.url, workers=self._worker.size,
-                         backend=keras.backend.backend())
+        return summarise(
+            self._epochs,
+            self._best,
+            self._kept.record,
+            self._run.url,
+            workers=self._worker.size,
+            backend=keras.backend.backend(),
+        )
 
 
 def _rank_of(record: dict) -> tuple[float, float]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import keras
 
-from cxrflow.config import TrainConfig
-from cxrflow.launch.worker import Worker
-
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.worker import Worker
 
 UNDECAYED = ["bias", "gamma", "beta"]
 """Weights that are few and set a level, which to pull towards 0 has no use (He et al. 2019)."""
 
 
-def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
-                    ahead: float = 0.0) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    config: TrainConfig, worker: Worker, steps_per_epoch: int, ahead: float = 0.0
+) -> keras.optimizers.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with warm-up and then cosine decay to zero, or none.
 
     The peak is the learning rate of one worker times the growth that ``lr_scaling`` names: the square root of the
@@ -30,8 +30,12 @@ def build_optimizer(config: TrainConfig, worker: Worker, steps_per_epoch: int,
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
-        peak / 100 if warmup else peak, max(1, total - warmup), warmup_target=peak if warmup else None,
-        warmup_steps=warmup, alpha={"cosine": 0.0, "none": 1.0}[config.lr_decay])
+        peak / 100 if warmup else peak,
+        max(1, total - warmup),
+        warmup_target=peak if warmup else None,
+        warmup_steps=warmup,
+        alpha={"cosine": 0.0, "none": 1.0}[config.lr_decay],
+    )
     rate = _Ahead(schedule, ahead)
     scaled = config.precision == "mixed_float16"
     # With torch, Keras makes another class of its AdamW, which updates all variables at once, but not of a subclass: that would
@@ -57,6 +61,6 @@ def _averaging(kind: type[keras.optimizers.Optimizer], worker: Worker) -> type[k
     # Horovod's own wrapper is for Keras 2. In Keras 3 every way to train ends in the optimizer's apply.
     class Averaging(kind):
         def apply(self, grads, trainable_variables=None):
-            return super().apply(worker.average_gradients(list(grads)), trainable_variables)
+            return super().apply(worker.all_reduce_mean_gradients(list(grads)), trainable_variables)
 
     return Averaging

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import h5py
 import keras
 
-from cxrflow import storage
-from cxrflow.errors import UserError
+from cxrflow.base import storage
+from cxrflow.base.errors import UserError
+from cxrflow.training.layer_walk import layers_of, parts
 from cxrflow.training.models import HEAD
-from cxrflow.training.parts import layers_of, parts
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,14 @@ def load_initial(model, url: str) -> None:
             try:
                 count = load(_candidates(model), file, folder)
             except ValueError as error:
-                raise UserError(f"--init-weights: expected a file that fits {model.name}, but in {url!r} {error}") from error
-    settle(model)
+                raise UserError(
+                    f"--init-weights: expected a file that fits {model.name}, but in {url!r} {error}"
+                ) from error
+    refresh_derived_state(model)
     log.info("initial weights: %d of the network's %d arrays are those of %s", count, len(model.weights), url)
 
 
-def settle(model) -> None:
+def refresh_derived_state(model) -> None:
     """Have layers that compute with copies of their weights take them over, after weights were set by hand."""
     for layer in layers_of(model):
         if isinstance(layer, keras.layers.Normalization):
@@ -62,8 +64,10 @@ def _open(url: str, path: str) -> h5py.File:
         with zipfile.ZipFile(path) as archive:
             return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), but {url!r} cannot "
-                        f"be read as one: {error}") from error
+        raise UserError(
+            f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), but {url!r} cannot "
+            f"be read as one: {error}"
+        ) from error
 
 
 def _load(candidates: list, file: h5py.File, folder: str) -> int:
@@ -74,8 +78,10 @@ def _load(candidates: list, file: h5py.File, folder: str) -> int:
     if best is None:
         raise ValueError("there are no weights of layers")
     if best.misses:
-        raise ValueError(f"{len(best.misses)} of {len(best.misses) + len(best.fits)} arrays are missing or have another "
-                         f"shape: {best.misses[0]}")
+        raise ValueError(
+            f"{len(best.misses)} of {len(best.misses) + len(best.fits)} arrays are missing or have another "
+            f"shape: {best.misses[0]}"
+        )
     best.part.save_weights(own, overwrite=True)
     with h5py.File(own, "a") as mine:
         for name in best.fits:
@@ -125,8 +131,12 @@ def _arrays(model: h5py.Group) -> dict[str, h5py.Dataset]:
 
 
 def _is_array(item) -> bool:
-    return (isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
-            and not item.parent.parent.name.endswith("seed_generator"))
+    return (
+        isinstance(item, h5py.Dataset)
+        and not item.external
+        and not item.is_virtual
+        and not item.parent.parent.name.endswith("seed_generator")
+    )
 
 
 def _load_older(candidates: list, file: h5py.File, folder: str) -> int:

@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from cxrflow.config import TrainConfig
-from cxrflow.launch.worker import Worker
-from cxrflow.training.plan import EpochPlan
+from cxrflow.base.config import TrainConfig
+from cxrflow.distributed.worker import Worker
+from cxrflow.training.epoch_plan import EpochPlan
 
 TELL_SECONDS = 5.0
 PACE_EVENTS = 60
@@ -36,9 +36,17 @@ class Progress:
 
     def start(self, epoch: int, samples: int, backend: str) -> None:
         """Training begins, or goes on, after ``epoch`` whole epochs and ``samples`` of the next."""
-        self._tell("start", epoch=epoch + 1, epochs=self._config.epochs, images=self._images(epoch, samples),
-                   images_per_epoch=self._train.samples, steps_per_epoch=self._train.steps, workers=self._worker.size,
-                   batch_size=self._config.batch_size, backend=backend)
+        self._tell(
+            "start",
+            epoch=epoch + 1,
+            epochs=self._config.epochs,
+            images=self._images(epoch, samples),
+            images_per_epoch=self._train.samples,
+            steps_per_epoch=self._train.steps,
+            workers=self._worker.size,
+            batch_size=self._config.batch_size,
+            backend=backend,
+        )
 
     def begin_epoch(self, epoch: int, plan: EpochPlan) -> None:
         """``epoch``: its number, from 0. ``plan``: what there is to feed of it."""
@@ -74,11 +82,19 @@ class Progress:
             self.add("exchange", self._worker.exchange_seconds() - self._exchanged)
         fed = self._plan.fed_before(step + 1)
         images = fed - self._plan.fed_before(self._window_first)
-        self._tell("step", epoch=self._epoch + 1, epochs=self._config.epochs, step=step + 1, steps=self._plan.steps,
-                   images=self._images(self._epoch, fed), loss=self._loss / images, learning_rate=learning_rate(),
-                   images_per_second=images / seconds,
-                   **{f"{part}_share": spent / seconds for part, spent in self._parts.items()},
-                   seconds_left=self._seconds_left(self._plan.steps - step - 1))
+        self._tell(
+            "step",
+            epoch=self._epoch + 1,
+            epochs=self._config.epochs,
+            step=step + 1,
+            steps=self._plan.steps,
+            images=self._images(self._epoch, fed),
+            loss=self._loss / images,
+            learning_rate=learning_rate(),
+            images_per_second=images / seconds,
+            **{f"{part}_share": spent / seconds for part, spent in self._parts.items()},
+            seconds_left=self._seconds_left(self._plan.steps - step - 1),
+        )
         self._begin_window(step + 1)
 
     def checkpoint(self, epoch: int, samples: int) -> None:
@@ -89,8 +105,14 @@ class Progress:
         """``record``: what ``history.json`` has of the epoch."""
         self._beside = time.monotonic() - self._stepped
         figures = {name: value for name, value in record.items() if name not in ("epoch", "fed")}
-        self._tell("epoch", epoch=self._epoch + 1, epochs=self._config.epochs, images=self._images(self._epoch + 1, 0),
-                   **figures, seconds_left=self._seconds_left(None))
+        self._tell(
+            "epoch",
+            epoch=self._epoch + 1,
+            epochs=self._config.epochs,
+            images=self._images(self._epoch + 1, 0),
+            **figures,
+            seconds_left=self._seconds_left(None),
+        )
 
     def _begin_window(self, step: int) -> None:
         """What follows, from this step on, is for the next step event."""

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxrflow.findings import to_states
-from cxrflow.manifest import Manifest
+from cxrflow.base.findings import to_states
+from cxrflow.base.manifest import Manifest
 
 
 def one_hot(texts: pa.Array, labels: list[str]) -> np.ndarray:

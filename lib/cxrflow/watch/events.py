@@ -37,7 +37,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "step_share": "the same, of the steps themselves: forward, backward, exchange of the gradients, update",
         "other_share": "the same, of all else, such as checkpoints",
         "exchange_share": "the same, of the exchange of the gradients alone: waiting for the slowest worker, and "
-                          "transfer; only of several workers",
+        "transfer; only of several workers",
         "seconds_left": "until the end of the last epoch, with all validations",
     },
     "epoch": {
@@ -51,7 +51,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "learning_rate": "at the epoch's end",
         "images_per_second": "of all workers together, without validation",
         "exchange_share": "share of rank 0's time without validation that the exchange of the gradients took; only of several "
-                          "workers",
+        "workers",
         "seconds": "that the epoch took, with validation",
         "seconds_left": "until the end of the last epoch",
     },
@@ -73,13 +73,22 @@ and shares are floats, counts are integers; what is not a number is null in JSON
 
 _CURVES = {
     "step": {
-        "loss": "train/loss", "learning_rate": "train/learning_rate", "images_per_second": "train/images_per_second",
-        "feed_share": "time/feed_share", "augment_share": "time/augment_share", "step_share": "time/step_share",
-        "other_share": "time/other_share", "exchange_share": "time/exchange_share",
+        "loss": "train/loss",
+        "learning_rate": "train/learning_rate",
+        "images_per_second": "train/images_per_second",
+        "feed_share": "time/feed_share",
+        "augment_share": "time/augment_share",
+        "step_share": "time/step_share",
+        "other_share": "time/other_share",
+        "exchange_share": "time/exchange_share",
     },
     "epoch": {
-        "epoch": "epoch", "loss": "train/epoch_loss", "val_loss": "val/loss", "val_auc": "val/auc",
-        "val_accuracy": "val/accuracy", "seconds": "time/epoch_seconds",
+        "epoch": "epoch",
+        "loss": "train/epoch_loss",
+        "val_loss": "val/loss",
+        "val_auc": "val/auc",
+        "val_accuracy": "val/accuracy",
+        "seconds": "time/epoch_seconds",
     },
 }
 

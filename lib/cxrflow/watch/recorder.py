@@ -9,11 +9,11 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 
-from cxrflow import storage
-from cxrflow.config import TrainConfig
-from cxrflow.errors import UserError
-from cxrflow.manifest import RunDirectory
-from cxrflow.watch.channel import Channel, Sink, plain_words
+from cxrflow.base import storage
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import RunDirectory
+from cxrflow.watch.event_queue import Channel, Sink, plain_words
 from cxrflow.watch.terminal import Terminal
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,10 @@ CLOSE_SECONDS = 60.0
 def check_watch(config: TrainConfig) -> None:
     """Raise UserError where what is asked for is not installed."""
     if config.mlflow is not None and find_spec("mlflow") is None:
-        raise UserError("--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; "
-                        "pip install 'cxrflow[mlflow]', or leave --mlflow out")
+        raise UserError(
+            "--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; "
+            "pip install 'cxrflow[mlflow]', or leave --mlflow out"
+        )
 
 
 class Recorder:
@@ -116,7 +118,8 @@ class Recorder:
             raise UserError(
                 f"--mlflow: expected an MLflow that takes a run of the experiment {self._config.mlflow!r} within "
                 f"{OPEN_SECONDS:.0f} s, got {plain_words(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
-                "driver's environment, or leave --mlflow out") from None
+                "driver's environment, or leave --mlflow out"
+            ) from None
 
     def _load_packages(self) -> None:
         """Before the sinks' threads begin. Python's import now and then stops for ever where two threads load packages at a
@@ -130,16 +133,16 @@ class Recorder:
         return self._config.tensorboard and find_spec("tensorboard") is not None
 
     def _json_lines(self) -> Sink:
-        from cxrflow.watch.jsonl import JsonLines
+        from cxrflow.watch.jsonl_sink import JsonLines
 
         return JsonLines(self._run.events)
 
     def _tensorboard(self) -> Sink:
-        from cxrflow.watch.tensorboard import TensorBoard
+        from cxrflow.watch.tensorboard_sink import TensorBoard
 
         return TensorBoard(self._run.tensorboard)
 
     def _mlflow(self) -> Sink:
-        from cxrflow.watch.mlflow import MLflow
+        from cxrflow.watch.mlflow_sink import MLflow
 
         return MLflow(self._config, goes_on=self._goes_on, replaces=self._replaces)

@@ -30,8 +30,10 @@ def line_of(event: dict) -> str | None:
 
 def _start(event: dict) -> str:
     workers = "1 worker trains" if event["workers"] == 1 else f"{event['workers']} workers train"
-    whole = (f"{workers} with {event['backend']}: {event['epochs']} epochs of {event['images_per_epoch']} images, "
-             f"{event['steps_per_epoch']} steps each")
+    whole = (
+        f"{workers} with {event['backend']}: {event['epochs']} epochs of {event['images_per_epoch']} images, "
+        f"{event['steps_per_epoch']} steps each"
+    )
     return f"{whole}; going on in epoch {event['epoch']}" if event["images"] else whole
 
 
@@ -39,16 +41,20 @@ def _step(event: dict) -> str | None:
     if event["step"] == event["steps"]:
         return None  # the epoch's own line follows
     exchange = f" ({event['exchange_share']:.0%} exchange)" if "exchange_share" in event else ""
-    return (f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
-            f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{exchange}, "
-            f"{duration(event['seconds_left'])} left")
+    return (
+        f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
+        f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{exchange}, "
+        f"{duration(event['seconds_left'])} left"
+    )
 
 
 def _epoch(event: dict) -> str:
     left = f", {duration(event['seconds_left'])} left" if event["seconds_left"] >= 1 else ""
-    return (f"epoch {event['epoch']}/{event['epochs']}: loss {event['loss']:.4f}, val loss {event['val_loss']:.4f}, "
-            f"val AUC {event['val_auc']:.4f}, val accuracy {event['val_accuracy']:.3f}, "
-            f"{event['images_per_second']:.0f} images/s, {duration(event['seconds'])}{left}")
+    return (
+        f"epoch {event['epoch']}/{event['epochs']}: loss {event['loss']:.4f}, val loss {event['val_loss']:.4f}, "
+        f"val AUC {event['val_auc']:.4f}, val accuracy {event['val_accuracy']:.3f}, "
+        f"{event['images_per_second']:.0f} images/s, {duration(event['seconds'])}{left}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 
 def check_structure(data: bytes) -> None:

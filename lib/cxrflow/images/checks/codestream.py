@@ -11,7 +11,7 @@ import re
 import struct
 
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 LOSSLESS = 0xC3
 JPEG_LS = re.compile(rb"\xff[\x80-\xfe]")  # JPEG-LS stuffs bits: after 0xFF comes a byte below 0x80
@@ -39,7 +39,7 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
                 jpeg.check_scan_data(frame)
             elif marker == LOSSLESS:
                 # the codes of the scan do not depend on the depth, and the strict decoder at hand takes 8 bits alone
-                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1:], least=size)
+                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], least=size)
     if size is None:
         raise Unreadable("corrupt", "a JPEG frame without a frame header")
     return tuple(size)
@@ -48,12 +48,12 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
 def _check_jpeg2000(stream: bytes) -> tuple[int, int]:
     right, bottom, left, top = struct.unpack_from(">IIII", stream, 8)
     position = 2
-    while (marker := stream[position:position + 2]) != b"\xff\xd9":
+    while (marker := stream[position : position + 2]) != b"\xff\xd9":
         if marker == b"\xff\x90":  # a tile part says its own length; 0 means up to the end marker
-            length = int.from_bytes(stream[position + 6:position + 10], "big")
+            length = int.from_bytes(stream[position + 6 : position + 10], "big")
             position = position + length if length else stream.rfind(b"\xff\xd9")
         elif len(marker) == 2 and marker[0] == 0xFF and position + 4 <= len(stream):
-            position += 2 + int.from_bytes(stream[position + 2:position + 4], "big")
+            position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
         else:
             position = -1
         if position < 0 or position + 2 > len(stream):

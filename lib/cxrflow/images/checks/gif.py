@@ -5,7 +5,7 @@ GIF has no checksum: overwritten codes that still fill the frame are not told.
 
 from __future__ import annotations
 
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 
 def check_structure(data: bytes) -> None:

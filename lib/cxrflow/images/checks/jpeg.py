@@ -17,11 +17,23 @@ from dataclasses import dataclass
 import simplejpeg
 
 from cxrflow.images import orientation
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
-PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xC5: "hierarchical",
-             0xC6: "hierarchical", 0xC7: "hierarchical", 0xC9: "arithmetic", 0xCA: "arithmetic progressive",
-             0xCB: "arithmetic lossless", 0xCD: "hierarchical", 0xCE: "hierarchical", 0xCF: "hierarchical"}
+PROCESSES = {
+    0xC0: "baseline",
+    0xC1: "extended",
+    0xC2: "progressive",
+    0xC3: "lossless",
+    0xC5: "hierarchical",
+    0xC6: "hierarchical",
+    0xC7: "hierarchical",
+    0xC9: "arithmetic",
+    0xCA: "arithmetic progressive",
+    0xCB: "arithmetic lossless",
+    0xCD: "hierarchical",
+    0xCE: "hierarchical",
+    0xCF: "hierarchical",
+}
 READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
@@ -81,7 +93,7 @@ def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             position += 2
         else:
-            end = position + 2 + int.from_bytes(data[position + 2:position + 4], "big")
+            end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
             if max(end, position + 4) > len(data):
                 raise Unreadable("truncated", "the file ends among the JPEG headers")
             if end < position + 4:
@@ -112,9 +124,9 @@ def check_scans(header: Header, data: bytes) -> None:
     for marker, start, end in segments(data):
         if marker == 0xDA:
             count = data[start]
-            first, last, precision = data[start + 1 + 2 * count:start + 4 + 2 * count]
+            first, last, precision = data[start + 1 + 2 * count : start + 4 + 2 * count]
             for index in range(count if precision & 15 == 0 else 0):
-                missing.setdefault(data[start + 1 + 2 * index], [])[first:last + 1] = [False] * (last + 1 - first)
+                missing.setdefault(data[start + 1 + 2 * index], [])[first : last + 1] = [False] * (last + 1 - first)
     lacking = sum(any(coefficients) for coefficients in missing.values())
     if lacking:
         raise Unreadable("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")

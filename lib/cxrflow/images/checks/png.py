@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel by colour type."""
@@ -34,9 +34,9 @@ def _chunks(data: bytes):
         end = position + 12 + length
         if end > len(data):
             raise Unreadable("truncated", f"the file ends in chunk {name!r}")
-        if zlib.crc32(view[position + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise Unreadable("corrupt", f"wrong checksum in chunk {name!r}")
-        yield name, view[position + 8:end - 4]
+        yield name, view[position + 8 : end - 4]
         position = end
 
 
@@ -54,7 +54,7 @@ def check_stream(data: bytes) -> None:
 def _inflated(inflate, data: bytes):
     for name, content in _chunks(data):
         for start in range(0, len(content) if name == b"IDAT" else 0, PIECE):
-            piece = content[start:start + PIECE]
+            piece = content[start : start + PIECE]
             while piece and not inflate.eof:
                 yield _inflate(inflate, piece)
                 piece = inflate.unconsumed_tail

@@ -12,7 +12,7 @@ import zlib
 from PIL.TiffImagePlugin import COMPRESSION_INFO
 
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decoded import Unreadable
+from cxrflow.images.decode_result import Unreadable
 
 OFFSETS, BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
 COMPRESSION, JPEG_TABLES = 259, 347
@@ -63,9 +63,9 @@ def check_strips(data: bytes, tags) -> None:
         if offset + count > len(data):
             raise Unreadable("truncated", f"a strip ends at byte {offset + count} of {len(data)}")
         if tags.get(COMPRESSION) in (8, 32946):
-            _check_deflate(data[offset:offset + count])
+            _check_deflate(data[offset : offset + count])
         elif tags.get(COMPRESSION) == 7:
-            _check_jpeg(tags.get(JPEG_TABLES, b""), data[offset:offset + count])
+            _check_jpeg(tags.get(JPEG_TABLES, b""), data[offset : offset + count])
 
 
 def _strips(tags) -> list[tuple[int, int]]:

@@ -4,10 +4,10 @@ A decoder is a function::
 
     def decode(data: bytes, at_least: tuple[int, int]) -> Grayscale: ...
 
-``data`` are a file's bytes, never empty. It returns a ``cxrflow.images.decoded.Grayscale``: the image in gray as a
+``data`` are a file's bytes, never empty. It returns a ``cxrflow.images.decode_result.Grayscale``: the image in gray as a
 viewer shows it, in full or at a reduced scale that is not below ``at_least`` (height, width), then with the whole
 image's size as ``source``. Values deeper than 8 bits come with the values of black and white, or are left to the
-rules of ``cxrflow.images.values``. Resizing to the table's size comes after it, in one place.
+rules of ``cxrflow.images.bit_depth``. Resizing to the table's size comes after it, in one place.
 
 To refuse a file it raises ``Unreadable(reason, detail)``; any other exception is recorded as ``corrupt`` with its
 words. Unless it sets ``verified``, the checks of the file's format run as well (for formats that ``pillow`` reads).
@@ -24,7 +24,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.images.decoders import pillow, turbo
 
 GROUP = "cxrflow.decoders"
@@ -32,7 +32,7 @@ GROUP = "cxrflow.decoders"
 DECODERS = {"pillow": pillow.decode, "turbo": turbo.decode}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def find_decoder(name: str) -> Callable:
     """The function of a decoder. Raises UserError, which lists the known names."""
     if name in DECODERS:

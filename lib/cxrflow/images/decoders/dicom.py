@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxrflow.images import voi
 from cxrflow.images.checks.codestream import check_frame
-from cxrflow.images.decoded import Grayscale, Unreadable, join_notes
+from cxrflow.images.decode_result import Grayscale, Unreadable, join_notes
 from cxrflow.images.formats import check_size
 
 MISSING = "DICOM needs packages that are not installed ({}): pip install 'cxrflow[dicom]'"
@@ -83,8 +83,9 @@ def _decode(data: bytes, max_pixels: int) -> Grayscale:
     pixels = _first_frame(dataset, frames, height, width)
     gray, note = _luma(pixels, dataset) if pixels.ndim == 3 or _palette(dataset) else _monochrome(pixels, dataset)
     bits = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 8)
-    return Grayscale(pixels=gray, bits=bits, verified=True,
-                     note=join_notes(f"first of {frames} frames" if frames > 1 else "", note))
+    return Grayscale(
+        pixels=gray, bits=bits, verified=True, note=join_notes(f"first of {frames} frames" if frames > 1 else "", note)
+    )
 
 
 def _read(data: bytes):

@@ -3,7 +3,7 @@
 JPEG, PNG, TIFF, BMP, GIF and WebP; DICOM through pydicom. Colour becomes luma (ITU-R 601: 0.299 R + 0.587 G +
 0.114 B), transparency is composed on black, EXIF orientation is applied. Of several pages or frames the first is
 taken. Colour profiles, gamma and pixel aspect are left out. RGB of 16 bits a sample is cut to its upper 8 before
-luma, as Pillow does; gray of more than 8 bits goes by ``cxrflow.images.values``.
+luma, as Pillow does; gray of more than 8 bits goes by ``cxrflow.images.bit_depth``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import (BmpImagePlugin, GifImagePlugin, Image, ImageChops, JpegImagePlugin, PngImagePlugin,
-                 TiffImagePlugin, WebPImagePlugin)
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from cxrflow.images import orientation
+from cxrflow.images.bit_depth import finite_range, range_in_use
 from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
-from cxrflow.images.decoded import Grayscale, Unreadable, join_notes
+from cxrflow.images.decode_result import Grayscale, Unreadable, join_notes
 from cxrflow.images.decoders import dicom
 from cxrflow.images.formats import check_size, refuse_unknown, sniff
 from cxrflow.images.recipe import MAX_PIXELS
-from cxrflow.images.values import finite_range, range_in_use
 
 # The plug-ins are called by name: Image.open would try others, and hide the reason when they refuse.
 OPENERS = {
@@ -33,8 +41,13 @@ OPENERS = {
     "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-STRUCTURE = {"PNG": png.check_structure, "BMP": bmp.check_structure, "GIF": gif.check_structure,
-             "WEBP": webp.check_structure, "TIFF": tiff.check_structure}
+STRUCTURE = {
+    "PNG": png.check_structure,
+    "BMP": bmp.check_structure,
+    "GIF": gif.check_structure,
+    "WEBP": webp.check_structure,
+    "TIFF": tiff.check_structure,
+}
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
 INVERTED = "MINISWHITE inverted"
@@ -115,8 +128,13 @@ def _jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int]) -> Graysca
 
 
 def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
-    return Grayscale(pixels=orientation.apply(pixels, header.orientation), bits=8, note=header.note, verified=True,
-                     source=orientation.swap((header.height, header.width), header.orientation))
+    return Grayscale(
+        pixels=orientation.apply(pixels, header.orientation),
+        bits=8,
+        note=header.note,
+        verified=True,
+        source=orientation.swap((header.height, header.width), header.orientation),
+    )
 
 
 def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
@@ -133,8 +151,13 @@ def _other(image: Image.Image, data: bytes) -> Grayscale:
     image.load()
     pixels, black_white, inverted = gray_values(image, bits)
     turn, broken = (1, "") if image.format == "TIFF" else orientation.read(image.info.get("exif", b""))
-    return Grayscale(pixels=orientation.apply(pixels, turn), black_white=black_white, bits=bits, verified=True,
-                     note=join_notes(first, inverted, broken))
+    return Grayscale(
+        pixels=orientation.apply(pixels, turn),
+        black_white=black_white,
+        bits=bits,
+        verified=True,
+        note=join_notes(first, inverted, broken),
+    )
 
 
 def bits_a_sample(image: Image.Image, data: bytes) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cxrflow.images import orientation
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decoded import Grayscale
+from cxrflow.images.decode_result import Grayscale
 from cxrflow.images.decoders import pillow
 from cxrflow.images.formats import check_size
 from cxrflow.images.recipe import MAX_PIXELS
@@ -32,8 +32,9 @@ def _decode(data: bytes, header: jpeg.Header, at_least: tuple[int, int]) -> np.n
     parts = reduction(header.height, header.width, *at_least)
     color = "CMYK" if len(header.components) == 4 else "GRAY"
     try:
-        pixels = simplejpeg.decode_jpeg(data, color, min_height=-(-header.height // parts),
-                                        min_width=-(-header.width // parts))
+        pixels = simplejpeg.decode_jpeg(
+            data, color, min_height=-(-header.height // parts), min_width=-(-header.width // parts)
+        )
     except ValueError as error:
         raise jpeg.refusal(error, data) from None
     if color == "GRAY":

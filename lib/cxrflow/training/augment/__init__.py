@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.training.augment.policy import POLICIES, Policy
 from cxrflow.training.augment.uniforms import uniforms
 
@@ -33,16 +33,19 @@ def find_policy(name: str) -> Callable:
     """The policy of that name. Raises UserError, which lists the known names, for an unknown one."""
     policy = POLICIES[name] if name in POLICIES else _import(name)
     if isinstance(policy, Policy) and policy != Policy() and importlib.util.find_spec("cv2") is None:
-        raise UserError(f"--augment {name}: the package opencv-python-headless is not installed; "
-                        "pip install cxrflow[train], or use --augment none")
+        raise UserError(
+            f"--augment {name}: the package opencv-python-headless is not installed; "
+            "pip install cxrflow[train], or use --augment none"
+        )
     return policy
 
 
 def _import(name: str) -> Callable:
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise UserError(f"--augment: expected one of {', '.join(POLICIES)}, or module:function of your own; "
-                        f"got {name!r}")
+        raise UserError(
+            f"--augment: expected one of {', '.join(POLICIES)}, or module:function of your own; got {name!r}"
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

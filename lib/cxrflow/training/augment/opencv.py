@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cv2():
     """The module. Raises ImportError where opencv-python-headless is not installed, which ``find_policy`` says before."""
     import cv2

@@ -6,16 +6,40 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.training.augment.detail import blurred, compressed, resampled, sharpened
 from cxrflow.training.augment.exposure import exposure_tables, look_up
 from cxrflow.training.augment.pose import inverse_maps, margins, warp
 from cxrflow.training.augment.uniforms import uniforms
 
 # The column of uniforms that each parameter takes, so that switching one on leaves the others' values as they were.
-_DRAWS = ("rotation", "shift_x", "shift_y", "zoom", "contrast", "brightness", "flip", "erase", "area", "shape", "left",
-          "top", "gray", "aspect", "shear", "gamma", "margin", "margin_gray", "focus", "sigma", "resample", "share", "kernel",
-          "compress", "quality")
+_DRAWS = (
+    "rotation",
+    "shift_x",
+    "shift_y",
+    "zoom",
+    "contrast",
+    "brightness",
+    "flip",
+    "erase",
+    "area",
+    "shape",
+    "left",
+    "top",
+    "gray",
+    "aspect",
+    "shear",
+    "gamma",
+    "margin",
+    "margin_gray",
+    "focus",
+    "sigma",
+    "resample",
+    "share",
+    "kernel",
+    "compress",
+    "quality",
+)
 _LARGEST = {"rotation": 180, "zoom": 9, "aspect": 9, "contrast": 9, "gamma": 9}
 _SHARES = ("shift", "shear", "brightness", "flip", "blur", "sharpen", "resample", "compress", "erase")
 
@@ -77,12 +101,21 @@ class Policy:
             if not 0 <= value <= most:
                 raise UserError(f"Policy({name}=...): expected a number from 0 to {most}, got {value}")
         if self.blur + self.sharpen > 1:
-            raise UserError(f"Policy(blur=..., sharpen=...): expected 1 at most together, got {self.blur} and {self.sharpen}")
-        for name, least, most in (("blur_sigma", 0.01, 100), ("sharpen_amount", 0.01, 10), ("resample_share", 0.01, 1),
-                                  ("quality", 1, 100), ("erase_area", 0.0001, 0.5)):
+            raise UserError(
+                f"Policy(blur=..., sharpen=...): expected 1 at most together, got {self.blur} and {self.sharpen}"
+            )
+        for name, least, most in (
+            ("blur_sigma", 0.01, 100),
+            ("sharpen_amount", 0.01, 10),
+            ("resample_share", 0.01, 1),
+            ("quality", 1, 100),
+            ("erase_area", 0.0001, 0.5),
+        ):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
-                raise UserError(f"Policy({name}=...): expected two rising numbers from {least} to {most}, got {low, high}")
+                raise UserError(
+                    f"Policy({name}=...): expected two rising numbers from {least} to {most}, got {low, high}"
+                )
 
     def __call__(self, pixels: np.ndarray, sample_ids: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         draws = dict(zip(_DRAWS, uniforms(seed, epoch, sample_ids, len(_DRAWS)).T, strict=True))
@@ -97,22 +130,34 @@ class Policy:
         return made
 
     def _expose(self, pixels: np.ndarray, draws: dict) -> np.ndarray:
-        return look_up(pixels, exposure_tables((1 + self.contrast) ** _signed(draws["contrast"]),
-                                               self.brightness * _signed(draws["brightness"]),
-                                               (1 + self.gamma) ** _signed(draws["gamma"])))
+        return look_up(
+            pixels,
+            exposure_tables(
+                (1 + self.contrast) ** _signed(draws["contrast"]),
+                self.brightness * _signed(draws["brightness"]),
+                (1 + self.gamma) ** _signed(draws["gamma"]),
+            ),
+        )
 
     def _warp(self, pixels: np.ndarray, draws: dict) -> np.ndarray:
         height, width = pixels.shape[1:3]
         maps = inverse_maps(
-            (height, width), np.radians(self.rotation * _signed(draws["rotation"])),
-            self.shift * width * _signed(draws["shift_x"]), self.shift * height * _signed(draws["shift_y"]),
-            (1 + self.zoom) ** _signed(draws["zoom"]), draws["flip"] < self.flip,
-            (1 + self.aspect) ** _signed(draws["aspect"]), self.shear * _signed(draws["shear"]))
+            (height, width),
+            np.radians(self.rotation * _signed(draws["rotation"])),
+            self.shift * width * _signed(draws["shift_x"]),
+            self.shift * height * _signed(draws["shift_y"]),
+            (1 + self.zoom) ** _signed(draws["zoom"]),
+            draws["flip"] < self.flip,
+            (1 + self.aspect) ** _signed(draws["aspect"]),
+            self.shear * _signed(draws["shear"]),
+        )
         return warp(pixels, maps, margins(draws["margin"], draws["margin_gray"]) if self.mixed_margins else None)
 
     def _degrade(self, made: np.ndarray, draws: dict) -> None:
         for i in np.flatnonzero(draws["resample"] < self.resample):
-            made[i, ..., 0] = resampled(made[i, ..., 0], _between(self.resample_share, draws["share"][i]), draws["kernel"][i])
+            made[i, ..., 0] = resampled(
+                made[i, ..., 0], _between(self.resample_share, draws["share"][i]), draws["kernel"][i]
+            )
         for i in np.flatnonzero(draws["focus"] < self.blur):
             made[i, ..., 0] = blurred(made[i, ..., 0], _between(self.blur_sigma, draws["sigma"][i]))
         for i in np.flatnonzero(draws["focus"] >= 1 - self.sharpen):
@@ -129,13 +174,25 @@ class Policy:
         for i in np.flatnonzero(draws["erase"] < self.erase):
             top = int(draws["top"][i] * (height - rows[i] + 1))
             left = int(draws["left"][i] * (width - columns[i] + 1))
-            made[i, top:top + rows[i], left:left + columns[i]] = int(draws["gray"][i] * 256)
+            made[i, top : top + rows[i], left : left + columns[i]] = int(draws["gray"][i] * 256)
 
 
 _LIGHT = Policy(rotation=5, shift=0.04, zoom=0.05)
 _STANDARD = Policy(
-    rotation=12, shift=0.08, zoom=0.25, aspect=0.5, shear=0.08, mixed_margins=True, contrast=0.5, brightness=0.15, gamma=0.4,
-    blur=0.5, sharpen=0.2, resample=0.3, compress=0.4)
+    rotation=12,
+    shift=0.08,
+    zoom=0.25,
+    aspect=0.5,
+    shear=0.08,
+    mixed_margins=True,
+    contrast=0.5,
+    brightness=0.15,
+    gamma=0.4,
+    blur=0.5,
+    sharpen=0.2,
+    resample=0.3,
+    compress=0.4,
+)
 
 POLICIES = {
     "none": Policy(),

@@ -25,7 +25,9 @@ def inverse_maps(size: tuple[int, int], radians, right, down, zoom, flip, aspect
     radians, zoom, flip, aspect, shear = np.broadcast_arrays(radians, zoom, flip, aspect, shear)
     cos, sin, side = np.cos(radians) / zoom, np.sin(radians) / zoom, np.where(flip, -1.0, 1.0)
     turn = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
-    straighten = np.array([[np.ones_like(shear), -shear], [np.zeros_like(shear), np.ones_like(shear)]]).transpose(2, 0, 1)
+    straighten = np.array([[np.ones_like(shear), -shear], [np.zeros_like(shear), np.ones_like(shear)]]).transpose(
+        2, 0, 1
+    )
     narrow = np.stack([side / np.sqrt(aspect), np.sqrt(aspect)], axis=1)[:, :, None] * np.eye(2)
     linear = narrow @ straighten @ turn
     moved = centre + np.stack([right, down], axis=1)
@@ -36,8 +38,12 @@ def margins(kinds: np.ndarray, grays: np.ndarray) -> list[tuple[int, int]]:
     """What is shown outside of each image, as OpenCV's border mode and its value: black, one gray, or the edge drawn
     out, a third each. ``kinds`` and ``grays``: float (B,), from 0 to 1."""
     library = cv2()
-    return [(library.BORDER_REPLICATE, 0) if kind > 2 / 3 else (library.BORDER_CONSTANT, int(gray * GRAYS) if kind > 1 / 3 else 0)
-            for kind, gray in zip(kinds.tolist(), grays.tolist(), strict=True)]
+    return [
+        (library.BORDER_REPLICATE, 0)
+        if kind > 2 / 3
+        else (library.BORDER_CONSTANT, int(gray * GRAYS) if kind > 1 / 3 else 0)
+        for kind, gray in zip(kinds.tolist(), grays.tolist(), strict=True)
+    ]
 
 
 def warp(pixels: np.ndarray, maps: np.ndarray, outside: list[tuple[int, int]] | None = None) -> np.ndarray:
@@ -47,6 +53,13 @@ def warp(pixels: np.ndarray, maps: np.ndarray, outside: list[tuple[int, int]] | 
     made = np.empty(pixels.shape, np.uint8)
     outside = outside or [(library.BORDER_CONSTANT, 0)] * len(pixels)
     for image, inverse, (mode, value), place in zip(pixels, maps, outside, made, strict=True):
-        library.warpAffine(image, inverse, image.shape[1::-1], dst=place, flags=library.INTER_LINEAR | library.WARP_INVERSE_MAP,
-                           borderMode=mode, borderValue=value)
+        library.warpAffine(
+            image,
+            inverse,
+            image.shape[1::-1],
+            dst=place,
+            flags=library.INTER_LINEAR | library.WARP_INVERSE_MAP,
+            borderMode=mode,
+            borderValue=value,
+        )
     return made

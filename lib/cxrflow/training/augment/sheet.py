@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cxrflow.phantom import draw_phantom
+from cxrflow.images.phantoms import draw_phantom
 from cxrflow.training.augment import POLICIES, augment
 
 SIZE, EPOCHS, MARGIN = 128, 6, 74
@@ -17,8 +17,12 @@ def draw_sheet() -> np.ndarray:
     """One phantom in a row for each named policy, a column an epoch: uint8 (height, width)."""
     phantom = Image.fromarray(draw_phantom(2 * SIZE, True, 3, 0)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     pixels, sample_ids = np.asarray(phantom)[None, :, :, None], np.array([3])
-    rows = [np.concatenate([augment(policy, pixels, sample_ids, seed=0, epoch=epoch)[0, :, :, 0]
-                            for epoch in range(EPOCHS)], axis=1) for policy in POLICIES.values()]
+    rows = [
+        np.concatenate(
+            [augment(policy, pixels, sample_ids, seed=0, epoch=epoch)[0, :, :, 0] for epoch in range(EPOCHS)], axis=1
+        )
+        for policy in POLICIES.values()
+    ]
     sheet = Image.new("L", (MARGIN + EPOCHS * SIZE, len(rows) * SIZE), 255)
     sheet.paste(Image.fromarray(np.concatenate(rows)), (MARGIN, 0))
     for row, name in enumerate(POLICIES):

@@ -21,7 +21,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
-from cxrflow.errors import UserError
+from cxrflow.base.errors import UserError
 from cxrflow.training.models.names import APPLICATIONS
 
 MODELS = {
@@ -46,8 +46,10 @@ def check_model(name: str) -> None:
     elif ":" in name:
         _check_own(*name.split(":", 1))
     elif name not in MODELS:
-        raise UserError(f"--model: expected one of {', '.join(MODELS)}, {_FOLDER}NAME of keras.applications, or "
-                        f"module:function of your own; got {name!r}")
+        raise UserError(
+            f"--model: expected one of {', '.join(MODELS)}, {_FOLDER}NAME of keras.applications, or "
+            f"module:function of your own; got {name!r}"
+        )
 
 
 def _check_own(module: str, function: str) -> None:
@@ -83,7 +85,9 @@ def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple
     if size != table_size:
         x = keras.layers.Resizing(*size, interpolation="bilinear", antialias=True, dtype="float32")(x)
     if not raw:  # its brightness and contrast say more of an image's detector than of its patient
-        x = keras.layers.LayerNormalization((1, 2, 3), epsilon=25.0, center=False, scale=False, dtype="float32", name="standardise")(x)
+        x = keras.layers.LayerNormalization(
+            (1, 2, 3), epsilon=25.0, center=False, scale=False, dtype="float32", name="standardise"
+        )(x)
     logits = keras.layers.Dense(labels, name=HEAD, dtype="float32")(_features(name, body, x))
     model = keras.Model(inputs, logits, name="network")
     if ":" in name:
@@ -113,17 +117,21 @@ def _features(name: str, body: Callable, x):
         raise UserError(f"--model {name}: cannot be built for images of {x.shape[1]}x{x.shape[2]}: {error}") from error
     shape = getattr(made, "shape", ())
     if len(shape) != 2 or shape[1] is None:
-        raise UserError(f"--model {name}: expected features (B, F), got {tuple(shape) or type(made).__name__}; end with a "
-                        "pooling layer such as GlobalAveragePooling2D")
+        raise UserError(
+            f"--model {name}: expected features (B, F), got {tuple(shape) or type(made).__name__}; end with a "
+            "pooling layer such as GlobalAveragePooling2D"
+        )
     return made
 
 
 def _require_portable(name: str, model) -> None:
     import keras
 
-    from cxrflow.training.parts import layers_of, parts
+    from cxrflow.training.layer_walk import layers_of, parts
 
     for layer in (*parts(model), *layers_of(model)):
         if not type(layer).__module__.startswith("keras.") or isinstance(layer, keras.layers.Lambda):
-            raise UserError(f"--model {name}: expected Keras' own layers, but no Lambda, so that model.keras loads without "
-                            f"your code; got {type(layer).__name__} ({layer.name})")
+            raise UserError(
+                f"--model {name}: expected Keras' own layers, but no Lambda, so that model.keras loads without "
+                f"your code; got {type(layer).__name__} ({layer.name})"
+            )

@@ -1,0 +1,1 @@
+"""Foundations that every other package uses: errors, configuration, storage, manifests and leases."""

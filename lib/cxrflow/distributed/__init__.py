@@ -1,0 +1,1 @@
+"""A worker's view of the other workers, and the connections between workers and driver."""

@@ -1,0 +1,1 @@
+"""The jobs: what each command does from its configuration to its result."""

@@ -1,0 +1,21 @@
+"""What a training says of itself at its end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def summarise(epochs: list[dict], best: dict, kept: dict, run: str, *, workers: int, backend: str) -> dict:
+    """The result of the job, from the records of ``history.json``: the epoch with the best validation AUC, the validation
+    metrics of the model that was kept, images a second (median of the epochs), seconds, and who trained."""
+    return {
+        "best_epoch": best["epoch"],
+        "kept_epoch": kept["epoch"],
+        **{key: kept[key] for key in ("val_loss", "val_auc", "val_accuracy", "threshold", "temperature")},
+        "epochs": len(epochs),
+        "images_per_second": float(np.median([epoch["images_per_second"] for epoch in epochs])),
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "workers": workers,
+        "backend": backend,
+        "run": run,
+    }

@@ -1,0 +1,126 @@
+"""Events as a run of MLflow, with images as steps.
+
+Where MLflow is and who may write there, it finds out itself, from its environment or on Databricks from the platform.
+A run directory has one run of MLflow, whose id is in ``RUN/mlflow.json`` and which goes on where training goes on. Of
+what is redone then MLflow keeps both, for it takes no number back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+
+from cxrflow import __version__
+from cxrflow.base import storage
+from cxrflow.base.config import TrainConfig, to_dict
+from cxrflow.base.manifest import RunDirectory, write_json
+from cxrflow.watch.events import curves
+
+# Unless it is set, MLflow reports its use to its makers, of which nobody who trains on patients' images was asked.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+
+log = logging.getLogger(__name__)
+
+SECONDS = 10.0
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+MOST_POINTS = 1000
+"""That MLflow takes at once."""
+
+
+class MLflow:
+    """A run of the experiment ``config.mlflow``."""
+
+    seconds = SECONDS
+
+    def __init__(self, config: TrainConfig, goes_on: bool, replaces: bool):
+        """``goes_on``: whether training goes on with the run directory's run. ``replaces``: whether it has another run,
+        which remains until this one's first checkpoint. Raises MlflowException or what else keeps it from MLflow."""
+        self._run, self._client = RunDirectory(config.run), MlflowClient()
+        experiment = self._client.get_experiment_by_name(config.mlflow)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(config.mlflow)
+        self.run_id = (self._find_run(experiment_id) if goes_on else None) or self._make_run(experiment_id, config)
+        self._client.update_run(self.run_id, status="RUNNING")
+        log.info("MLflow: run %s of the experiment %s", self.run_id, config.mlflow)
+        self._kept = False
+        if not replaces:
+            self._keep_id()
+
+    def _find_run(self, experiment_id: str) -> str | None:
+        """The run directory's run; None where MLflow or this experiment has none."""
+        if not storage.exists(self._run.mlflow):
+            return None
+        try:
+            info = self._client.get_run(self._run.read(self._run.mlflow, "train")["run_id"]).info
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return info.run_id if (info.experiment_id, info.lifecycle_stage) == (experiment_id, "active") else None
+
+    def _make_run(self, experiment_id: str, config: TrainConfig) -> str:
+        tags = resolve_tags({"cxrflow.version": __version__})
+        name = self._run.url.rpartition("/")[2]
+        run_id = self._client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        self._client.log_batch(run_id, params=[Param(name, str(value)) for name, value in to_dict(config).items()])
+        return run_id
+
+    def _keep_id(self) -> None:
+        write_json(self._run.mlflow, {"run_id": self.run_id})
+        self._kept = True
+
+    def write(self, events: list[dict]) -> None:
+        if not self._kept and any(event["event"] == "checkpoint" for event in events):
+            self._keep_id()
+        points = [
+            Metric(name, value, _milliseconds(event), event["images"])
+            for event in events
+            for name, value in curves(event).items()
+        ]
+        for first in range(0, len(points), MOST_POINTS):
+            self._client.log_batch(self.run_id, metrics=points[first : first + MOST_POINTS])
+        for event in events:
+            if event["event"] == "start":
+                self._client.log_batch(
+                    self.run_id,
+                    tags=[RunTag(f"cxrflow.{name}", str(event[name])) for name in ("workers", "batch_size", "backend")],
+                )
+            if event["event"] == "end":
+                self._end(event)
+
+    def _end(self, event: dict) -> None:
+        try:
+            if event["status"] == "finished":
+                self._log_kept(_milliseconds(event))
+                self._log_files()
+        finally:
+            self._client.set_terminated(self.run_id, STATUS[event["status"]], _milliseconds(event))
+
+    def _log_kept(self, milliseconds: int) -> None:
+        """The validation figures of the model that was kept: what runs are compared by."""
+        kept = self._run.read(self._run.history, "train")["kept"]
+        self._client.log_batch(
+            self.run_id,
+            metrics=[
+                Metric(f"kept/{name}", float(kept[name]), milliseconds, 0)
+                for name in ("epoch", "val_loss", "val_auc", "val_accuracy")
+            ],
+        )
+
+    def _log_files(self) -> None:
+        """The model and its records as artifacts."""
+        with tempfile.TemporaryDirectory() as folder:
+            for url in (self._run.model, self._run.history, self._run.config):
+                local = os.path.join(folder, url.rpartition("/")[2])
+                storage.download(url, local)
+                self._client.log_artifact(self.run_id, local)
+
+
+def _milliseconds(event: dict) -> int:
+    """Since 1970, as MLflow counts."""
+    return round(event["time"] * 1000)
