@@ -16,7 +16,7 @@ from PIL import Image
 
 from cxrflow.base.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.base.errors import UserError
-from cxrflow.base.findings import from_calls, from_cells, from_text, tally, to_states, to_text
+from cxrflow.base.findings import from_cells, from_predicted, from_text, tally, to_states, to_text
 from cxrflow.base.manifest import read_manifest, write_manifest
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.catalog.findings_reader import FindingsReader
@@ -56,7 +56,7 @@ def test_a_text_and_what_it_says():
         to_states(["A|?C", "No Finding", "B", "B"], ["A", "B", "C"]),
         np.float32([[1, 0, NAN], [0, 0, 0], [0, 1, 0], [0, 1, 0]]),
     )
-    assert from_calls(np.array([[True, False, True], [False] * 3]), ["B", "C", "A"]) == ["A|B", "No Finding"]
+    assert from_predicted(np.array([[True, False, True], [False] * 3]), ["B", "C", "A"]) == ["A|B", "No Finding"]
     assert tally({"A|?C": 2, "A|B": 3, "No Finding": 4}) == ({"A": 5, "B": 3}, {"C": 2})
 
 
@@ -244,7 +244,7 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
         [found[score_column(name)] >= (0.5 if thresholds[name] is None else thresholds[name]) for name in FINDINGS],
         axis=1,
     )
-    assert found["predicted_label"].tolist() == from_calls(called, FINDINGS)
+    assert found["predicted_label"].tolist() == from_predicted(called, FINDINGS)
     assert done["predicted"] == {
         name: count for name, count in zip(FINDINGS, called.sum(axis=0).tolist(), strict=True) if count
     }

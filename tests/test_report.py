@@ -127,7 +127,7 @@ def test_several_findings_an_image_from_scores_to_page(table, trained):
     result = {
         "split": "all",
         "table": str(table),
-        "seen": {"table": "own"},
+        "leakage": {"table": "own"},
         **judge_scored(config, run, manifest, scored),
     }
     mass = result["per_label"]["Mass"]
@@ -175,7 +175,7 @@ def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained
     result = judge_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
     after = {name: figures["calibration"]["ece"] for name, figures in result["per_label"].items()}
     assert result["temperature"]["ece_before"] == pytest.approx(after, abs=1e-6) and after["Edema"] > 0.1
-    _write(trained, scored, {"split": "all", "table": str(table), "seen": {"table": "own"}, **result})
+    _write(trained, scored, {"split": "all", "table": str(table), "leakage": {"table": "own"}, **result})
     write_report(ReportConfig(run=trained.url, examples=1))
     words = " ".join(Path(trained.report).read_text().split())
     clinic, threshold = result["per_label"]["Edema"]["clinic"], result["thresholds"]["Edema"]
@@ -188,7 +188,7 @@ def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained
         and "re-weighted for another prevalence" in words
         and "the split all was judged" in words
     )
-    older = {name: value for name, value in json.loads(Path(trained.metrics).read_text()).items() if name != "seen"}
+    older = {name: value for name, value in json.loads(Path(trained.metrics).read_text()).items() if name != "leakage"}
     write_json(trained.metrics, older)
     with pytest.raises(UserError, match="is an older one's; run jobs/evaluate.py again"):
         write_report(ReportConfig(run=trained.url))

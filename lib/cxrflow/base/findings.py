@@ -87,7 +87,7 @@ def _row(text: str, findings: list[str]) -> list[float]:
     return [1.0 if name in present else math.nan if name in unknown else 0.0 for name in findings]
 
 
-def from_calls(called: np.ndarray, findings: list[str]) -> list[str]:
+def from_predicted(called: np.ndarray, findings: list[str]) -> list[str]:
     """The texts of bool (n, K): which findings are called."""
     return [to_text(name for name, call in zip(findings, row, strict=True) if call) for row in called.tolist()]
 

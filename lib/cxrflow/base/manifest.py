@@ -195,22 +195,22 @@ class RunDirectory:
             )
         return content
 
-    def holds_run(self) -> bool:
+    def has_run(self) -> bool:
         """Whether a run wrote here; one that died before its first checkpoint has not."""
         return storage.exists(self.config) or storage.exists(self.checkpoints)
 
     def clear(self) -> None:
         """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run. What
         watching wrote is the driver's to remove (``watch.recorder``)."""
-        if not self.holds_run():
+        if not self.has_run():
             return
         # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
         for url in [self.checkpoints, self.history, self.model, self.reference]:
             storage.remove(url)
-        self.clear_judgement()
+        self.clear_evaluation()
         storage.remove(self.config)
 
-    def clear_judgement(self) -> None:
+    def clear_evaluation(self) -> None:
         """Remove what was found of a model that is no longer the run's: figures, scores and the report."""
         for url in [self.metrics, self.scores, self.report, *map(self.picture, PICTURES)]:
             storage.remove(url)

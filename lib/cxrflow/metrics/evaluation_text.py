@@ -94,12 +94,12 @@ def _of_all(group: dict) -> str:
 
 def warnings(result: dict) -> list[str]:
     """What a person should know before the figures are believed."""
-    return [*_seen(result), *_unnamed(result), *_shift(result["shift"]), *_reweighted(result["prevalence"])]
+    return [*_leakage(result), *_unnamed(result), *_shift(result["shift"]), *_reweighted(result["prevalence"])]
 
 
-def _seen(result: dict) -> list[str]:
-    seen = result["seen"]
-    if seen["table"] == "own":
+def _leakage(result: dict) -> list[str]:
+    leakage = result["leakage"]
+    if leakage["table"] == "own":
         return (
             []
             if result["split"] == "test"
@@ -108,19 +108,19 @@ def _seen(result: dict) -> list[str]:
                 "so the figures flatter the model."
             ]
         )
-    if seen["table"] == "remade":
+    if leakage["table"] == "remade":
         return [
             "The run's table was made anew since it was trained, and its patients may have been dealt otherwise: training may "
             "have seen these images, and then the figures flatter the model. Train on the table as it is."
         ]
-    if seen["table"] == "unknown":
+    if leakage["table"] == "unknown":
         return [
             "The table that the run was trained on is not there to compare with, so nobody can tell whether training saw these images."
         ]
-    if not seen["patients"]:
+    if not leakage["patients"]:
         return []
     return [
-        f"Training or its validation has {seen['images']:,} of these {result['n']:,} images, and images of {seen['patients']:,} of these "
+        f"Training or its validation has {leakage['images']:,} of these {result['n']:,} images, and images of {leakage['patients']:,} of these "
         f"{result['patients']:,} patients, by their keys: the figures flatter the model. Two hospitals may use the same keys for "
         "different people; the same file content is the same image."
     ]

@@ -27,7 +27,7 @@ from cxrflow.metrics.evaluation_text import as_text, warnings
 from cxrflow.metrics.prevalence import Prior
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS, compare, image_facts, score_facts, source_facts
 from cxrflow.spark.credentials import share_credentials
-from cxrflow.spark.leakage import find_seen
+from cxrflow.spark.leakage import find_leakage
 from cxrflow.spark.scorer import Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import settings, task_slots
 
@@ -75,19 +75,19 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
 def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     """Score every sample of ``config.split``; writes metrics.json and scores.parquet to the run directory.
 
-    Returns what ``judge_scored`` returns, with ``split``, ``table``, ``seen`` (see ``find_seen``) and ``seconds``. Raises UserError for
+    Returns what ``judge_scored`` returns, with ``split``, ``table``, ``leakage`` (see ``find_leakage``) and ``seconds``. Raises UserError for
     bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
-    seen = find_seen(spark, RunDirectory(config.run), config.table, manifest, config.split)
+    leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)
     scored = score_table(spark, config.table, manifest, config.split, run, columns)
     result = {
         "split": config.split,
         "table": storage.absolute(config.table),
-        "seen": seen,
+        "leakage": leakage,
         **judge_scored(config, run, manifest, scored),
     }
     result["seconds"] = round(time.monotonic() - started, 2)

@@ -35,7 +35,7 @@ def write_report(config: ReportConfig) -> dict:
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
     evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
-    if metrics and "seen" not in metrics:
+    if metrics and "leakage" not in metrics:
         raise UserError(
             f"--run: expected figures of this cxrflow, but {run.metrics!r} is an older one's; run jobs/evaluate.py again"
         )

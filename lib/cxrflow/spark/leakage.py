@@ -19,7 +19,7 @@ from cxrflow.watch.event_queue import plain_words
 log = logging.getLogger(__name__)
 
 
-def find_seen(spark: SparkSession, run: RunDirectory, table: str, manifest: Manifest, split: str) -> dict:
+def find_leakage(spark: SparkSession, run: RunDirectory, table: str, manifest: Manifest, split: str) -> dict:
     """What the run's training knew of a split: ``table``, which is
 
     - ``own`` where it is the one that the run was trained on,

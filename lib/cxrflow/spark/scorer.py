@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from cxrflow.base import storage
 from cxrflow.base.config import parse_prevalence
 from cxrflow.base.errors import UserError
-from cxrflow.base.findings import from_calls, to_states
+from cxrflow.base.findings import from_predicted, to_states
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.images import Recipe
 from cxrflow.metrics import Prior, Threshold, find_shares
@@ -55,7 +55,7 @@ class Run:
 
     def named(self, called: np.ndarray) -> list[str]:
         """What ``metrics.predicted`` made, in words: the label of each row, or the findings as one text."""
-        return from_calls(called, self.labels) if self.multi else [self.labels[place] for place in called]
+        return from_predicted(called, self.labels) if self.multi else [self.labels[place] for place in called]
 
     def truth(self, texts: pd.Series, labels: list[str]) -> np.ndarray:
         """What ``metrics.judge`` takes, of a table's column label and its labels: of findings that the run knows and the table

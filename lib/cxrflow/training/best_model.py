@@ -62,7 +62,7 @@ class ModelKeeper:
     def save(self, seen: keras.Model) -> None:
         """Write the model, of which ``seen`` gives the logits (``predictor.show_views``), and what its validation images look
         like. What was said of an earlier model of this run is removed."""
-        self._run.clear_judgement()
+        self._run.clear_evaluation()
         model = build_predictor(seen, self.record["temperature"], self._task.activation)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.keras")

@@ -44,7 +44,7 @@ class Recorder:
         """``config.run`` is absolute. ``goes_on``: whether training goes on with the run directory's run."""
         self._config, self._goes_on = config, goes_on
         self._run = RunDirectory(config.run)
-        self._replaces = not goes_on and self._run.holds_run()
+        self._replaces = not goes_on and self._run.has_run()
         self._held: list[dict] = []
         self._channels: list[Channel] = []
         self._lock = threading.Lock()

@@ -9,7 +9,7 @@ from cxrflow.base.shard_files import read_shard
 from cxrflow.images.phantoms import PATIENT_RULE, make_phantoms
 from cxrflow.metrics.evaluation_text import warnings
 from cxrflow.pipeline.ingest_job import ingest
-from cxrflow.spark.leakage import find_seen
+from cxrflow.spark.leakage import find_leakage
 
 NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "unnamed": 0, "n": 9, "patients": 5}
 
@@ -17,7 +17,7 @@ NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "unnamed": 
 @pytest.fixture(scope="module")
 def run(table, tmp_path_factory) -> RunDirectory:
     """What a run that was trained on the table keeps of it."""
-    found = RunDirectory(str(tmp_path_factory.mktemp("seen") / "run"))
+    found = RunDirectory(str(tmp_path_factory.mktemp("leakage") / "run"))
     write_config(found, table)
     return found
 
@@ -29,16 +29,16 @@ def write_config(run: RunDirectory, table, **data) -> None:
     )
 
 
-def seen(spark, run, table, split="test") -> dict:
-    return find_seen(spark, run, str(table), read_manifest(str(table)), split)
+def leakage(spark, run, table, split="test") -> dict:
+    return find_leakage(spark, run, str(table), read_manifest(str(table)), split)
 
 
 def words(found: dict, split: str = "test") -> str:
-    return " ".join(warnings({**NO_SHIFT, "seen": found, "split": split}))
+    return " ".join(warnings({**NO_SHIFT, "leakage": found, "split": split}))
 
 
 def test_its_own_test_split_is_not_warned_of(spark, run, table):
-    found = seen(spark, run, table)
+    found = leakage(spark, run, table)
     assert found == {"table": "own"} and words(found) == "" and "flatter" in words(found, "val")
 
 
@@ -65,7 +65,7 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
             patients=PATIENT_RULE,
         ),
     )
-    found = seen(spark, run, tmp_path / "table")
+    found = leakage(spark, run, tmp_path / "table")
     assert found == {"table": "other", "images": 1, "patients": 2}
     assert "has 1 of these 9 images, and images of 2 of these 5 patients" in words(found)
     assert words({"table": "other", "images": 0, "patients": 0}) == ""
@@ -74,13 +74,13 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
 def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, table, tmp_path):
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, table, table_id="another")
-    assert seen(spark, other, table) == {"table": "remade"} and "made anew" in words({"table": "remade"})
+    assert leakage(spark, other, table) == {"table": "remade"} and "made anew" in words({"table": "remade"})
     write_config(other, table)
     # A run that kept no word of which table it was, as older ones.
     write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(table)}, "data": {}})
-    assert seen(spark, other, table) == {"table": "own"}
+    assert leakage(spark, other, table) == {"table": "own"}
     write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(tmp_path / "nowhere")}, "data": {}})
-    assert seen(spark, other, table) == {"table": "unknown"} and "nobody can tell" in words({"table": "unknown"})
+    assert leakage(spark, other, table) == {"table": "unknown"} and "nobody can tell" in words({"table": "unknown"})
 
 
 def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, table, tmp_path, caplog):
@@ -92,11 +92,11 @@ def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, tab
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, tmp_path / "table")
     shutil.rmtree(tmp_path / "table" / "samples")
-    assert seen(spark, other, table) == {"table": "unknown"} and "could not be compared with" in caplog.text
+    assert leakage(spark, other, table) == {"table": "unknown"} and "could not be compared with" in caplog.text
 
 
 def test_images_that_tell_no_patient_are_warned_of():
-    result = {**NO_SHIFT, "seen": {"table": "own"}, "split": "test", "n": 100}
+    result = {**NO_SHIFT, "leakage": {"table": "own"}, "split": "test", "n": 100}
     assert (
         warnings({**result, "unnamed": 5}) == []
         and "6 of 100 images tell no patient" in warnings({**result, "unnamed": 6})[0]
@@ -110,7 +110,7 @@ def test_images_that_tell_no_patient_are_warned_of():
 def test_another_prevalence_is_one_of_other_odds(used, here, warned):
     result = {
         **NO_SHIFT,
-        "seen": {"table": "own"},
+        "leakage": {"table": "own"},
         "split": "test",
         "prevalence": {"used": {"a": used}, "here": {"a": here}},
     }
