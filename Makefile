@@ -11,7 +11,7 @@ FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo test benchmark benchmark-feed benchmark-scaling wheel env-archive lock clean
+.PHONY: help setup demo cluster-demo lint test test-unit benchmark benchmark-feed benchmark-scaling wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -26,9 +26,20 @@ demo: setup ## Run the whole way: IMAGES=folder, LAUNCHER=horovod|torch|local, W
 cluster-demo: setup ## The demo on a standalone Spark cluster: separate worker processes, a 1 GB driver.
 	@LAUNCHER=$(LAUNCHER) WORKERS=$(WORKERS) IMAGES="$(IMAGES)" cluster/demo.sh
 
+lint: setup ## Check format, style, types and the direction of imports.
+	@.venv/bin/ruff format --check --quiet . || { echo "lint: run .venv/bin/ruff format ." >&2; exit 1; }
+	@.venv/bin/ruff check --quiet .
+	@! git ls-files -- . ':!*.lock' ':!*.png' | LC_ALL=C.UTF-8 xargs grep -nE '^.{121,}' || \
+		{ echo "lint: expected lines of at most 120 characters" >&2; exit 1; }
+	@PYTHONPATH=lib .venv/bin/lint-imports --no-cache
+	@.venv/bin/mypy --python-executable .venv/bin/python
+
 # Most tests start processes and wait for them, so two cores are busy with two tests at a time.
-test: setup ## Run the tests, two at a time.
+test: setup ## Run all tests, two at a time.
 	@source cluster/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+
+test-unit: setup ## Run the tests that need neither Spark nor a training, in less than a minute.
+	@source cluster/env.sh && python -m pytest -n 2 -m unit tests
 
 benchmark: setup build/peers/.installed ## Ingest side by side with its peers, on real X-rays: FLAGS="--rounds 5 --data folder".
 	@source cluster/env.sh && python tests/benchmarks/ingest.py $(FLAGS)

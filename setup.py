@@ -1,8 +1,18 @@
-"""Package metadata. Ranges here are wide; ``requirements*.lock`` pin what ``make setup`` installs."""
+"""Package metadata. Ranges here are wide; ``requirements*.lock`` pin what ``make setup`` installs.
 
+Lower bounds of the packages that read files of others (images, DICOM, Parquet, models) are versions without a known
+fault that runs code or corrupts memory. ``cxrflow.base.secure_versions`` warns where a runtime brings an older one.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# The version stands once, in the package. It is read as text: importing the package would need its dependencies.
+VERSION = re.search(
+    r'__version__ = "(.+)"', Path(__file__).with_name("lib").joinpath("cxrflow/__init__.py").read_text()
+)[1]
 
 EXTRAS = {
     # Databricks and most clusters bring their own Spark, so it is not a hard dependency.
@@ -10,16 +20,16 @@ EXTRAS = {
     # Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
     # OpenCV 4.12 needs NumPy 2, so this resolves to 4.11.
     "train": [
-        "keras>=3.5,<3.16",
+        "keras>=3.14.1,<3.16",
         "petastorm>=0.12.1,<0.14",
-        "pyarrow>=10,<15",
+        "pyarrow>=14.0.1,<15",
         "numpy<2",
         "opencv-python-headless>=4.8,<5",
     ],
     # Horovod 0.28.1, the last release, does not compile against TensorFlow 2.19.
     "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
-    "torch": ["torch>=2.2"],
+    "torch": ["torch>=2.10"],
     "delta": ["deltalake>=1"],
     # Its releases go with fsspec's of the same name.
     "s3": ["s3fs>=2025.2"],
@@ -29,17 +39,18 @@ EXTRAS = {
     "report": ["matplotlib>=3.7", "jinja2>=3.1"],
     # Every transfer syntax in use; pylibjpeg-libjpeg would add little and is under the GPL.
     "dicom": [
-        "pydicom>=3",
+        "pydicom>=3.0.2",
         "pylibjpeg>=2",
         "pylibjpeg-openjpeg>=2.3",
         "pylibjpeg-rle>=2",
         "pyjpegls>=1.2",
-        "python-gdcm>=3.0.24",
+        "python-gdcm>=3.2.6,<3.2.10",
     ],
     # moto's server speaks S3 to the tests.
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "pytest-timeout>=2.3",
         "hypothesis>=6",
         "pyyaml>=6",
         "moto[s3]>=5.0.20",
@@ -47,25 +58,28 @@ EXTRAS = {
         "flask-cors>=5",
     ],
 }
+# What `make lint` runs.
+EXTRAS["lint"] = ["ruff>=0.14", "mypy>=1.18", "import-linter>=2.5", "pre-commit>=4"]
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 
 setup(
     name="cxrflow",
-    version="0.1.0",
+    version=VERSION,
     description="Train and apply chest X-ray classifiers on a Spark cluster",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
-    package_data={"cxrflow.report": ["*.html"]},
+    package_data={"cxrflow": ["py.typed"], "cxrflow.report": ["*.html"]},
+    entry_points={"console_scripts": ["cxrflow = cxrflow.pipeline.cli:main"]},
     install_requires=[
         "duckdb>=1.4,<3",  # the catalog of an ingest
         "fsspec>=2023.1",
         "numpy>=1.23",
         "pandas>=1.5,<3",
-        "pillow>=10.1",
-        "pyarrow>=10",
+        "pillow>=13.0.0",
+        "pyarrow>=14.0.1",
         "scikit-learn>=1.2",
         "scipy>=1.9",
         "simplejpeg>=1.7",  # libjpeg-turbo

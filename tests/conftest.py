@@ -18,17 +18,25 @@ os.environ.setdefault(
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-LONGEST = ["test_hosts.py", "test_survive.py", "test_train.py", "test_resume.py", "test_preflight.py", "test_ends.py"]
-"""They begin first, so that the processes that share the tests' files end at about the same time."""
+TIERS = ("unit", "spark", "cluster")
 
 
 def pytest_configure(config):
-    # pytest undoes the filter of training.reader, which says why.
+    # pytest undoes the filter of the Petastorm reader, which says why.
     config.addinivalue_line("filterwarnings", "ignore::FutureWarning:petastorm")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Give each test its tier, and begin with the longest ones, so that the processes that share them end together."""
+    for item in items:
+        tiers = {mark.name for mark in item.iter_markers() if mark.name in TIERS}
+        if len(tiers) > 1:
+            raise pytest.UsageError(
+                f"{item.nodeid}: expected one of the markers {', '.join(TIERS)}; got {sorted(tiers)}"
+            )
+        if not tiers:
+            item.add_marker("unit")
+    items.sort(key=lambda item: -max(TIERS.index(mark.name) for mark in item.iter_markers() if mark.name in TIERS))
 
 
 def shared_images(name: str) -> Path:
