@@ -70,7 +70,7 @@ def test_who_broke_is_named_though_the_launcher_ended_the_other_one_for_it(spark
 
         import numpy as np
 
-        worker.at("train" if worker.rank else "validate", epoch=1, step=3)
+        worker.report_progress("train" if worker.rank else "validate", epoch=1, step=3)
         worker.all_reduce_mean([np.zeros(1)])  # both are there
         if worker.rank:
             raise ValueError("no such thing")

@@ -43,7 +43,7 @@ def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, t
         ]
         averaged = [ops.convert_to_numpy(tensor).tolist() for tensor in worker.all_reduce_mean_gradients(gradients)]
         if worker.rank == 0:
-            worker.tell({"event": "start", "images": 7})
+            worker.report_event({"event": "start", "images": 7})
             deadline = time.monotonic() + 30
             while not os.path.exists(config.run) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -58,7 +58,7 @@ def test_workers_know_each_other_and_exchange(spark, launcher, horovod_runner, t
             ],
             "broadcast": [array.tolist() for array in worker.broadcast([np.float32([worker.rank + 7])])],
             # arrays of unequal length, one of them empty
-            "gather": worker.gather(np.arange(3 * worker.rank, dtype=np.int64)).tolist(),
+            "gather": worker.all_gather(np.arange(3 * worker.rank, dtype=np.int64)).tolist(),
         }
 
     told = []
@@ -117,7 +117,7 @@ def test_what_the_local_worker_tells_is_recorded_at_once():
     told = []
 
     def tell(config, worker):
-        worker.tell({"event": "start"})
+        worker.report_event({"event": "start"})
         return {"told": list(told)}
 
     assert launch(tell, TrainConfig(table="t", run="r"), told.append, lambda: None) == {"told": [{"event": "start"}]}
@@ -128,8 +128,8 @@ def test_the_local_worker_writes_no_checkpoint_where_its_folder_was_taken_over()
         raise JobError("another run took this folder over")
 
     def save(config, worker):
-        worker.at("train", epoch=1, step=1)
-        worker.at("checkpoint", epoch=1)
+        worker.report_progress("train", epoch=1, step=1)
+        worker.report_progress("checkpoint", epoch=1)
         pytest.fail("it would have written")
 
     with pytest.raises(JobError, match="another run"):
@@ -199,7 +199,7 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
             assert [tuple(part.shape) for part in averaged] == [(2, 3), (15,)]
             flat = np.concatenate([array(part).ravel() for part in averaged])
             found[dtype] = float(np.max(np.abs(flat - expected) / np.maximum(np.abs(numbers[0]), np.abs(numbers[1]))))
-            found["timed"] = 0 < sender.exchange_seconds() < 30 and found.get("timed", True)
+            found["timed"] = 0 < sender.all_reduce_seconds() < 30 and found.get("timed", True)
 
         # The gradient of one worker alone is infinite: both leave the step out.
         variable = keras.Variable(np.ones(2, "float32"))
@@ -243,9 +243,9 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         whole = (images - mean) / np.sqrt(variance + layer.epsilon)
         found["global"] = float(np.max(np.abs(normalised - whole[4 * worker.rank : 4 * worker.rank + 4])))
         # Of either worker, not of rank 0 alone.
-        worst = worker.gather(np.float64([[found[name] for name in ("float32", "float16", "bfloat16", "global")]])).max(
-            axis=0
-        )
+        worst = worker.all_gather(
+            np.float64([[found[name] for name in ("float32", "float16", "bfloat16", "global")]])
+        ).max(axis=0)
         return {**found, **dict(zip(("float32", "float16", "bfloat16", "global"), worst.tolist(), strict=True))}
 
     found = run(spark, TrainConfig(table="t", run="r", launcher=launcher, workers=2), exchange)

@@ -119,7 +119,7 @@ def launch(spark, config, stop=0):
         from cxrflow.training.fit import fit
 
         looks = iter(range(1, stop + 1))
-        worker.stop_wanted = lambda: next(looks, stop) == stop > 0
+        worker.stop_requested = lambda: next(looks, stop) == stop > 0
         result = fit(config, worker)
         return {**result, "stopped": False, "was_stopped": result.get("stopped", False)}  # nobody sent a signal
 

@@ -34,8 +34,8 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
     worker = Worker()
     worker.rank, worker.size = rank, workers
     exchanged = [0.0]
-    worker.exchange_seconds = lambda: exchanged[0]
-    worker.tell = lambda event: events.append({**event, "at": watch.now})
+    worker.all_reduce_seconds = lambda: exchanged[0]
+    worker.report_event = lambda event: events.append({**event, "at": watch.now})
     told = Progress(
         TrainConfig(table="t", run="r", epochs=epochs, batch_size=5, views=1), worker, plan(TRAIN), plan(VAL)
     )

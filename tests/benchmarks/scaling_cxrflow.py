@@ -47,13 +47,13 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
         sizes = []
         for number, table in enumerate(tables):
             trains, events = Worker() if apart else worker, []
-            trains.tell, trains.at = events.append, worker.at
-            worker.gather(np.zeros(1))  # they begin together
+            trains.report_event, trains.report_progress = events.append, worker.report_progress
+            worker.all_gather(np.zeros(1))  # they begin together
             fit(
                 dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains
             )
             rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell
-            rates = worker.gather(np.array([rate]))
+            rates = worker.all_gather(np.array([rate]))
             sizes.append({"rate": float(rates.sum()), "exchange_share": None if share != share else share})
         return {"sizes": sizes}
 

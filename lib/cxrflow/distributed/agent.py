@@ -87,11 +87,11 @@ class Agent:
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
 
-    def at(self, phase: str, **where) -> None:
+    def report_progress(self, phase: str, **where) -> None:
         """Say what this worker begins to do now; the driver measures how long it takes."""
         self._send({"at": {"phase": phase, **where}})
 
-    def tell(self, event: dict) -> None:
+    def report_event(self, event: dict) -> None:
         """Send an event to the driver."""
         self._send({"event": event})
 
@@ -110,7 +110,7 @@ class Agent:
             )
             os._exit(1)
 
-    def stop_wanted(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the driver asked for a last checkpoint and the end."""
         with suppress(BlockingIOError):
             self._unread += self._socket.recv(LINE_BYTES, socket.MSG_DONTWAIT)

@@ -15,20 +15,20 @@ class Worker:
     """A worker on its own; each launcher has a subclass that talks to the others.
 
     Every method that exchanges is collective: all workers call it in the same order, with arrays of the same
-    dtypes, and of the same shapes but for ``gather``.
+    dtypes, and of the same shapes but for ``all_gather``.
     """
 
     rank: int = 0
     """Which worker this is: 0 to size - 1. Only rank 0 writes files."""
     size: int = 1
     """Number of workers."""
-    tell: Callable[[dict], None] = staticmethod(show)
+    report_event: Callable[[dict], None] = staticmethod(show)
     """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
 
-    def at(self, phase: str, **where) -> None:
+    def report_progress(self, phase: str, **where) -> None:
         """Say what this worker begins to do, and where (``epoch``, ``step``, ``shard``), for whoever watches over it."""
 
-    def stop_wanted(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether somebody asked for a last checkpoint and the end; what rank 0 hears is decisive."""
         return signals.wanted()
 
@@ -42,7 +42,7 @@ class Worker:
         """
         return gradients
 
-    def exchange_seconds(self) -> float:
+    def all_reduce_seconds(self) -> float:
         """What ``all_reduce_mean_gradients`` took until now: waiting for the slowest worker, and the transfer."""
         return 0.0
 
@@ -58,7 +58,7 @@ class Worker:
         """Rank 0's arrays."""
         return arrays
 
-    def gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray) -> np.ndarray:
         """All workers' arrays, laid end to end along the first axis in order of rank."""
         return array
 
@@ -68,11 +68,11 @@ class WatchedWorker(Worker):
 
     agent: Agent
 
-    def tell(self, event: dict) -> None:
-        self.agent.tell(event)
+    def report_event(self, event: dict) -> None:
+        self.agent.report_event(event)
 
-    def at(self, phase: str, **where) -> None:
-        self.agent.at(phase, **where)
+    def report_progress(self, phase: str, **where) -> None:
+        self.agent.report_progress(phase, **where)
 
-    def stop_wanted(self) -> bool:
-        return self.agent.stop_wanted()
+    def stop_requested(self) -> bool:
+        return self.agent.stop_requested()

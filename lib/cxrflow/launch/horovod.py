@@ -222,7 +222,7 @@ class HorovodWorker(WatchedWorker):
             )
         ]
 
-    def exchange_seconds(self) -> float:
+    def all_reduce_seconds(self) -> float:
         return float(self._seconds.numpy())
 
     def all_reduce_mean_tensor(self, tensor):
@@ -235,5 +235,5 @@ class HorovodWorker(WatchedWorker):
     def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return [self._hvd.broadcast(np.asarray(array), root_rank=0).numpy() for array in arrays]
 
-    def gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray) -> np.ndarray:
         return self._hvd.allgather(np.asarray(array)).numpy()

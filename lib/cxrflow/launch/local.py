@@ -21,7 +21,7 @@ def launch(
     writes a checkpoint, and what that raises ends the training. Raises Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
     pin(os.environ.setdefault("KERAS_BACKEND", "tensorflow"), config.device, 0)
     worker = Worker()
-    worker.tell, worker.at = record, lambda phase, **_: check() if phase == "checkpoint" else None
+    worker.report_event, worker.report_progress = record, lambda phase, **_: check() if phase == "checkpoint" else None
     with signals.held():
         result = function(config, worker)
         if result.get("stopped"):

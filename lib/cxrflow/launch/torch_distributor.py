@@ -151,7 +151,7 @@ class TorchWorker(WatchedWorker):
         dist.all_gather_into_tensor(means, parts.view(self.size, -1).float().mean(0).to(self._dtype))
         return means[: len(flat)].float()
 
-    def exchange_seconds(self) -> float:
+    def all_reduce_seconds(self) -> float:
         return self._seconds
 
     def all_reduce_mean_tensor(self, tensor):
@@ -175,7 +175,7 @@ class TorchWorker(WatchedWorker):
             dist.broadcast(tensor, src=0)
         return [tensor.numpy() for tensor in tensors]
 
-    def gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray) -> np.ndarray:
         import torch.distributed as dist
 
         parts: list = [None] * self.size

@@ -183,5 +183,5 @@ class Clock:
         return self._agreed(GO_ON) == STOP
 
     def _agreed(self, word: int) -> int:
-        word = STOP if self._worker.stop_wanted() else word
+        word = STOP if self._worker.stop_requested() else word
         return int(self._worker.broadcast([np.array([word])])[0][0])

@@ -153,7 +153,7 @@ class _Trainer:
             self._require_finite(array, name, epoch)
         if self._worker.rank != 0:
             return
-        self._worker.at("checkpoint", epoch=epoch)
+        self._worker.report_progress("checkpoint", epoch=epoch)
         with self._writing():
             self._claim()
         steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
@@ -217,7 +217,7 @@ class _Trainer:
             shuffle=shuffle,
             size=self._size,
             fetch=self._fetch,
-            on_wait=lambda shard: self._worker.at("feed", **self._place, shard=shard),
+            on_wait=lambda shard: self._worker.report_progress("feed", **self._place, shard=shard),
         )
 
     def _write_config(self) -> None:
@@ -257,13 +257,13 @@ class _Trainer:
 
     def run_epoch(self, epoch: int) -> bool:
         """Whether the epoch came to its end; False where training was told to stop."""
-        started, exchanged = time.monotonic(), self._worker.exchange_seconds()
+        started, exchanged = time.monotonic(), self._worker.all_reduce_seconds()
         first = self._start["samples"] if epoch == self.first_epoch else 0
         trained = self._train_epoch(epoch, first)
         if trained is None:
             return False
         loss, fed = trained
-        seconds, exchanged = time.monotonic() - started, self._worker.exchange_seconds() - exchanged
+        seconds, exchanged = time.monotonic() - started, self._worker.all_reduce_seconds() - exchanged
         self._combine()
         with self._average.applied():
             truth, logits = self._score_val(self._model)
@@ -330,11 +330,11 @@ class _Trainer:
         batches = iter(batches)
         for step in itertools.count(1):
             self._place = {"epoch": epoch + 1, "step": step}
-            self._worker.at("feed", **self._place)
+            self._worker.report_progress("feed", **self._place)
             batch = next(batches, None)
             if batch is None:
                 return
-            self._worker.at(phase if phase in self._begun else f"first {phase}", **self._place)
+            self._worker.report_progress(phase if phase in self._begun else f"first {phase}", **self._place)
             yield batch
             self._begun.add(phase)
 
@@ -361,10 +361,10 @@ class _Trainer:
             truth.append(self._task.truth(batch.targets[:true]))
             logits.append(np.asarray(model.predict_on_batch(batch.pixels))[:true])
         if self._val_facts is None:
-            self._val_facts = self._worker.gather(np.concatenate(facts))
-        found = self._worker.gather(np.concatenate(logits))
+            self._val_facts = self._worker.all_gather(np.concatenate(facts))
+        found = self._worker.all_gather(np.concatenate(logits))
         self._require_finite(found, "the logit of a validation image", len(self._epochs))
-        return self._worker.gather(np.concatenate(truth)), found
+        return self._worker.all_gather(np.concatenate(truth)), found
 
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
@@ -412,7 +412,7 @@ class _Trainer:
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
         self._kept.fit(len(self._epochs), self._config.views, *self._score_val(native(seen)), self._val_facts)
         if self._worker.rank == 0:
-            self._worker.at("checkpoint", epoch=len(self._epochs))
+            self._worker.report_progress("checkpoint", epoch=len(self._epochs))
             with self._writing():
                 self._kept.save(seen)
                 self._write_history(finished=True)

@@ -21,7 +21,7 @@ def capture(model, average: WeightAverage, worker: Worker) -> dict[str, np.ndarr
         for number, variable in enumerate(variables)
     }
     for name, state in _random_states(model).items():
-        arrays[name] = worker.gather(state[None])  # (workers, ...)
+        arrays[name] = worker.all_gather(state[None])  # (workers, ...)
     return arrays
 
 

@@ -79,7 +79,7 @@ class Progress:
             return
         self._pace.append((seconds, step + 1 - self._window_first))
         if self._worker.size > 1:
-            self.add("exchange", self._worker.exchange_seconds() - self._exchanged)
+            self.add("exchange", self._worker.all_reduce_seconds() - self._exchanged)
         fed = self._plan.fed_before(step + 1)
         images = fed - self._plan.fed_before(self._window_first)
         self._tell(
@@ -118,7 +118,7 @@ class Progress:
         """What follows, from this step on, is for the next step event."""
         self._window_began = self._marked = time.monotonic()
         self._window_first, self._loss, self._parts = step, 0.0, dict[str, float]()
-        self._exchanged = self._worker.exchange_seconds()
+        self._exchanged = self._worker.all_reduce_seconds()
 
     def _seconds_left(self, steps: int | None) -> float:
         """Until the end of the last epoch: ``steps`` more of this one, and what follows them, or None if it is over."""
@@ -134,4 +134,4 @@ class Progress:
 
     def _tell(self, event: str, **fields) -> None:
         if self._worker.rank == 0:
-            self._worker.tell({"event": event, **fields})
+            self._worker.report_event({"event": event, **fields})

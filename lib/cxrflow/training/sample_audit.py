@@ -26,7 +26,7 @@ class SampleAudit:
 
     def combined(self, worker: Worker) -> SampleAudit:
         """The ledger of all workers together; collective."""
-        entries = worker.gather(self.entries[None])
+        entries = worker.all_gather(self.entries[None])
         return SampleAudit(
             self._shards, np.stack([entries[:, 0].sum(axis=0), np.bitwise_xor.reduce(entries[:, 1], axis=0)])
         )
