@@ -75,7 +75,7 @@ def phantoms(tmp_path_factory) -> Path:
     from cxrflow.images.phantoms import make_phantoms
 
     folder = tmp_path_factory.mktemp("phantoms") / "synthetic"
-    make_phantoms(str(folder), patients=24, images_a_patient=2, seed=3)
+    make_phantoms(str(folder), patients=24, images_per_patient=2, seed=3)
     return folder
 
 

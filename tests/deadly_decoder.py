@@ -6,7 +6,7 @@ import signal
 from cxrflow.images import Grayscale, Recipe, decode_image
 
 
-def decode(data: bytes, at_least: tuple[int, int]) -> Grayscale:
+def decode(data: bytes, min_size: tuple[int, int]) -> Grayscale:
     if data == b"deadly":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return Grayscale(pixels=decode_image(data, Recipe(*at_least)).pixels, verified=True)
+    return Grayscale(pixels=decode_image(data, Recipe(*min_size)).pixels, verified=True)

@@ -17,7 +17,7 @@ from cxrflow.pipeline.train_job import check_train
 
 @pytest.fixture
 def config(tmp_path):
-    make_phantoms(str(tmp_path / "images"), patients=30, images_a_patient=1, seed=1)
+    make_phantoms(str(tmp_path / "images"), patients=30, images_per_patient=1, seed=1)
     return IngestConfig(
         images=str(tmp_path / "images"),
         table=str(tmp_path / "table"),
@@ -48,7 +48,7 @@ def counts_of(table):
 def test_delta_names_the_same_files_also_after_the_folder_grew(spark, config, tmp_path):
     result = ingest(spark, config)
     assert counts_of(config.table) == result["counts"]
-    make_phantoms(str(tmp_path / "more"), patients=6, images_a_patient=1, seed=2)
+    make_phantoms(str(tmp_path / "more"), patients=6, images_per_patient=1, seed=2)
     shutil.copytree(tmp_path / "more", tmp_path / "images" / "more")
     result = ingest(spark, IngestConfig(**{**vars(config), "delta": False}))  # a Delta table stays one
     assert counts_of(config.table) == result["counts"]
@@ -92,7 +92,7 @@ def test_a_log_that_an_ingest_left_behind_is_brought_up_to_date(spark, config, t
 def test_a_version_adds_what_is_new_and_removes_what_is_gone(spark, config, tmp_path):
     """Delta allows one action a file in a version; readers that replay them in order would lose a file with two."""
     ingest(spark, config)
-    make_phantoms(str(tmp_path / "more"), patients=6, images_a_patient=1, seed=2)
+    make_phantoms(str(tmp_path / "more"), patients=6, images_per_patient=1, seed=2)
     shutil.copytree(tmp_path / "more", tmp_path / "images" / "more")
     ingest(spark, config)
     ingest(spark, config)

@@ -47,7 +47,7 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
     first = read_shard(f"{table}/{shard.path}", ["path", "patient_id"]).to_pylist()[0]
     path, patient = first["path"], first["patient_id"]
     images = tmp_path / "site" / "NORMAL"
-    make_phantoms(str(tmp_path / "other"), patients=6, images_a_patient=1, seed=9)
+    make_phantoms(str(tmp_path / "other"), patients=6, images_per_patient=1, seed=9)
     images.mkdir(parents=True)
     for place, other in enumerate((tmp_path / "other").rglob("phantom*.jpeg")):
         shutil.copy(other, images / f"phantom9{place:03d}_0.jpeg")

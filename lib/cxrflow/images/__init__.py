@@ -7,18 +7,18 @@ Reading order: ``decode`` (the way through), ``decoders`` (the contract), ``valu
 from __future__ import annotations
 
 from cxrflow.images.decode import decode_image
-from cxrflow.images.decode_result import REASONS, Decoded, Grayscale, Unreadable
+from cxrflow.images.decode_result import REASONS, DecodedImage, DecodeError, Grayscale
 from cxrflow.images.decoders import DECODERS, find_decoder
-from cxrflow.images.recipe import DEFAULT, Recipe
+from cxrflow.images.recipe import DEFAULT_DECODER, Recipe
 
 __all__ = [
     "DECODERS",
-    "DEFAULT",
+    "DEFAULT_DECODER",
     "REASONS",
-    "Decoded",
+    "DecodedImage",
     "Grayscale",
     "Recipe",
-    "Unreadable",
+    "DecodeError",
     "decode_image",
     "find_decoder",
 ]

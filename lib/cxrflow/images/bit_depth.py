@@ -16,37 +16,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 DEPTHS = (8, 10, 12, 14, 16)
 
 
-def to_bytes(pixels: np.ndarray, black_white: tuple[float, float] | None = None) -> tuple[np.ndarray, str]:
+def to_uint8(pixels: np.ndarray, value_range: tuple[float, float] | None = None) -> tuple[np.ndarray, str]:
     """Any integers or floats (H, W) -> uint8 (H, W) and a note on the rule where it depends on the image.
 
-    Raises Unreadable on NaN and infinity (they have no gray) and on values outside the stated range.
+    Raises DecodeError on NaN and infinity (they have no gray) and on values outside the stated range.
     """
-    if pixels.dtype == np.uint8 and black_white in (None, (0, 255)):
+    if pixels.dtype == np.uint8 and value_range in (None, (0, 255)):
         return pixels, ""
     low, high = finite_range(pixels)
-    if black_white is None:
-        black_white, note = range_in_use(low, high, pixels.dtype)
+    if value_range is None:
+        value_range, note = infer_range(low, high, pixels.dtype)
     else:
         note = ""
-        if low < min(black_white) or high > max(black_white):
-            raise Unreadable("corrupt", f"values from {low:g} to {high:g}, outside the stated range {black_white}")
-    return scale(pixels, *black_white), note
+        if low < min(value_range) or high > max(value_range):
+            raise DecodeError("corrupt", f"values from {low:g} to {high:g}, outside the stated range {value_range}")
+    return scale(pixels, *value_range), note
 
 
 def finite_range(pixels: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest value. Raises Unreadable on NaN and infinity."""
+    """The smallest and the largest value. Raises DecodeError on NaN and infinity."""
     low, high = pixels.min().item(), pixels.max().item()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise Unreadable("corrupt", "NaN or infinite values, which have no gray")
+        raise DecodeError("corrupt", "NaN or infinite values, which have no gray")
     return low, high
 
 
-def range_in_use(low: float, high: float, dtype: np.dtype) -> tuple[tuple[float, float], str]:
+def infer_range(low: float, high: float, dtype: np.dtype) -> tuple[tuple[float, float], str]:
     """The values that become black and white where nothing states them (rules 2 and 3 above), and the note."""
     dtype = np.dtype(dtype)
     if dtype.kind in "iub" and dtype.itemsize <= 2 and low >= 0:

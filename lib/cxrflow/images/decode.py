@@ -7,31 +7,31 @@ import inspect
 
 import numpy as np
 
-from cxrflow.images.bit_depth import to_bytes
-from cxrflow.images.decode_result import Decoded, Grayscale, Unreadable, join_notes
+from cxrflow.images.bit_depth import to_uint8
+from cxrflow.images.decode_result import DecodedImage, DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import find_decoder, pillow
 from cxrflow.images.formats import check_size, sniff
 from cxrflow.images.recipe import Recipe
 from cxrflow.images.resize import RESIZES
 
 
-def decode_image(data: bytes, recipe: Recipe) -> Decoded:
+def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
     """A file's bytes -> uint8 (recipe.height, recipe.width).
 
-    Raises Unreadable with the reason and the decoder's words; nothing is half decoded or filled up in silence.
+    Raises DecodeError with the reason and the decoder's words; nothing is half decoded or filled up in silence.
     An image whose decoding needs more memory than there is counts as too large.
     """
     if not data:
-        raise Unreadable("empty")
+        raise DecodeError("empty")
     data, kind = bytes(data), sniff(data)
     try:
         gray = _run(recipe, data, kind)
     except MemoryError as error:
-        raise Unreadable("too_large", f"not enough memory to decode it ({error}); see --worker-memory") from error
-    height, width = gray.source or gray.pixels.shape
+        raise DecodeError("too_large", f"not enough memory to decode it ({error}); see --worker-memory") from error
+    height, width = gray.full_size or gray.pixels.shape
     check_size(height, width, recipe.max_pixels)
-    pixels, scaled = to_bytes(gray.pixels, gray.black_white)
-    return Decoded(
+    pixels, scaled = to_uint8(gray.pixels, gray.value_range)
+    return DecodedImage(
         RESIZES[recipe.resize](pixels, recipe.height, recipe.width),
         height,
         width,
@@ -42,49 +42,49 @@ def decode_image(data: bytes, recipe: Recipe) -> Decoded:
 
 
 def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
-    decoder, at_least = find_decoder(recipe.decoder), (recipe.height, recipe.width)
-    if takes_limit(decoder):
-        gray = _call(decoder, data, at_least, recipe.max_pixels)
+    decoder, min_size = find_decoder(recipe.decoder), (recipe.height, recipe.width)
+    if accepts_max_pixels(decoder):
+        gray = _run_decoder(decoder, data, min_size, recipe.max_pixels)
     else:
         _check_declared_size(data, kind, recipe.max_pixels)
-        gray = _call(decoder, data, at_least)
-    _check_result(gray, recipe.decoder)
+        gray = _run_decoder(decoder, data, min_size)
+    _check_contract(gray, recipe.decoder)
     if not gray.verified:
         _check_damage(data, kind, recipe.max_pixels)
     return gray
 
 
 @functools.cache
-def takes_limit(decoder) -> bool:
+def accepts_max_pixels(decoder) -> bool:
     try:
         return "max_pixels" in inspect.signature(decoder).parameters
     except ValueError:  # a function written in C may not say
         return False
 
 
-def _call(decoder, *arguments) -> Grayscale:
+def _run_decoder(decoder, *arguments) -> Grayscale:
     try:
         return decoder(*arguments)
-    except (Unreadable, MemoryError):
+    except (DecodeError, MemoryError):
         raise
     except Exception as error:  # a user's decoder may raise anything; the file is what is known to be at hand
-        raise Unreadable("corrupt", f"{type(error).__name__}: {error}") from error
+        raise DecodeError("corrupt", f"{type(error).__name__}: {error}") from error
 
 
-def _check_result(gray: Grayscale, name: str) -> None:
+def _check_contract(gray: Grayscale, name: str) -> None:
     """Raise if a decoder does not keep its contract."""
     if not isinstance(gray, Grayscale):
-        raise _broken(name, f"Grayscale. Received: {type(gray).__name__}")
+        raise _contract_error(name, f"Grayscale. Received: {type(gray).__name__}")
     pixels = gray.pixels
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.size == 0:
         shape = getattr(pixels, "shape", type(pixels).__name__)
-        raise _broken(name, f"pixels as a NumPy array (height, width), not empty. Received: {shape}")
+        raise _contract_error(name, f"pixels as a NumPy array (height, width), not empty. Received: {shape}")
     if pixels.dtype.kind not in "iuf":
-        raise _broken(name, f"pixels as integers or floats. Received: {pixels.dtype}")
+        raise _contract_error(name, f"pixels as integers or floats. Received: {pixels.dtype}")
 
 
-def _broken(name: str, expected: str) -> Unreadable:
-    return Unreadable("corrupt", f"decoder {name!r} must return {expected}")
+def _contract_error(name: str, expected: str) -> DecodeError:
+    return DecodeError("corrupt", f"decoder {name!r} must return {expected}")
 
 
 def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:
@@ -92,7 +92,7 @@ def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:
     if kind in pillow.OPENERS:
         try:
             pillow.open_image(data, kind, max_pixels).close()
-        except Unreadable as refused:
+        except DecodeError as refused:
             if refused.reason == "too_large":
                 raise
         except Exception:
@@ -105,9 +105,9 @@ def _check_damage(data: bytes, kind: str, max_pixels: int) -> None:
         try:
             with pillow.open_image(data, kind, max_pixels) as image:
                 pillow.check_content(image, data)
-        except Unreadable as refused:
+        except DecodeError as refused:
             if refused.reason != "unsupported":  # by Pillow, which did not have to read it
                 raise
         except Exception as error:
-            if (refused := pillow.refusal(error)).reason != "unsupported":
+            if (refused := pillow.to_decode_error(error)).reason != "unsupported":
                 raise refused from error

@@ -22,7 +22,7 @@ REASONS = {
 """Why a file is in quarantine: the closed list, with its meaning."""
 
 
-class Unreadable(Exception):
+class DecodeError(Exception):
     """A file that gives no image. ``reason`` is one of REASONS, ``detail`` the decoder's own words."""
 
     def __init__(self, reason: str, detail: str = ""):
@@ -39,10 +39,10 @@ class Grayscale:
     """What a decoder hands over: gray values of any depth, as a viewer shows them (orientation applied)."""
 
     pixels: np.ndarray
-    """(height, width): uint8 with 0 black and 255 white, or deeper integers or floats, see ``black_white``."""
-    black_white: tuple[float, float] | None = None
+    """(height, width): uint8 with 0 black and 255 white, or deeper integers or floats, see ``value_range``."""
+    value_range: tuple[float, float] | None = None
     """The values that mean black and white in deeper pixels; None leaves it to ``values.to_bytes``."""
-    source: tuple[int, int] | None = None
+    full_size: tuple[int, int] | None = None
     """(height, width) of the whole image, where ``pixels`` are at a reduced scale."""
     bits: int = 0
     """Bits a sample as the file stores them; 0 means those of the pixels' dtype."""
@@ -53,7 +53,7 @@ class Grayscale:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """An image ready to be stored."""
 
     pixels: np.ndarray

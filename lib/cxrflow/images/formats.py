@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
-KNOWN = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM")
 
-BEGINNINGS = {
+SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"II*\0": "TIFF",
@@ -18,7 +18,7 @@ BEGINNINGS = {
     b"GIF89a": "GIF",
 }
 
-OTHERS = {
+UNSUPPORTED_SIGNATURES = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"8BPS": "Photoshop",
@@ -32,31 +32,31 @@ OTHERS = {
 
 
 def sniff(data: bytes) -> str:
-    """One of KNOWN, or "" for anything else.
+    """One of FORMATS, or "" for anything else.
 
     DICOM comes first: its preamble of 128 bytes is free, and slide scanners begin it with a TIFF header.
     """
     if data[128:132] == b"DICM":
         return "DICOM"
-    for beginning, name in BEGINNINGS.items():
+    for beginning, name in SIGNATURES.items():
         if data.startswith(beginning):
             return name
     return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
-def refuse_unknown(data: bytes) -> Unreadable:
+def unknown_format_error(data: bytes) -> DecodeError:
     """Why a file that ``sniff`` does not know is refused."""
-    advice = f"expected one of {', '.join(KNOWN)}, or a decoder of your own"
-    for beginning, name in OTHERS.items():
+    advice = f"expected one of {', '.join(FORMATS)}, or a decoder of your own"
+    for beginning, name in UNSUPPORTED_SIGNATURES.items():
         if data.startswith(beginning):
-            return Unreadable("unsupported", f"{name}; {advice}")
+            return DecodeError("unsupported", f"{name}; {advice}")
     if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"heic", b"heix", b"mif1"):
-        return Unreadable("unsupported", f"{data[8:12].decode().upper()}; {advice}")
-    return Unreadable("not_an_image", f"begins with {bytes(data[:8])!r}; {advice}")
+        return DecodeError("unsupported", f"{data[8:12].decode().upper()}; {advice}")
+    return DecodeError("not_an_image", f"begins with {bytes(data[:8])!r}; {advice}")
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
     if height < 1 or width < 1:
-        raise Unreadable("corrupt", f"declares {width} x {height} pixels")
+        raise DecodeError("corrupt", f"declares {width} x {height} pixels")
     if height * width > max_pixels:
-        raise Unreadable("too_large", f"{width} x {height} pixels; the limit is {max_pixels:,} (--max-pixels)")
+        raise DecodeError("too_large", f"{width} x {height} pixels; the limit is {max_pixels:,} (--max-pixels)")

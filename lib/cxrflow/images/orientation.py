@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-TURNED = (5, 6, 7, 8)
+TRANSPOSED = (5, 6, 7, 8)
 """Orientations that swap height and width."""
 
 TAG = 0x0112
@@ -30,7 +30,7 @@ def apply(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """(height, width) as stored -> as a viewer shows it, or back."""
-    return size[::-1] if orientation in TURNED else size
+    return size[::-1] if orientation in TRANSPOSED else size
 
 
 def read(exif: bytes) -> tuple[int, str]:

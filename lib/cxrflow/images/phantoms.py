@@ -22,7 +22,7 @@ _BASE = 256  # anatomy is drawn at this size and enlarged; grain is drawn at ful
 _Y, _X = np.mgrid[0 : 1 : _BASE * 1j, 0 : 1 : _BASE * 1j]
 
 
-def make_phantoms(folder: str, patients: int = 360, images_a_patient: int = 2, seed: int = 0) -> int:
+def make_phantoms(folder: str, patients: int = 360, images_per_patient: int = 2, seed: int = 0) -> int:
     """Write phantoms as JPEG files below ``folder``, one subfolder a label, with four broken files among them.
 
     Returns the number of files. The same arguments give the same pictures.
@@ -30,7 +30,7 @@ def make_phantoms(folder: str, patients: int = 360, images_a_patient: int = 2, s
     root = Path(folder)
     for label in LABELS:
         (root / label).mkdir(parents=True, exist_ok=True)
-    work = [(root, patient, view, seed) for patient in range(patients) for view in range(images_a_patient)]
+    work = [(root, patient, view, seed) for patient in range(patients) for view in range(images_per_patient)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_write, work, chunksize=8))
     return len(work) + _write_broken(root)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cxrflow.base.errors import UserError
 from cxrflow.images.resize import RESIZES
 
-DEFAULT = "turbo"
+DEFAULT_DECODER = "turbo"
 MAX_PIXELS = 100_000_000
 
 
@@ -18,7 +18,7 @@ class Recipe:
     height: int
     """Pixels of every image of the table."""
     width: int
-    decoder: str = DEFAULT
+    decoder: str = DEFAULT_DECODER
     """A name in DECODERS, an entry point of the group ``cxrflow.decoders``, or ``module:function``."""
     resize: str = "stretch"
     """A name in RESIZES: "stretch" fills the whole size, "pad" keeps the aspect between black borders."""

@@ -4,7 +4,7 @@
 2. The first VOI LUT, else the first window (LINEAR, LINEAR_EXACT or SIGMOID). As in the standard, values outside
    a window become black or white: that is the one place where values are clipped, by the file's own wish.
 3. With neither: the range that the bits stored allow. Where they say nothing (as many stored as allocated) or the
-   values contradict them, ``values.range_in_use`` decides, for files that carry 12 bits as 16 come out nearly
+   values contradict them, ``values.infer_range`` decides, for files that carry 12 bits as 16 come out nearly
    black otherwise. Nothing is clipped.
 4. MONOCHROME1 is inverted.
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxrflow.images.bit_depth import range_in_use, scale
-from cxrflow.images.decode_result import Unreadable, join_notes
+from cxrflow.images.bit_depth import infer_range, scale
+from cxrflow.images.decode_result import DecodeError, join_notes
 
 
 def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
@@ -45,7 +45,7 @@ def show(stored: np.ndarray, dataset) -> tuple[np.ndarray, str]:
     low, high = stored.min().item(), stored.max().item()
     if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise Unreadable("corrupt", "NaN or infinite values, which have no gray")
+            raise DecodeError("corrupt", "NaN or infinite values, which have no gray")
         return _show(stored, low, high, dataset)
     # a table for every value in use instead of the pipeline for every pixel
     first = min(low, 0)
@@ -80,13 +80,13 @@ def _chosen(values, low, high, display) -> tuple[np.ndarray, str]:
 
 def _voi_lut(physical: np.ndarray, display) -> tuple[np.ndarray, str]:
     count, first = len(display.VOILUTSequence), display.VOILUTSequence[0]
-    shown = look_up(physical, first) * (255.0 / (2 ** first.LUTDescriptor[2] - 1))
+    shown = apply_lut(physical, first) * (255.0 / (2 ** first.LUTDescriptor[2] - 1))
     if shown.max() > 255:
-        raise Unreadable("corrupt", f"VOI LUT with values beyond its {first.LUTDescriptor[2]} bits")
+        raise DecodeError("corrupt", f"VOI LUT with values beyond its {first.LUTDescriptor[2]} bits")
     return shown, f"first of {count} VOI LUTs" if count > 1 else ""
 
 
-def look_up(values: np.ndarray, item) -> np.ndarray:
+def apply_lut(values: np.ndarray, item) -> np.ndarray:
     """C.11.1.1.1: values below the first that is mapped take the first entry, those above the last the last."""
     entries, first, _ = item.LUTDescriptor
     entries, table = entries or 2**16, item.LUTData
@@ -94,22 +94,22 @@ def look_up(values: np.ndarray, item) -> np.ndarray:
         table = np.frombuffer(table, "<u2" if len(table) >= 2 * entries else np.uint8)
     table = np.atleast_1d(table)[:entries]
     if len(table) < entries:
-        raise Unreadable("corrupt", f"LUT of {entries} entries with only {len(table)}")
+        raise DecodeError("corrupt", f"LUT of {entries} entries with only {len(table)}")
     return table[np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)]
 
 
 def _window(physical: np.ndarray, display) -> tuple[np.ndarray | None, str]:
-    centers, widths = _many(display.WindowCenter), _many(display.WindowWidth)
+    centers, widths = _as_tuple(display.WindowCenter), _as_tuple(display.WindowWidth)
     name = display.get("VOILUTFunction") or "LINEAR"
     if name not in FUNCTIONS:
-        raise Unreadable("unsupported", f"VOI LUT function {name!r}; expected one of {sorted(FUNCTIONS)}")
+        raise DecodeError("unsupported", f"VOI LUT function {name!r}; expected one of {sorted(FUNCTIONS)}")
     center, width = float(centers[0]), float(widths[0])
     if not np.isfinite(center) or not width >= (1 if name == "LINEAR" else np.nextafter(0, 1)):
         return None, f"window left out: center {center:g}, width {width:g}"
     return FUNCTIONS[name](physical, center, width), f"first of {len(centers)} windows" if len(centers) > 1 else ""
 
 
-def _many(value) -> list:
+def _as_tuple(value) -> list:
     return list(value) if hasattr(value, "__iter__") else [value]
 
 
@@ -126,7 +126,7 @@ def _range(values, low, high, display) -> tuple[np.ndarray, str]:
 def _modality(values: np.ndarray, display) -> np.ndarray:
     """Stored values -> the device's units."""
     if display.get("ModalityLUTSequence"):
-        return look_up(values, display.ModalityLUTSequence[0])
+        return apply_lut(values, display.ModalityLUTSequence[0])
     slope, intercept = display.get("RescaleSlope"), display.get("RescaleIntercept")
     if slope is None and intercept is None:
         return values
@@ -142,11 +142,11 @@ def stored_range(low: float, high: float, dtype: np.dtype, display) -> tuple[tup
     magnitude = stored - 1 if signed else stored
     black, white = (-(2**magnitude) if low < 0 else 0), 2**magnitude - 1
     if low < black or high > white:
-        found, note = range_in_use(low, high, np.uint16)
+        found, note = infer_range(low, high, np.uint16)
         return found, f"values from {low} to {high} in {stored} bits stored; {note}"
     if stored < allocated or allocated == 8:
         return (black, white), ""
-    return range_in_use(low, high, np.dtype(np.uint16))
+    return infer_range(low, high, np.dtype(np.uint16))
 
 
 def _display_elements(dataset):

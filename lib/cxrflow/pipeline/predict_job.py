@@ -20,7 +20,7 @@ from cxrflow.base.config import PredictConfig, parse_bytes
 from cxrflow.base.errors import UserError
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import count_labels
-from cxrflow.images import Unreadable
+from cxrflow.images import DecodeError
 from cxrflow.metrics import Prior
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode_task import decode_files
@@ -205,7 +205,7 @@ class _ScoreFiles:
         pending: list[dict] = []
         for row, digest, decoded in decode_files(batches, self.caller.run.recipe, self.memory // 2):
             result = {"path": row["path"], "size": row["size"], "modified": row["modified"], "sha256": digest}
-            if isinstance(decoded, Unreadable):
+            if isinstance(decoded, DecodeError):
                 pending.append({**result, "reason": decoded.reason, "detail": decoded.detail})
             else:
                 pending.append({**result, "pixels": decoded.pixels.copy()})

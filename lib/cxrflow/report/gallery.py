@@ -13,7 +13,7 @@ from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
-from cxrflow.images import Recipe, Unreadable, decode_image
+from cxrflow.images import DecodeError, Recipe, decode_image
 from cxrflow.metrics import Threshold, find_calls
 from cxrflow.metrics.evaluation_text import rate
 from cxrflow.metrics.outcomes import sureness
@@ -155,5 +155,5 @@ def _from_file(path: str, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
     """The file's image; a gray square, and a word that says so, where the file cannot be read from here."""
     try:
         return decode_image(storage.read_bytes(path), recipe).pixels, []
-    except (OSError, UserError, Unreadable):  # UserError: there is no package for the file system
+    except (OSError, UserError, DecodeError):  # UserError: there is no package for the file system
         return np.full((recipe.height, recipe.width), 128, np.uint8), ["file not readable here"]

@@ -20,7 +20,7 @@ from cxrflow.base import storage
 from cxrflow.base.path_rules import sample_id
 from cxrflow.base.schema import SAMPLES
 from cxrflow.base.shard_files import write_shard
-from cxrflow.images import Decoded, Recipe, Unreadable, decode_image
+from cxrflow.images import DecodedImage, DecodeError, Recipe, decode_image
 from cxrflow.images.image_hash import perceptual_hash
 from cxrflow.spark.isolation import Crash, map_isolated
 
@@ -57,7 +57,7 @@ class ReadAndDecode:
 
     recipe: Recipe
 
-    def __call__(self, row: dict) -> tuple[str | None, Decoded | Unreadable]:
+    def __call__(self, row: dict) -> tuple[str | None, DecodedImage | DecodeError]:
         """(SHA-256 of the file's bytes or None, the image or why there is none).
 
         ``row`` holds ``path`` and, where only Spark can read the file system, the file's bytes as ``content``.
@@ -67,24 +67,26 @@ class ReadAndDecode:
             data = self._read(row)
             digest = hashlib.sha256(data).hexdigest()
             return digest, decode_image(data, self.recipe)
-        except Unreadable as error:
+        except DecodeError as error:
             return digest, error
         except OSError as error:
-            return None, Unreadable("unreadable", f"{type(error).__name__}: {error}")
+            return None, DecodeError("unreadable", f"{type(error).__name__}: {error}")
         except MemoryError:
-            return digest, Unreadable("too_large", "reading it takes more memory than --worker-memory allows")
+            return digest, DecodeError("too_large", "reading it takes more memory than --worker-memory allows")
 
     def _read(self, row: dict) -> bytes:
         if "content" not in row:
             return storage.read_bytes(row["path"])
         if not row["content"].is_valid:
-            raise Unreadable("too_large", f"{row['size']:,} bytes; Spark hands on files of at most {LARGEST_CONTENT:,}")
+            raise DecodeError(
+                "too_large", f"{row['size']:,} bytes; Spark hands on files of at most {LARGEST_CONTENT:,}"
+            )
         return row["content"].as_buffer().to_pybytes()
 
 
 def decode_files(
     batches: Iterator[pa.RecordBatch], recipe: Recipe, memory: int
-) -> Iterator[tuple[dict, str | None, Decoded | Unreadable]]:
+) -> Iterator[tuple[dict, str | None, DecodedImage | DecodeError]]:
     """(the file's row without its content, SHA-256, the image or why there is none) for each row of the batches.
 
     An image's pixels are valid until the next one is asked for. ``memory`` (bytes) is what decoding may take at a time.
@@ -95,7 +97,7 @@ def decode_files(
             results = map_isolated(ReadAndDecode(recipe), rows, memory, recipe.height * recipe.width)
             for row, result in zip(rows, results, strict=True):
                 row.pop("content", None)
-                digest, decoded = (None, Unreadable("crashed", result.detail)) if isinstance(result, Crash) else result
+                digest, decoded = (None, DecodeError("crashed", result.detail)) if isinstance(result, Crash) else result
                 yield row, digest, decoded
 
 
@@ -138,8 +140,8 @@ class DecodeTask:
         ] = []  # memory of shards that are written, for those to come: new memory costs as much again
         refused: list[dict] = []
         for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
-            if row["label"] is None and isinstance(decoded, Decoded):
-                decoded = Unreadable("unlabelled")
+            if row["label"] is None and isinstance(decoded, DecodedImage):
+                decoded = DecodeError("unlabelled")
             known = {
                 "path": row["path"],
                 "size": row["size"],
@@ -149,7 +151,7 @@ class DecodeTask:
                 "label": row["label"],
                 "patient_id": row["patient_id"],
             }
-            if isinstance(decoded, Unreadable):
+            if isinstance(decoded, DecodeError):
                 refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
                 continue
             if row["split"] not in pending:
@@ -197,7 +199,7 @@ class _Pending:
         self.rows: list[dict] = []
         self.pixels = pixels
 
-    def add(self, known: dict, decoded: Decoded) -> None:
+    def add(self, known: dict, decoded: DecodedImage) -> None:
         height, width = decoded.pixels.shape
         self.pixels[len(self.rows)] = decoded.pixels
         self.rows.append(

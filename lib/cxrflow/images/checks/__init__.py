@@ -1,1 +1,1 @@
-"""Damage that lenient decoders pass over, one file a format: each raises Unreadable or returns nothing."""
+"""Damage that lenient decoders pass over, one file a format: each raises DecodeError or returns nothing."""

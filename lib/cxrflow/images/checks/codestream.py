@@ -11,7 +11,7 @@ import re
 import struct
 
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 LOSSLESS = 0xC3
 JPEG_LS = re.compile(rb"\xff[\x80-\xfe]")  # JPEG-LS stuffs bits: after 0xFF comes a byte below 0x80
@@ -24,9 +24,9 @@ def check_frame(frame: bytes, height: int, width: int) -> None:
     elif (start := frame.find(b"\xff\x4f\xff\x51", 0, 1024)) >= 0:
         found = _check_jpeg2000(frame[start:])
     else:
-        raise Unreadable("corrupt", f"a compressed frame that begins with {frame[:4]!r}")
+        raise DecodeError("corrupt", f"a compressed frame that begins with {frame[:4]!r}")
     if found != (height, width):
-        raise Unreadable("corrupt", f"a frame of {found[1]} x {found[0]} pixels; the file declares {width} x {height}")
+        raise DecodeError("corrupt", f"a frame of {found[1]} x {found[0]} pixels; the file declares {width} x {height}")
 
 
 def _check_jpeg(frame: bytes) -> tuple[int, int]:
@@ -34,14 +34,14 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
     for marker, start, _ in jpeg.segments(frame, pattern=JPEG_LS if b"\xff\xf7" in frame[:4096] else jpeg.MARKER):
         if marker in jpeg.PROCESSES or marker == 0xF7:
             bits, *size = struct.unpack_from(">BHH", frame, start)
-            if marker in jpeg.READABLE and bits == 8:
+            if marker in jpeg.SUPPORTED and bits == 8:
                 jpeg.check_header(jpeg.read_header(frame), frame)
                 jpeg.check_scan_data(frame)
             elif marker == LOSSLESS:
                 # the codes of the scan do not depend on the depth, and the strict decoder at hand takes 8 bits alone
                 jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], least=size)
     if size is None:
-        raise Unreadable("corrupt", "a JPEG frame without a frame header")
+        raise DecodeError("corrupt", "a JPEG frame without a frame header")
     return tuple(size)
 
 
@@ -57,5 +57,5 @@ def _check_jpeg2000(stream: bytes) -> tuple[int, int]:
         else:
             position = -1
         if position < 0 or position + 2 > len(stream):
-            raise Unreadable("truncated", "a JPEG 2000 frame that ends early")
+            raise DecodeError("truncated", "a JPEG 2000 frame that ends early")
     return bottom - top, right - left

@@ -5,20 +5,20 @@ GIF has no checksum: overwritten codes that still fill the frame are not told.
 
 from __future__ import annotations
 
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 
 def check_structure(data: bytes) -> None:
     """Walk all blocks; raise if the file ends before the trailer or has no frame."""
     if count_frames(data) == 0:
-        raise Unreadable("truncated", "a GIF without a frame")
+        raise DecodeError("truncated", "a GIF without a frame")
 
 
 def count_frames(data: bytes) -> int:
     try:
         return sum(_blocks(data))
     except IndexError:
-        raise Unreadable("truncated", "the file ends before the GIF trailer") from None
+        raise DecodeError("truncated", "the file ends before the GIF trailer") from None
 
 
 def _blocks(data: bytes):
@@ -30,7 +30,7 @@ def _blocks(data: bytes):
         elif kind == 0x21:
             position = _skip(data, position + 2)
         else:
-            raise Unreadable("corrupt", f"byte {position}: unknown GIF block {kind:#x}")
+            raise DecodeError("corrupt", f"byte {position}: unknown GIF block {kind:#x}")
         yield kind == 0x2C
 
 

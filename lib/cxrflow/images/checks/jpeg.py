@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import simplejpeg
 
 from cxrflow.images import orientation
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 PROCESSES = {
     0xC0: "baseline",
@@ -34,7 +34,7 @@ PROCESSES = {
     0xCE: "hierarchical",
     0xCF: "hierarchical",
 }
-READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+SUPPORTED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -70,9 +70,9 @@ def read_header(data: bytes) -> Header:
         elif marker == 0xDA:
             break
     else:
-        raise Unreadable("corrupt", "an end marker before any scan")
+        raise DecodeError("corrupt", "an end marker before any scan")
     if frame is None or len(frame[1]) < 6 + 3 * frame[1][5]:
-        raise Unreadable("corrupt", "a scan without a frame header")
+        raise DecodeError("corrupt", "a scan without a frame header")
     bits, height, width, count = struct.unpack_from(">BHHB", frame[1])
     components = tuple(frame[1][6 + 3 * index] for index in range(count))
     return Header(height, width, frame[0], bits, components, adobe, turn, note, start)
@@ -82,9 +82,9 @@ def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
     """Yield (marker, start, end) of every segment's content up to the end marker; scan data are skipped."""
     while True:
         if position + 2 > len(data):
-            raise Unreadable("truncated", "the file ends among the JPEG headers")
+            raise DecodeError("truncated", "the file ends among the JPEG headers")
         if data[position] != 0xFF:
-            raise Unreadable("corrupt", f"byte {position}: a JPEG marker was expected")
+            raise DecodeError("corrupt", f"byte {position}: a JPEG marker was expected")
         marker = data[position + 1]
         if marker == 0xFF:  # any number of fill bytes may precede a marker
             position += 1
@@ -95,9 +95,9 @@ def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
         else:
             end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
             if max(end, position + 4) > len(data):
-                raise Unreadable("truncated", "the file ends among the JPEG headers")
+                raise DecodeError("truncated", "the file ends among the JPEG headers")
             if end < position + 4:
-                raise Unreadable("corrupt", f"byte {position}: a JPEG segment without room for its length")
+                raise DecodeError("corrupt", f"byte {position}: a JPEG segment without room for its length")
             yield marker, position + 4, end
             position = end if marker != 0xDA else _next_marker(data, end, pattern)
 
@@ -105,15 +105,15 @@ def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
 def _next_marker(data: bytes, position: int, pattern: re.Pattern) -> int:
     found = pattern.search(data, position)
     if not found:
-        raise Unreadable("truncated", "no JPEG end marker")
+        raise DecodeError("truncated", "no JPEG end marker")
     return found.start()
 
 
 def check_header(header: Header, data: bytes) -> None:
     """Refuse what no decoder here reads, and files with scans left out. Runs before the decoding."""
-    if header.process not in READABLE or header.bits != 8 or len(header.components) not in (1, 3, 4):
+    if header.process not in SUPPORTED or header.bits != 8 or len(header.components) not in (1, 3, 4):
         name = PROCESSES[header.process]
-        raise Unreadable("unsupported", f"{name} JPEG, {header.bits} bits, {len(header.components)} components")
+        raise DecodeError("unsupported", f"{name} JPEG, {header.bits} bits, {len(header.components)} components")
     if header.process in (0xC2, 0xCA) or data[header.scan] != len(header.components):
         check_scans(header, data)
 
@@ -129,16 +129,16 @@ def check_scans(header: Header, data: bytes) -> None:
                 missing.setdefault(data[start + 1 + 2 * index], [])[first : last + 1] = [False] * (last + 1 - first)
     lacking = sum(any(coefficients) for coefficients in missing.values())
     if lacking:
-        raise Unreadable("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
+        raise DecodeError("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
 
 
-def refusal(error: ValueError, data: bytes) -> Unreadable:
+def to_decode_error(error: ValueError, data: bytes) -> DecodeError:
     """libjpeg-turbo's words as a reason; it may stumble over the end of a cut file in several ways."""
     words = str(error)
     if "Premature end of JPEG file" in words or b"\xff\xd9" not in data:
-        return Unreadable("truncated", words)
+        return DecodeError("truncated", words)
     unsupported = "subsampling" in words or "not implemented" in words
-    return Unreadable("unsupported" if unsupported else "corrupt", words)
+    return DecodeError("unsupported" if unsupported else "corrupt", words)
 
 
 def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
@@ -146,4 +146,4 @@ def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (
     try:
         simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:
-        raise refusal(error, data) from None
+        raise to_decode_error(error, data) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel by colour type."""
@@ -20,22 +20,22 @@ def check_structure(data: bytes) -> None:
     """Chunks follow each other without a gap up to IEND, each with the right CRC. About 1 GB/s."""
     chunks = list(_chunks(data))
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise Unreadable("corrupt", "a PNG that does not begin with its header")
+        raise DecodeError("corrupt", "a PNG that does not begin with its header")
     if not any(name == b"IDAT" for name, _ in chunks):
-        raise Unreadable("truncated", "no image data")
+        raise DecodeError("truncated", "no image data")
 
 
 def _chunks(data: bytes):
     view, position, name = memoryview(data), 8, b""
     while name != b"IEND":
         if position + 12 > len(data):
-            raise Unreadable("truncated", "the file ends before the IEND chunk")
+            raise DecodeError("truncated", "the file ends before the IEND chunk")
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise Unreadable("truncated", f"the file ends in chunk {name!r}")
+            raise DecodeError("truncated", f"the file ends in chunk {name!r}")
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise Unreadable("corrupt", f"wrong checksum in chunk {name!r}")
+            raise DecodeError("corrupt", f"wrong checksum in chunk {name!r}")
         yield name, view[position + 8 : end - 4]
         position = end
 
@@ -46,9 +46,9 @@ def check_stream(data: bytes) -> None:
     for output in _inflated(inflate, data):
         left -= len(output)
         if left < 0:
-            raise Unreadable("corrupt", "more image data than the image has rows")
+            raise DecodeError("corrupt", "more image data than the image has rows")
     if left or not inflate.eof:
-        raise Unreadable("truncated", f"the image data end {left} bytes early")
+        raise DecodeError("truncated", f"the image data end {left} bytes early")
 
 
 def _inflated(inflate, data: bytes):
@@ -66,14 +66,14 @@ def _inflate(inflate, piece) -> bytes:
     try:
         return inflate.decompress(piece, 16 * PIECE)
     except zlib.error as error:
-        raise Unreadable("corrupt", str(error)) from None
+        raise DecodeError("corrupt", str(error)) from None
 
 
 def expected_bytes(data: bytes) -> int:
     """Bytes of all rows, each with its filter byte."""
     width, height, depth, color, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     if color not in CHANNELS or depth not in (1, 2, 4, 8, 16) or interlace > 1:
-        raise Unreadable("corrupt", f"colour type {color}, {depth} bits, interlace {interlace}")
+        raise DecodeError("corrupt", f"colour type {color}, {depth} bits, interlace {interlace}")
     bits = depth * CHANNELS[color]
     if not interlace:
         return height * (1 + (width * bits + 7) // 8)

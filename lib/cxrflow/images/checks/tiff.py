@@ -12,7 +12,7 @@ import zlib
 from PIL.TiffImagePlugin import COMPRESSION_INFO
 
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decode_result import Unreadable
+from cxrflow.images.decode_result import DecodeError
 
 OFFSETS, BYTE_COUNTS, TILE_OFFSETS, TILE_BYTE_COUNTS = 273, 279, 324, 325
 COMPRESSION, JPEG_TABLES = 259, 347
@@ -24,7 +24,7 @@ def check_structure(data: bytes) -> None:
     directory = _directories(data)[0]
     compression = directory.get(COMPRESSION, 1)
     if compression not in COMPRESSION_INFO:
-        raise Unreadable("unsupported", f"TIFF compression {compression}; expected one of {sorted(COMPRESSION_INFO)}")
+        raise DecodeError("unsupported", f"TIFF compression {compression}; expected one of {sorted(COMPRESSION_INFO)}")
 
 
 def count_pages(data: bytes) -> int:
@@ -39,16 +39,16 @@ def _directories(data: bytes) -> list[dict[int, int]]:
     try:
         while offset := struct.unpack_from(order + pointer, data, at)[0]:
             if offset in pages:
-                raise Unreadable("corrupt", "the chain of TIFF pages runs in a circle")
+                raise DecodeError("corrupt", "the chain of TIFF pages runs in a circle")
             entries = struct.unpack_from(order + count, data, offset)[0]
             first = offset + struct.calcsize(count)
             at = first + entry * entries
             struct.unpack_from(order + pointer, data, at)  # the directory is all there
             pages[offset] = dict(_entry(data, order, place, place + value) for place in range(first, at, entry))
     except struct.error:
-        raise Unreadable("truncated", "the file ends before its TIFF directories do") from None
+        raise DecodeError("truncated", "the file ends before its TIFF directories do") from None
     if not pages:
-        raise Unreadable("corrupt", "a TIFF without a page")
+        raise DecodeError("corrupt", "a TIFF without a page")
     return list(pages.values())
 
 
@@ -61,7 +61,7 @@ def check_strips(data: bytes, tags) -> None:
     """Raise if a strip or tile of the page with these tags leaves the file or is damaged."""
     for offset, count in _strips(tags):
         if offset + count > len(data):
-            raise Unreadable("truncated", f"a strip ends at byte {offset + count} of {len(data)}")
+            raise DecodeError("truncated", f"a strip ends at byte {offset + count} of {len(data)}")
         if tags.get(COMPRESSION) in (8, 32946):
             _check_deflate(data[offset : offset + count])
         elif tags.get(COMPRESSION) == 7:
@@ -71,14 +71,14 @@ def check_strips(data: bytes, tags) -> None:
 def _strips(tags) -> list[tuple[int, int]]:
     for offsets, counts in ((OFFSETS, BYTE_COUNTS), (TILE_OFFSETS, TILE_BYTE_COUNTS)):
         if offsets in tags:
-            starts, lengths = _many(tags[offsets]), _many(tags.get(counts, ()))
+            starts, lengths = _as_tuple(tags[offsets]), _as_tuple(tags.get(counts, ()))
             if len(starts) != len(lengths):
-                raise Unreadable("corrupt", f"{len(starts)} strips with {len(lengths)} lengths")
+                raise DecodeError("corrupt", f"{len(starts)} strips with {len(lengths)} lengths")
             return list(zip(starts, lengths))
-    raise Unreadable("truncated", "no strips of image data")
+    raise DecodeError("truncated", "no strips of image data")
 
 
-def _many(value) -> tuple:
+def _as_tuple(value) -> tuple:
     return value if isinstance(value, tuple) else (value,)
 
 
@@ -89,9 +89,9 @@ def _check_deflate(strip: bytes) -> None:
             inflate.decompress(strip, 1 << 20)
             strip = inflate.unconsumed_tail
     except zlib.error as error:
-        raise Unreadable("corrupt", str(error)) from None
+        raise DecodeError("corrupt", str(error)) from None
     if not inflate.eof:
-        raise Unreadable("truncated", "a strip's deflate stream ends early")
+        raise DecodeError("truncated", "a strip's deflate stream ends early")
 
 
 def _check_jpeg(tables: bytes, strip: bytes) -> None:

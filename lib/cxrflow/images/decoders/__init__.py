@@ -2,14 +2,14 @@
 
 A decoder is a function::
 
-    def decode(data: bytes, at_least: tuple[int, int]) -> Grayscale: ...
+    def decode(data: bytes, min_size: tuple[int, int]) -> Grayscale: ...
 
 ``data`` are a file's bytes, never empty. It returns a ``cxrflow.images.decode_result.Grayscale``: the image in gray as a
-viewer shows it, in full or at a reduced scale that is not below ``at_least`` (height, width), then with the whole
+viewer shows it, in full or at a reduced scale that is not below ``min_size`` (height, width), then with the whole
 image's size as ``source``. Values deeper than 8 bits come with the values of black and white, or are left to the
 rules of ``cxrflow.images.bit_depth``. Resizing to the table's size comes after it, in one place.
 
-To refuse a file it raises ``Unreadable(reason, detail)``; any other exception is recorded as ``corrupt`` with its
+To refuse a file it raises ``DecodeError(reason, detail)``; any other exception is recorded as ``corrupt`` with its
 words. Unless it sets ``verified``, the checks of the file's format run as well (for formats that ``pillow`` reads).
 A decoder with a third parameter ``max_pixels`` is given the limit and refuses larger images before it decodes them;
 for one without, the declared size of JPEG, PNG, TIFF, BMP, GIF and WebP files is checked before it is called.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cxrflow.images import voi
 from cxrflow.images.checks.codestream import check_frame
-from cxrflow.images.decode_result import Grayscale, Unreadable, join_notes
+from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.formats import check_size
 
 MISSING = "DICOM needs packages that are not installed ({}): pip install 'cxrflow[dicom]'"
@@ -39,7 +39,7 @@ OVERLAY_GROUPS, OVERLAY_BIT = range(0x6000, 0x6020, 2), 0x0102
 PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-class WatchedFile(io.BytesIO):
+class ShortReadDetector(io.BytesIO):
     """Notes reads beyond the end: pydicom swallows them and returns the elements that it got."""
 
     short = False
@@ -50,29 +50,29 @@ class WatchedFile(io.BytesIO):
         return got
 
 
-def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Grayscale:
-    """A DICOM file's bytes -> uint8 gray values of its first frame, in full: ``at_least`` changes nothing."""
+def decode(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale:
+    """A DICOM file's bytes -> uint8 gray values of its first frame, in full: ``min_size`` changes nothing."""
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
-        raise Unreadable("unsupported", MISSING.format(error)) from error
+        raise DecodeError("unsupported", MISSING.format(error)) from error
     try:
         return _decode(data, max_pixels)
-    except (Unreadable, MemoryError, KeyboardInterrupt, SystemExit):
+    except (DecodeError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # pylibjpeg's panics in Rust are not Exceptions
         raise _refusal(error) from error
 
 
-def _refusal(error: BaseException) -> Unreadable:
+def _refusal(error: BaseException) -> DecodeError:
     words = f"{type(error).__name__}: {error}"
     lower = words.lower()
     if "missing dependencies" in lower or "is not available" in lower:
-        return Unreadable("unsupported", MISSING.format(error))
+        return DecodeError("unsupported", MISSING.format(error))
     if isinstance(error, NotImplementedError) or any(sign in lower for sign in ("not supported", "does not support")):
-        return Unreadable("unsupported", words)
+        return DecodeError("unsupported", words)
     short = any(sign in lower for sign in ("less than expected", "end of file", "truncated"))
-    return Unreadable("truncated" if short or isinstance(error, EOFError) else "corrupt", words)
+    return DecodeError("truncated" if short or isinstance(error, EOFError) else "corrupt", words)
 
 
 def _decode(data: bytes, max_pixels: int) -> Grayscale:
@@ -91,12 +91,12 @@ def _decode(data: bytes, max_pixels: int) -> Grayscale:
 def _read(data: bytes):
     from pydicom import dcmread
 
-    file = WatchedFile(data)
+    file = ShortReadDetector(data)
     dataset = dcmread(file)
     if not any(dataset.get(name) for name in PIXEL_DATA):
         if file.short:
-            raise Unreadable("truncated", "the file ends before its pixel data do")
-        raise Unreadable("no_pixel_data", f"{getattr(dataset.get('SOPClassUID'), 'name', 'an object')}: no pixel data")
+            raise DecodeError("truncated", "the file ends before its pixel data do")
+        raise DecodeError("no_pixel_data", f"{getattr(dataset.get('SOPClassUID'), 'name', 'an object')}: no pixel data")
     return dataset
 
 
@@ -128,7 +128,7 @@ def _bits_stored(pixels: np.ndarray, dataset) -> np.ndarray:
 
 def _monochrome(pixels: np.ndarray, dataset) -> tuple[np.ndarray, str]:
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Unreadable("unsupported", f"photometric interpretation {dataset.PhotometricInterpretation}")
+        raise DecodeError("unsupported", f"photometric interpretation {dataset.PhotometricInterpretation}")
     return voi.show(pixels, dataset)
 
 
@@ -146,5 +146,5 @@ def _luma(pixels: np.ndarray, dataset) -> tuple[np.ndarray, str]:
     if bits != 8:
         pixels = pixels.astype(np.float64) * (255.0 / (2**bits - 1))
         if pixels.max() > 255:
-            raise Unreadable("corrupt", f"colours beyond their {bits} bits")
+            raise DecodeError("corrupt", f"colours beyond their {bits} bits")
     return np.asarray(Image.fromarray(np.rint(pixels).astype(np.uint8)).convert("L")), ""

@@ -25,11 +25,11 @@ from PIL import (
 )
 
 from cxrflow.images import orientation
-from cxrflow.images.bit_depth import finite_range, range_in_use
+from cxrflow.images.bit_depth import finite_range, infer_range
 from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
-from cxrflow.images.decode_result import Grayscale, Unreadable, join_notes
+from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import dicom
-from cxrflow.images.formats import check_size, refuse_unknown, sniff
+from cxrflow.images.formats import check_size, sniff, unknown_format_error
 from cxrflow.images.recipe import MAX_PIXELS
 
 # The plug-ins are called by name: Image.open would try others, and hide the reason when they refuse.
@@ -58,21 +58,21 @@ Image.MAX_IMAGE_PIXELS = None
 _warnings_lock = threading.Lock()
 
 
-def decode(data: bytes, at_least: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``at_least`` (height, width)."""
+def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
+    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     kind = sniff(data)
     if kind == "DICOM":
-        return dicom.decode(data, at_least, max_pixels)
+        return dicom.decode(data, min_size, max_pixels)
     if kind not in OPENERS:
-        raise refuse_unknown(data)
+        raise unknown_format_error(data)
     try:
         with open_image(data, kind, max_pixels) as image:
             check_content(image, data)
-            return _jpeg(image, data, at_least) if kind == "JPEG" else _other(image, data)
-    except (Unreadable, MemoryError):
+            return _decode_jpeg(image, data, min_size) if kind == "JPEG" else _decode_other(image, data)
+    except (DecodeError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise a dozen unrelated types on damaged files
-        raise refusal(error) from error
+        raise to_decode_error(error) from error
 
 
 def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
@@ -108,21 +108,21 @@ def check_content(image: Image.Image, data: bytes) -> None:
         tiff.check_strips(data, image.tag_v2)
 
 
-def refusal(error: Exception) -> Unreadable:
+def to_decode_error(error: Exception) -> DecodeError:
     """Pillow's words as a reason."""
     words = f"{type(error).__name__}: {error}"
     lower = words.lower()
     if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
-        return Unreadable("truncated", words)
+        return DecodeError("truncated", words)
     foreign = any(sign in lower for sign in ("unsupported", "unknown", "not supported"))
     if foreign or isinstance(error, NotImplementedError):
-        return Unreadable("unsupported", words)
-    return Unreadable("corrupt", words)
+        return DecodeError("unsupported", words)
+    return DecodeError("corrupt", words)
 
 
-def _jpeg(image: Image.Image, data: bytes, at_least: tuple[int, int]) -> Grayscale:
+def _decode_jpeg(image: Image.Image, data: bytes, min_size: tuple[int, int]) -> Grayscale:
     header = jpeg.read_header(data)
-    image.draft("L", orientation.swap(at_least, header.orientation)[::-1])
+    image.draft("L", orientation.swap(min_size, header.orientation)[::-1])
     gray = cmyk_to_luma(image, header.adobe) if image.mode == "CMYK" else image.convert("L")
     return jpeg_result(np.asarray(gray), header)
 
@@ -133,7 +133,7 @@ def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
         bits=8,
         note=header.note,
         verified=True,
-        source=orientation.swap((header.height, header.width), header.orientation),
+        full_size=orientation.swap((header.height, header.width), header.orientation),
     )
 
 
@@ -142,25 +142,25 @@ def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
     return (image if adobe else ImageChops.invert(image)).convert("RGB").convert("L")
 
 
-def _other(image: Image.Image, data: bytes) -> Grayscale:
+def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
     # Pillow would decode its way through the frames of a GIF and the pages of a TIFF to count them
     count = {"GIF": gif.count_frames, "TIFF": tiff.count_pages}.get(image.format)
     pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
-    bits = bits_a_sample(image, data)
+    bits = bits_per_sample(image, data)
     image.load()
-    pixels, black_white, inverted = gray_values(image, bits)
+    pixels, value_range, inverted = to_grayscale(image, bits)
     turn, broken = (1, "") if image.format == "TIFF" else orientation.read(image.info.get("exif", b""))
     return Grayscale(
         pixels=orientation.apply(pixels, turn),
-        black_white=black_white,
+        value_range=value_range,
         bits=bits,
         verified=True,
         note=join_notes(first, inverted, broken),
     )
 
 
-def bits_a_sample(image: Image.Image, data: bytes) -> int:
+def bits_per_sample(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]
     if image.format == "TIFF":
@@ -168,8 +168,8 @@ def bits_a_sample(image: Image.Image, data: bytes) -> int:
     return 1 if image.mode == "1" else 8
 
 
-def gray_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
-    """(pixels, black_white, note) of Grayscale: deep gray values as they are stored, anything else as luma."""
+def to_grayscale(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
+    """(pixels, value_range, note) of Grayscale: deep gray values as they are stored, anything else as luma."""
     if image.mode.startswith(("I", "F")) or (image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)):
         return _deep_values(image, bits)
     inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
@@ -183,13 +183,13 @@ def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
         pixels = pixels.astype({(16, True): np.int16, (16, False): np.uint16}.get((bits, signed), np.uint32))
     if image.mode == "L":
         pixels = pixels.view(np.int8)
-    black_white = (0, 4095) if bits == 12 else None
+    value_range = (0, 4095) if bits == 12 else None
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # Pillow inverts up to 8 bits alone
-        (black, white), note = range_in_use(*finite_range(pixels), pixels.dtype)
+        (black, white), note = infer_range(*finite_range(pixels), pixels.dtype)
         return pixels, (white, black), join_notes(INVERTED, note)
     if isinstance(key := image.info.get("transparency"), int):
         pixels = np.where(pixels == key, 0, pixels)
-    return pixels, black_white, ""
+    return pixels, value_range, ""
 
 
 def _luma(image: Image.Image, bits: int) -> np.ndarray:
@@ -201,7 +201,7 @@ def _luma(image: Image.Image, bits: int) -> np.ndarray:
         level = 255 * bool(key) if image.mode == "1" else key * (255 // (2**bits - 1))
         return np.where(gray == level, 0, gray).astype(np.uint8)
     if isinstance(key, tuple) and bits == 16:
-        raise Unreadable("unsupported", "16-bit colour with a transparent colour")
+        raise DecodeError("unsupported", "16-bit colour with a transparent colour")
     if image.mode in ("La", "RGBa"):  # premultiplied: the values are what composition on black gives
         image = Image.merge("L" if image.mode == "La" else "RGB", image.split()[:-1])
     if image.mode in ("LA", "PA", "RGBA") or key is not None:

@@ -18,25 +18,25 @@ from cxrflow.images.formats import check_size
 from cxrflow.images.recipe import MAX_PIXELS
 
 
-def decode(data: bytes, at_least: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``at_least`` (height, width)."""
+def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
+    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     if not data.startswith(b"\xff\xd8\xff") or data[128:132] == b"DICM":
-        return pillow.decode(data, at_least, max_pixels)
+        return pillow.decode(data, min_size, max_pixels)
     header = jpeg.read_header(data)
     check_size(header.height, header.width, max_pixels)
     jpeg.check_header(header, data)
-    return pillow.jpeg_result(_decode(data, header, orientation.swap(at_least, header.orientation)), header)
+    return pillow.jpeg_result(_decode(data, header, orientation.swap(min_size, header.orientation)), header)
 
 
-def _decode(data: bytes, header: jpeg.Header, at_least: tuple[int, int]) -> np.ndarray:
-    parts = reduction(header.height, header.width, *at_least)
+def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.ndarray:
+    parts = scale_denominator(header.height, header.width, *min_size)
     color = "CMYK" if len(header.components) == 4 else "GRAY"
     try:
         pixels = simplejpeg.decode_jpeg(
             data, color, min_height=-(-header.height // parts), min_width=-(-header.width // parts)
         )
     except ValueError as error:
-        raise jpeg.refusal(error, data) from None
+        raise jpeg.to_decode_error(error, data) from None
     if color == "GRAY":
         return pixels[..., 0]
     # pillow's rule takes the values as Pillow gives them, inverted
@@ -44,7 +44,7 @@ def _decode(data: bytes, header: jpeg.Header, at_least: tuple[int, int]) -> np.n
     return np.asarray(pillow.cmyk_to_luma(image, header.adobe))
 
 
-def reduction(height: int, width: int, least_height: int, least_width: int) -> int:
+def scale_denominator(height: int, width: int, least_height: int, least_width: int) -> int:
     """8, 4, 2 or 1: the largest by which both sides can be divided and stay at least as wanted, as Pillow's draft."""
     room = min(height // least_height, width // least_width)
     return next((parts for parts in (8, 4, 2) if room >= parts), 1)

@@ -2,88 +2,24 @@
 
 import io
 import pickle
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxrflow.base.errors import UserError
-from cxrflow.images import DECODERS, DEFAULT, REASONS, Recipe, Unreadable, decode_image
-from cxrflow.images.bit_depth import to_bytes
+from cxrflow.images import DEFAULT_DECODER, REASONS, DecodeError, Recipe
+from cxrflow.images.bit_depth import to_uint8
 from cxrflow.images.resize import pad
-
-both = pytest.mark.parametrize("decoder", sorted(DECODERS))
-
-
-def decode(data: bytes, height: int, width: int, **options):
-    return decode_image(data, Recipe(height, width, **options))
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def gradient(height: int = 40, width: int = 60) -> Image.Image:
-    return Image.fromarray(np.add.outer(np.arange(height) * 2, np.arange(width)).astype(np.uint8))
-
-
-def picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.Image:
-    """Smooth shapes with fine noise: enough detail that a stretch of file is a stretch of image."""
-    rows, columns = np.mgrid[:height, :width] / max(height, width)
-    smooth = 120 + 80 * np.sin(7 * rows) * np.cos(5 * columns)
-    noise = np.random.default_rng(seed).normal(0, 12, (height, width))
-    return Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-
-
-def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags: int) -> bytes:
-    """An uncompressed gray TIFF of one strip, whatever the dtype."""
-    values = np.asarray(values)
-    pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    tags = {
-        256: values.shape[1],
-        257: values.shape[0],
-        258: values.dtype.itemsize * 8,
-        259: 1,
-        262: photometric,
-        273: 8,
-        277: 1,
-        278: values.shape[0],
-        279: len(pixels),
-        339: {"u": 1, "i": 2, "f": 3}[values.dtype.kind],
-    }
-    tags |= {int(name[1:]): value for name, value in more_tags.items()}
-    # a SHORT would stand in the first half of the value field, so every value is a LONG
-    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    header = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(pixels))
-    return header + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
-    """A PNG of one row, written by hand: Pillow writes neither 2 and 4 bits of gray nor 16 bits of colour."""
-    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
-    bits += "0" * (-len(bits) % 8)
-    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
-    width = len(samples) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
-    parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(row)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
-
+from image_samples import decode, encode, every_decoder, gradient, picture, png, tiff
 
 LUMA = 124  # ITU-R 601: 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
 COLOUR = Image.new("RGB", (16, 16), (200, 100, 50))
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -106,7 +42,7 @@ def test_grayscale_in_a_lossless_format_is_unchanged(kind, options, decoder):
     assert (decoded.source_format, decoded.note) == (kind, "")
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -127,14 +63,14 @@ def test_every_kind_of_jpeg_is_near_what_was_written(mode, options, decoder):
     assert (decoded.source_format, decoded.source_bits, decoded.note) == ("JPEG", 8, "")
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP"])
 def test_colour_becomes_luma(kind, decoder):
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
     assert abs(int(decode(encode(COLOUR, kind, **options), 16, 16, decoder=decoder).pixels[8, 8]) - LUMA) <= 1
 
 
-@both
+@every_decoder
 def test_cmyk_is_inverted_with_adobes_marker_alone(decoder):
     # Pillow writes Adobe's marker and inverted values: ink (55, 155, 205, 0) is (200, 100, 50) in light
     ink = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (55, 155, 205, 0)])
@@ -146,7 +82,7 @@ def test_cmyk_is_inverted_with_adobes_marker_alone(decoder):
     assert decode(bare, 16, 16, decoder=decoder).pixels.max() <= 2
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(("progressive", "mode"), [(False, "L"), (True, "RGB"), (False, "CMYK")])
 def test_turbo_and_pillow_agree_at_every_scale(progressive, mode, decoder):
     data = encode(picture(333, 501).convert(mode), "JPEG", progressive=progressive)
@@ -163,7 +99,7 @@ def test_turbo_and_pillow_agree_on_real_files(real_images):
         assert (fast.source_height, fast.source_width) == (reference.source_height, reference.source_width)
 
 
-@both
+@every_decoder
 def test_a_jpeg_decoded_at_a_smaller_scale_agrees_with_the_whole_one(real_images, decoder):
     worst = 0.0
     for path in sorted(real_images.glob("*/*"))[::40]:
@@ -177,7 +113,7 @@ def test_a_jpeg_decoded_at_a_smaller_scale_agrees_with_the_whole_one(real_images
 # --- depth -----------------------------------------------------------------------------------------------------
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("depth", "values", "grays"),
     [
@@ -261,7 +197,7 @@ def test_an_8_bit_image_that_was_widened_comes_back(factor):
 
 @pytest.mark.parametrize("depth", [9, 10, 11, 12, 13, 14, 15, 16])
 def test_deep_values_keep_their_order_and_none_is_clipped(depth):
-    grays, _ = to_bytes(np.arange(2**depth, dtype=np.uint16)[None])
+    grays, _ = to_uint8(np.arange(2**depth, dtype=np.uint16)[None])
     steps = np.diff(grays[0].astype(int))
     assert grays[0, 0] == 0 and steps.min() >= 0 and steps.max() == 1
     assert grays[0, -1] >= 127 and np.bincount(grays[0])[: grays[0, -1]].max() <= 2 ** (depth - 7)
@@ -269,7 +205,7 @@ def test_deep_values_keep_their_order_and_none_is_clipped(depth):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_without_a_gray_are_refused(bad):
-    with pytest.raises(Unreadable, match="NaN or infinite") as refused:
+    with pytest.raises(DecodeError, match="NaN or infinite") as refused:
         decode(tiff(np.float32([[0, bad, 1]])), 1, 3)
     assert refused.value.reason == "corrupt"
 
@@ -277,7 +213,7 @@ def test_values_without_a_gray_are_refused(bad):
 # --- geometry --------------------------------------------------------------------------------------------------
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, kind, decoder):
@@ -334,7 +270,7 @@ def test_resizing_averages_over_the_area():
 # --- several pages, sizes, reasons ------------------------------------------------------------------------------
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("kind", "word"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames")]
 )
@@ -346,24 +282,24 @@ def test_the_first_of_several_is_taken_and_said(kind, word, decoder):
     assert decoded.note == f"first of 3 {word}"
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP"])
 def test_too_many_pixels_are_refused_before_they_are_decoded(kind, decoder, monkeypatch):
     data = encode(Image.new("L", (101, 100)), kind)
     monkeypatch.setattr("cxrflow.images.decoders.pillow.check_content", pytest.fail)
     monkeypatch.setattr("simplejpeg.decode_jpeg", pytest.fail)
-    with pytest.raises(Unreadable, match=r"101 x 100 pixels; the limit is 10,000 \(--max-pixels\)") as refused:
+    with pytest.raises(DecodeError, match=r"101 x 100 pixels; the limit is 10,000 \(--max-pixels\)") as refused:
         decode(data, 8, 8, decoder=decoder, max_pixels=10_000)
     assert refused.value.reason == "too_large"
 
 
 def test_the_usual_limit_stops_a_small_file_of_400_million_pixels():
-    with pytest.raises(Unreadable, match="20000 x 20000") as refused:
+    with pytest.raises(DecodeError, match="20000 x 20000") as refused:
         decode(encode(Image.new("1", (20_000, 20_000))), 8, 8)
     assert refused.value.reason == "too_large"
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -377,7 +313,7 @@ def test_the_usual_limit_stops_a_small_file_of_400_million_pixels():
     ],
 )
 def test_what_is_no_image_is_refused_with_its_reason(data, reason, decoder):
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DecodeError) as refused:
         decode(data, 8, 8, decoder=decoder)
     assert refused.value.reason == reason and reason in REASONS and refused.value.detail
 
@@ -401,12 +337,12 @@ def test_the_reasons_are_the_closed_list():
 def test_what_travels_between_processes_can_be_pickled():
     recipe = Recipe(224, 224, resize="pad")
     assert pickle.loads(pickle.dumps(recipe)) == recipe
-    refused = pickle.loads(pickle.dumps(Unreadable("corrupt", "wrong checksum")))
+    refused = pickle.loads(pickle.dumps(DecodeError("corrupt", "wrong checksum")))
     assert (refused.reason, refused.detail, str(refused)) == ("corrupt", "wrong checksum", "corrupt: wrong checksum")
 
 
 def test_a_recipe_says_what_it_expects():
-    assert Recipe(height=10, width=20).decoder == DEFAULT == "turbo"
+    assert Recipe(height=10, width=20).decoder == DEFAULT_DECODER == "turbo"
     with pytest.raises(UserError, match=r"resize must be one of \['pad', 'stretch'\]. Received: 'crop'"):
         Recipe(10, 10, resize="crop")
     with pytest.raises(UserError, match="height must be at least 1"):

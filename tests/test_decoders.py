@@ -6,45 +6,45 @@ import numpy as np
 import pytest
 
 from cxrflow.base.errors import UserError
-from cxrflow.images import DECODERS, Grayscale, Unreadable, find_decoder
-from test_images import decode, encode, gradient, picture, tiff
+from cxrflow.images import DECODERS, DecodeError, Grayscale, find_decoder
+from image_samples import decode, encode, gradient, picture, tiff
 
 
-def plain(data, at_least):
+def plain(data, min_size):
     return Grayscale(pixels=np.full((20, 30), 77, np.uint8), note="made up")
 
 
-def deep(data, at_least):
+def deep(data, min_size):
     return Grayscale(
-        pixels=np.array([[0, 512, 1023]], np.int32), black_white=(0, 1023), source=(100, 300), bits=10, verified=True
+        pixels=np.array([[0, 512, 1023]], np.int32), value_range=(0, 1023), full_size=(100, 300), bits=10, verified=True
     )
 
 
-def inverted(data, at_least):
-    return Grayscale(pixels=np.array([[0.0, 0.5, 1.0]]), black_white=(1.0, 0.0))
+def inverted(data, min_size):
+    return Grayscale(pixels=np.array([[0.0, 0.5, 1.0]]), value_range=(1.0, 0.0))
 
 
-def beyond(data, at_least):
-    return Grayscale(pixels=np.array([[0, 1024]], np.uint16), black_white=(0, 1023))
+def beyond(data, min_size):
+    return Grayscale(pixels=np.array([[0, 1024]], np.uint16), value_range=(0, 1023))
 
 
-def limited(data, at_least, max_pixels):
-    raise Unreadable("too_large", f"the limit came: {max_pixels}, {at_least}")
+def limited(data, min_size, max_pixels):
+    raise DecodeError("too_large", f"the limit came: {max_pixels}, {min_size}")
 
 
-def passes(data, at_least):
-    raise Unreadable("unsupported", "not this one")
+def passes(data, min_size):
+    raise DecodeError("unsupported", "not this one")
 
 
-def raises(data, at_least):
+def raises(data, min_size):
     raise RuntimeError("some words")
 
 
-def out_of_memory(data, at_least):
+def out_of_memory(data, min_size):
     raise MemoryError("9 GB")
 
 
-def vouches(data, at_least):
+def vouches(data, min_size):
     return Grayscale(pixels=np.zeros((4, 4), np.uint8), verified=True)
 
 
@@ -62,7 +62,7 @@ WRONG = {
 wrong = ""
 
 
-def gives_wrong(data, at_least):
+def gives_wrong(data, min_size):
     return WRONG[wrong]
 
 
@@ -104,7 +104,7 @@ def test_deep_values_with_a_stated_range():
 
 
 def test_values_outside_the_stated_range_are_refused():
-    with pytest.raises(Unreadable, match=r"values from 0 to 1024, outside the stated range \(0, 1023\)"):
+    with pytest.raises(DecodeError, match=r"values from 0 to 1024, outside the stated range \(0, 1023\)"):
         own("beyond")
 
 
@@ -118,7 +118,7 @@ def test_values_outside_the_stated_range_are_refused():
     ],
 )
 def test_what_a_decoder_raises(name, reason, words):
-    with pytest.raises(Unreadable, match=words) as refused:
+    with pytest.raises(DecodeError, match=words) as refused:
         own(name, max_pixels=500)
     assert refused.value.reason == reason
 
@@ -126,16 +126,16 @@ def test_what_a_decoder_raises(name, reason, words):
 @pytest.mark.parametrize("value", WRONG)
 def test_a_wrong_result_gives_a_reason(value, monkeypatch):
     monkeypatch.setattr(f"{__name__}.wrong", value)
-    with pytest.raises(Unreadable, match="must return|NaN") as refused:
+    with pytest.raises(DecodeError, match="must return|NaN") as refused:
         own("gives_wrong")
     assert refused.value.reason == "corrupt"
 
 
 def test_the_limit_holds_for_what_a_decoder_returns_and_for_what_the_file_declares():
-    with pytest.raises(Unreadable, match="30 x 20 pixels") as refused:
+    with pytest.raises(DecodeError, match="30 x 20 pixels") as refused:
         own("plain", max_pixels=599)
     assert refused.value.reason == "too_large"
-    with pytest.raises(Unreadable, match="160 x 120 pixels"):
+    with pytest.raises(DecodeError, match="160 x 120 pixels"):
         own("raises", encode(picture()), max_pixels=599)
 
 
@@ -144,14 +144,14 @@ def test_damage_is_told_even_if_a_decoder_passes_over_it(kind):
     data = bytearray(encode(gradient(), kind))
     assert own("plain", bytes(data)).source_format == kind
     data[-6 if kind == "PNG" else -1] ^= 0x10  # in IEND's checksum, in the end marker
-    with pytest.raises(Unreadable):
+    with pytest.raises(DecodeError):
         own("plain", bytes(data))
     assert own("vouches", bytes(data)).pixels.max() == 0
 
 
 def test_a_format_that_only_the_users_decoder_knows_passes():
     strange = tiff(np.zeros((8, 8), np.uint8), t259=12345)  # a compression that nobody knows
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DecodeError) as refused:
         decode(strange, 8, 8)
     assert refused.value.reason == "unsupported"
     assert (own("plain", strange).pixels == 77).all()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrflow.images import Unreadable, voi
-from test_images import both, decode, encode, picture
+from cxrflow.images import DecodeError, voi
+from image_samples import decode, encode, every_decoder, picture
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 from pydicom import uid
@@ -78,7 +78,7 @@ TWELVE = (np.asarray(picture()).astype(np.uint16) << 4) + 7
 """Values of 12 bits whose upper 8 are the picture."""
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     "syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian]
 )
@@ -323,8 +323,8 @@ def test_dicom_is_told_before_the_tiff_header_in_its_preamble():
 # --- refusals --------------------------------------------------------------------------------------------------
 
 
-def refused(data: bytes, **options) -> Unreadable:
-    with pytest.raises(Unreadable) as caught:
+def refused(data: bytes, **options) -> DecodeError:
+    with pytest.raises(DecodeError) as caught:
         decode(data, 8, 8, **options)
     return caught.value
 
@@ -335,7 +335,7 @@ def test_an_object_without_an_image():
     assert refused(saved(made)).reason == "no_pixel_data"
 
 
-@both
+@every_decoder
 def test_the_limit_counts_before_decoding(decoder, monkeypatch):
     monkeypatch.setattr("pydicom.pixels.pixel_array", pytest.fail)
     data = saved(dataset(np.asarray(picture())))

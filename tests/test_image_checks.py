@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrflow.images import Unreadable
-from test_images import both, chunk, decode, encode, picture, tiff
+from cxrflow.images import DecodeError
+from image_samples import chunk, decode, encode, every_decoder, picture, tiff
 
 PICTURE = picture(48, 64)
 RGB = PICTURE.convert("RGB")
@@ -47,7 +47,7 @@ def pixels(data: bytes, decoder: str = "turbo") -> np.ndarray:
 
 def refusal(data: bytes, decoder: str = "turbo") -> str:
     """The reason; fails where the damaged file decodes."""
-    with pytest.raises(Unreadable) as refused:
+    with pytest.raises(DecodeError) as refused:
         pixels(data, decoder)
     assert refused.value.detail
     return refused.value.reason
@@ -56,12 +56,12 @@ def refusal(data: bytes, decoder: str = "turbo") -> str:
 def assert_refused_or_same(data: bytes, whole: np.ndarray, decoder: str = "turbo") -> str:
     try:
         np.testing.assert_array_equal(pixels(data, decoder), whole)
-    except Unreadable as refused:
+    except DecodeError as refused:
         return refused.reason
     return "same"
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_cut_anywhere_is_refused(name, decoder):
     data = FILES[name]
@@ -73,7 +73,7 @@ def test_a_file_cut_anywhere_is_refused(name, decoder):
     assert list(reasons.values()).count("same") == 0 or name == "TIFF pages"
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("name", FILES)
 def test_half_a_file_is_truncated(name, decoder):
     if name != "TIFF pages":  # its first page is in the first half
@@ -92,14 +92,14 @@ def test_overwritten_bytes_never_raise_anything_else(name, at, new):
     start = int(at * (len(data) - len(new)))
     try:
         decode(data[:start] + new + data[start + len(new) :], 48, 64, max_pixels=1_000_000)
-    except Unreadable as refused:
+    except DecodeError as refused:
         assert refused.detail
 
 
 # --- formats with checksums: every changed byte is told ---------------------------------------------------------
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("name", ["PNG", "PNG 16"])
 def test_every_changed_byte_of_a_png_is_told(name, decoder):
     data = FILES[name]
@@ -178,14 +178,14 @@ def scan_start(data: bytes) -> int:
     return data.index(b"\xff\xda") + 14
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_without_its_end_marker_is_truncated(name, decoder):
     assert FILES[name].endswith(END_MARKER)
     assert refusal(FILES[name][:-2], decoder) == "truncated"
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_with_an_early_end_marker_is_refused(name, decoder):
     data = FILES[name]
@@ -194,7 +194,7 @@ def test_a_jpeg_with_an_early_end_marker_is_refused(name, decoder):
         assert refusal(data[:at] + END_MARKER + data[at:], decoder) in ("corrupt", "truncated"), at
 
 
-@both
+@every_decoder
 def test_a_progressive_jpeg_with_a_scan_left_out_is_truncated(decoder):
     data = FILES["JPEG progressive"]
     scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
@@ -204,7 +204,7 @@ def test_a_progressive_jpeg_with_a_scan_left_out_is_truncated(decoder):
         assert refusal(data[:cut] + END_MARKER, decoder) == "truncated"
 
 
-@both
+@every_decoder
 def test_a_long_stretch_overwritten_in_a_real_scan_is_told(real_images, decoder):
     # of 1,024 bytes and more not one of 240 got through when this was measured; of 64 zeros one in seven did
     rng = np.random.default_rng(0)
@@ -213,11 +213,11 @@ def test_a_long_stretch_overwritten_in_a_real_scan_is_told(real_images, decoder)
         for length in (1024, 4096):
             at = int(rng.integers(scan_start(data), len(data) - length - 2))
             for new in (bytes(length), rng.bytes(length), b""):
-                with pytest.raises(Unreadable):
+                with pytest.raises(DecodeError):
                     decode(data[:at] + new + data[at + length :], 224, 224, decoder=decoder)
 
 
-@both
+@every_decoder
 def test_a_zeroed_tail_of_a_real_file_is_told(real_images, decoder):
     for path in sorted(real_images.glob("*/*"))[::70]:
         data = path.read_bytes()
@@ -235,7 +235,7 @@ def test_gray_jpeg_with_the_sampling_factors_of_some_devices_is_read():
         np.testing.assert_array_equal(pixels(other), pixels(data))
 
 
-@both
+@every_decoder
 @pytest.mark.parametrize(
     ("process", "bits", "words"),
     [(0xC3, 8, "lossless JPEG"), (0xC1, 12, "extended JPEG, 12 bits"), (0xC5, 8, "hierarchical JPEG")],
@@ -244,7 +244,7 @@ def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder
     data = FILES["JPEG"]
     frame = data.index(b"\xff\xc0")
     other = data[: frame + 1] + bytes([process]) + data[frame + 2 : frame + 4] + bytes([bits]) + data[frame + 5 :]
-    with pytest.raises(Unreadable, match=words) as refused:
+    with pytest.raises(DecodeError, match=words) as refused:
         pixels(other, decoder)
     assert refused.value.reason == "unsupported"
 

@@ -1,0 +1,75 @@
+"""Sample images of every format that the image tests share. They are drawn here, and are of nobody."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrflow.images import DECODERS, Recipe, decode_image
+
+every_decoder = pytest.mark.parametrize("decoder", sorted(DECODERS))
+
+
+def decode(data: bytes, height: int, width: int, **options):
+    return decode_image(data, Recipe(height, width, **options))
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(height: int = 40, width: int = 60) -> Image.Image:
+    return Image.fromarray(np.add.outer(np.arange(height) * 2, np.arange(width)).astype(np.uint8))
+
+
+def picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.Image:
+    """Smooth shapes with fine noise: enough detail that a stretch of file is a stretch of image."""
+    rows, columns = np.mgrid[:height, :width] / max(height, width)
+    smooth = 120 + 80 * np.sin(7 * rows) * np.cos(5 * columns)
+    noise = np.random.default_rng(seed).normal(0, 12, (height, width))
+    return Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+
+
+def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags: int) -> bytes:
+    """An uncompressed gray TIFF of one strip, whatever the dtype."""
+    values = np.asarray(values)
+    pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = {
+        256: values.shape[1],
+        257: values.shape[0],
+        258: values.dtype.itemsize * 8,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: values.shape[0],
+        279: len(pixels),
+        339: {"u": 1, "i": 2, "f": 3}[values.dtype.kind],
+    }
+    tags |= {int(name[1:]): value for name, value in more_tags.items()}
+    # a SHORT would stand in the first half of the value field, so every value is a LONG
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    header = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(pixels))
+    return header + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
+    """A PNG of one row, written by hand: Pillow writes neither 2 and 4 bits of gray nor 16 bits of colour."""
+    bits = "".join(f"{sample:0{depth}b}" for sample in samples)
+    bits += "0" * (-len(bits) % 8)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    width = len(samples) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
+    parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
