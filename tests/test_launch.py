@@ -100,7 +100,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 for launcher in ("horovod", "torch"):
     config = TrainConfig(table="/t", run=f"{sys.argv[1]}/{launcher}", launcher=launcher, workers=2)
-    with Recorder(config, goes_on=False) as recorder:
+    with Recorder(config, resumes=False) as recorder:
         supervise(spark, config, lambda config, worker: {}, lambda config, slots: config, recorder.record, lambda: None)
 print(json.dumps(loaded))
 """

@@ -22,7 +22,7 @@ def binary(scores: list[float]) -> np.ndarray:
 def test_figures_worked_out_by_hand():
     truth = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
     scores = binary([0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.9, 0.95, 0.99])
-    figures = metrics.judge(truth, scores, np.arange(10), LABELS, 1, threshold=0.5, bootstrap=50)
+    figures = metrics.evaluate_scores(truth, scores, np.arange(10), LABELS, 1, threshold=0.5, bootstrap=50)
     assert figures["confusion"] == [[3, 1], [1, 5]]
     assert figures["accuracy"] == 0.8 and (figures["n"], figures["positives"]) == (10, 6)
     assert figures["sensitivity"] == pytest.approx(5 / 6) and figures["specificity"] == 0.75
@@ -71,7 +71,9 @@ def test_a_threshold_above_all_scores_reaches_any_specificity():
 
 def test_the_positive_label_may_be_the_first():
     truth, scores = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])
-    figures = metrics.judge(truth, scores, np.arange(2), ["ABNORMAL", "NORMAL"], 0, threshold=0.5, bootstrap=10)
+    figures = metrics.evaluate_scores(
+        truth, scores, np.arange(2), ["ABNORMAL", "NORMAL"], 0, threshold=0.5, bootstrap=10
+    )
     assert figures["positive_label"] == "ABNORMAL" and figures["sensitivity"] == 1.0
 
 
@@ -86,7 +88,7 @@ def test_positive_label_is_the_one_not_called_normal(labels, positive):
 def test_more_than_two_labels():
     truth = np.array([0, 1, 2, 2])
     scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.2, 0.3]])
-    figures = metrics.judge(truth, scores, np.arange(4), ["a", "b", "c"], 2, threshold=None, bootstrap=20)
+    figures = metrics.evaluate_scores(truth, scores, np.arange(4), ["a", "b", "c"], 2, threshold=None, bootstrap=20)
     assert figures["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
     assert figures["accuracy"] == 0.75 and figures["per_label"]["c"]["sensitivity"] == 0.5
     assert figures["auc"] == 1.0 and "threshold" not in figures
@@ -98,7 +100,9 @@ def test_each_of_several_findings_is_judged_where_it_is_known():
     unknown = np.nan
     truth = np.array([[1, unknown, 0], [0, 1, 0], [1, 0, 0], [0, unknown, 0]])
     scores = np.array([[0.9, 0.5, 0.1], [0.2, 0.6, 0.2], [0.3, 0.7, 0.1], [0.4, 0.1, 0.1]])
-    figures = metrics.judge(truth, scores, np.arange(4), ["a", "b", "c"], 0, threshold=[0.35, 0.65, None], bootstrap=10)
+    figures = metrics.evaluate_scores(
+        truth, scores, np.arange(4), ["a", "b", "c"], 0, threshold=[0.35, 0.65, None], bootstrap=10
+    )
     a, b, c = figures["per_label"].values()
     assert (a["n"], a["positives"], a["auc"], a["sensitivity"], a["specificity"]) == (4, 2, 0.75, 0.5, 0.5)
     assert (b["n"], b["positives"], b["auc"], b["sensitivity"]) == (2, 1, 0.0, 0.0)
@@ -109,7 +113,7 @@ def test_each_of_several_findings_is_judged_where_it_is_known():
 
 def test_of_a_finding_that_is_nowhere_known_there_are_no_figures():
     truth = np.array([[1, np.nan], [0, np.nan], [1, np.nan]])
-    figures = metrics.judge(
+    figures = metrics.evaluate_scores(
         truth,
         np.array([[0.9, 0.5], [0.2, 0.6], [0.3, 0.7]]),
         np.array([0, 0, 1]),
@@ -140,7 +144,9 @@ def test_a_rare_finding_takes_no_interval_from_the_means():
     truth[:, 1:] = np.arange(200)[:, None] == [0, -1]
     scores = random.random((200, 3)) * 0.7 + 0.3 * truth
     scores[0, 1] = 0.5
-    figures = metrics.judge(truth, scores, np.arange(200), ["common", "rare", "none"], None, [0.6] * 3, bootstrap=50)
+    figures = metrics.evaluate_scores(
+        truth, scores, np.arange(200), ["common", "rare", "none"], None, [0.6] * 3, bootstrap=50
+    )
     macro, (common, rare, none) = figures["macro"], figures["per_label"].values()
     assert rare["auc"] is not None and rare["auc_interval"] is None and none["auc"] is None
     assert macro["auc"] == pytest.approx((common["auc"] + rare["auc"]) / 2) and macro["auc"] == metrics.auc(
@@ -157,7 +163,7 @@ def test_a_finding_known_of_few_patients_takes_the_interval_from_the_means():
     truth = random.integers(0, 2, (200, 2)).astype(float)
     scores = random.random((200, 2)) * 0.7 + 0.3 * truth
     truth[6:, 1] = np.nan
-    figures = metrics.judge(truth, scores, np.arange(200), ["a", "b"], None, [0.5, 0.5], bootstrap=50)
+    figures = metrics.evaluate_scores(truth, scores, np.arange(200), ["a", "b"], None, [0.5, 0.5], bootstrap=50)
     macro, (a, b) = figures["macro"], figures["per_label"].values()
     assert (
         b["average_precision"] is not None
@@ -169,7 +175,7 @@ def test_a_finding_known_of_few_patients_takes_the_interval_from_the_means():
 
 
 def test_one_class_alone_has_no_auc():
-    figures = metrics.judge(np.ones(3, int), binary([0.2, 0.6, 0.7]), np.arange(3), LABELS, 1, 0.5)
+    figures = metrics.evaluate_scores(np.ones(3, int), binary([0.2, 0.6, 0.7]), np.arange(3), LABELS, 1, 0.5)
     assert figures["auc"] is None and figures["auc_interval"] is None and figures["specificity"] is None
     assert figures["accuracy"] == figures["sensitivity"] == pytest.approx(2 / 3)
 
@@ -181,7 +187,7 @@ def test_images_of_few_patients_widen_the_intervals():
     scores = binary(1 / (1 + np.exp(-(truth + shift))))
 
     def widths(patients, *names):
-        figures = metrics.judge(truth, scores, patients, LABELS, 1, 0.6, bootstrap=200)
+        figures = metrics.evaluate_scores(truth, scores, patients, LABELS, 1, 0.6, bootstrap=200)
         return np.array([high - low for low, high in (figures[name] for name in names)])
 
     by_patient = widths(np.repeat(np.arange(40), 10), "auc_interval", "sensitivity_interval")
@@ -269,7 +275,7 @@ def test_an_aucs_interval_near_1_holds_the_true_one(negatives, positives, area):
 def test_figures_without_an_error_have_intervals_all_the_same():
     """Ten and ten that are parted wholly say little of the next ones."""
     truth = np.repeat([0, 1], 10)
-    figures = metrics.judge(
+    figures = metrics.evaluate_scores(
         truth, binary(0.1 + 0.8 * truth), np.arange(20), LABELS, 1, 0.5, bootstrap=50, prevalence=(0.99, 0.01)
     )
     # Newcombe 2006, method 5: 0.8002 is 1.96 standard errors below 1.
@@ -278,7 +284,7 @@ def test_figures_without_an_error_have_intervals_all_the_same():
     assert figures["average_precision_interval"] is None and figures["operating_points"][0]["interval"] is None
     ppv, npv = figures["clinic"]["ppv_interval"], figures["clinic"]["npv_interval"]
     assert figures["clinic"]["ppv"] == 1 and ppv[1] == 1 and ppv[0] < 0.1 and npv[0] > 0.99
-    worst = metrics.judge(truth, binary(0.9 - 0.8 * truth), np.arange(20), LABELS, 1, 0.5, bootstrap=50)
+    worst = metrics.evaluate_scores(truth, binary(0.9 - 0.8 * truth), np.arange(20), LABELS, 1, 0.5, bootstrap=50)
     assert worst["auc"] == 0 and worst["auc_interval"] == pytest.approx([0, 0.1998], abs=1e-4)
     assert perfect_auc_interval(0, 5) is None
 
@@ -286,7 +292,7 @@ def test_figures_without_an_error_have_intervals_all_the_same():
 def test_of_few_patients_there_is_no_bootstrap():
     random = np.random.default_rng(0)
     truth, scores = np.arange(200) % 2, binary(random.random(200).tolist())
-    figures = metrics.judge(truth, scores, np.arange(200) % 2, LABELS, 1, 0.5, bootstrap=50)
+    figures = metrics.evaluate_scores(truth, scores, np.arange(200) % 2, LABELS, 1, 0.5, bootstrap=50)
     assert figures["auc_interval"] is None and figures["calibration"]["ece_interval"] is None
     low, high = figures["accuracy_interval"]
     assert high - low > 0.6  # two patients

@@ -72,10 +72,10 @@ def test_the_errors_before_a_temperature_are_of_the_questions_that_are_judged():
     scores, names = softmax(logits, axis=1), ["a", "b", "c"]
 
     def judged(truth, scores, labels, positive, threshold):
-        return metrics.judge(truth, scores, np.arange(300), labels, positive, threshold, bootstrap=5)
+        return metrics.evaluate_scores(truth, scores, np.arange(300), labels, positive, threshold, bootstrap=5)
 
     assert calibration_errors(truth, scores, names, 2) == {
-        "called": pytest.approx(judged(truth, scores, names, 2, None)["calibration"]["ece"])
+        "predicted": pytest.approx(judged(truth, scores, names, 2, None)["calibration"]["ece"])
     }
     two = np.stack([scores[:, 0], 1 - scores[:, 0]], axis=1)
     assert calibration_errors((truth > 0) * 1, two, ["a", "rest"], 0) == {

@@ -24,7 +24,7 @@ def judged():
         ill,
         score,
         groups,
-        metrics.judge_subgroups(ill.astype(int), scores, patients, groups, LABELS, 1, 0.5, bootstrap=200),
+        metrics.evaluate_subgroups(ill.astype(int), scores, patients, groups, LABELS, 1, 0.5, bootstrap=200),
     )
 
 
@@ -66,12 +66,12 @@ def test_groups_of_more_labels_and_of_several_findings():
     groups = np.repeat(["a", "b"], 50)
     truth = random.integers(0, 3, 100)
     scores = np.eye(3)[np.where(groups == "b", (truth + 1) % 3, truth)] * 0.8 + 0.1
-    found = metrics.judge_subgroups(truth, scores, np.arange(100), groups, ["x", "y", "z"], 2, None, bootstrap=20)
+    found = metrics.evaluate_subgroups(truth, scores, np.arange(100), groups, ["x", "y", "z"], 2, None, bootstrap=20)
     assert (found["groups"]["a"]["accuracy"], found["groups"]["b"]["accuracy"], found["worst"]) == (1, 0, "b")
     several = random.integers(0, 2, (100, 2)).astype(float)
     several[:10, 1] = np.nan
     scores = np.abs(several - (groups == "a")[:, None] * 0.9 - 0.05)
-    found = metrics.judge_subgroups(
+    found = metrics.evaluate_subgroups(
         several, np.nan_to_num(scores), np.arange(100), groups, ["x", "y"], 0, [0.5, 0.5], bootstrap=20
     )
     assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
@@ -85,7 +85,9 @@ def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
     scores = expit(truth * [4, 1] + random.normal(size=truth.shape))
     truth[groups == "easy", 1] = truth[groups == "unknown"] = np.nan
     truth[:100, 0] = 1 - truth[:100, 0]  # a third of the easy ones are wrong
-    found = metrics.judge_subgroups(truth, scores, np.arange(640), groups, ["x", "y"], None, [0.5, 0.5], bootstrap=20)
+    found = metrics.evaluate_subgroups(
+        truth, scores, np.arange(640), groups, ["x", "y"], None, [0.5, 0.5], bootstrap=20
+    )
     easy, hard, unknown = found["groups"].values()
     assert (easy["auc_labels"], hard["auc_labels"], unknown["auc_labels"], unknown["auc"]) == (1, 2, 0, None)
     assert easy["auc_of_all"] == pytest.approx(metrics.auc(truth[:, :1], scores[:, :1]))
@@ -96,24 +98,7 @@ def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
 def test_groups_of_numbers_are_in_their_order():
     groups = np.array(["1100", "224 to 300", "b", "a", "90.5"])
     scores = np.tile([0.4, 0.6], (5, 1))
-    found = metrics.judge_subgroups(
+    found = metrics.evaluate_subgroups(
         np.array([0, 1, 0, 1, 0]), scores, np.arange(5), groups, LABELS, 1, 0.5, bootstrap=5
     )
     assert list(found["groups"]) == ["90.5", "224 to 300", "1100", "a", "b"] and found["worst"] is None
-
-
-def test_the_surest_calls():
-    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.01, 0.99], [0.7, 0.3]])
-    calls = metrics.find_calls(np.array([1, 1, 0, 0]), scores, 1, 0.5)
-    assert calls.rows[calls.surest(~calls.right, 5)].tolist() == [2, 0] and calls.places.tolist() == [1] * 4
-    assert calls.rows[calls.surest(calls.right, 1)].tolist() == [3] and calls.least_sure(1).tolist() == [1]
-    # From a threshold of 0.99 on, 0.6 is no near thing.
-    assert metrics.find_calls(np.array([1, 1, 0, 0]), scores, 1, 0.99).least_sure(1).tolist() == [2]
-    three = metrics.find_calls(np.array([0, 1]), np.array([[0.2, 0.5, 0.3], [0.05, 0.9, 0.05]]), 2, None)
-    assert (three.places.tolist(), three.right.tolist(), three.least_sure(1).tolist()) == ([1, 1], [False, True], [0])
-    several = metrics.find_calls(np.array([[1, np.nan], [0, 0]]), np.array([[0.3, 0.9], [0.1, 0.6]]), 0, [0.5, None])
-    assert list(zip(several.rows, several.places, several.right, strict=True)) == [
-        (0, 0, False),
-        (1, 0, True),
-        (1, 1, False),
-    ]

@@ -109,7 +109,7 @@ def test_facts_that_are_all_right(table):
         (1, "run", {"unseen": ["driver", 0]}, "bob does not see what the driver and ada wrote there"),
         (0, "memory", {"available": 1 * GB}, "ada has 1.0 GB free of 8.0 GB, and 1 worker needs 1.6 GB"),
         (1, "step", {"error": "RuntimeError: it ended with status 1"}, "RuntimeError: it ended with status 1 (on bob)"),
-        (1, "step", {"gpus": 2}, "--device auto: expected the same on every host_facts, found no GPU on ada"),
+        (1, "step", {"gpus": 2}, "--device auto: expected the same on every machine, found no GPU on ada"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(table, rank, check, facts, words):
@@ -130,7 +130,7 @@ def test_a_task_without_cxrflow(table):
     for broken in (0, 1):
         tasks = good_tasks()
         tasks[broken] = {"rank": broken, "host": "eve", "broken": "ModuleNotFoundError: No module named 'cxrflow'"}
-        for check in ("table", "run", "memory", "step"):  # both on one host_facts, for which rank 0 looks
+        for check in ("table", "run", "memory", "step"):  # both on one machine, for which rank 0 looks
             tasks[1].pop(check, None)
         rows = judged(table, tasks)
         assert rows["versions"].found == "ModuleNotFoundError: No module named 'cxrflow' (on eve)"
@@ -189,7 +189,7 @@ def test_what_lies_on_a_gpu_takes_no_memory_of_the_machine(table):
 
 
 def test_memory_that_is_enough_if_workers_are_dealt_out_evenly(table):
-    """Two slots on each host_facts, and room for one and a half workers."""
+    """Two slots on each machine, and room for one and a half workers."""
     tasks = [task for leader in good_tasks() for task in (leader, not_leading(leader))]
     tasks = [{**task, "rank": rank} for rank, task in enumerate(tasks)]
     for leader in tasks[::2]:
@@ -453,7 +453,7 @@ def submit(
 
 @dataclasses.dataclass
 class Machines:
-    """A cluster of two addresses of this host_facts, one task slot each."""
+    """A cluster of two addresses of this machine, one task slot each."""
 
     url: str
     packages: Path

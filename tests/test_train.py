@@ -88,7 +88,7 @@ def test_the_driver_recorded_what_rank_0_did(trained):
         if event["event"] == "step":
             shares = [event[f"{part}_share"] for part in ("feed", "augment", "step", "other")]
             assert all(share >= 0 for share in shares) and sum(shares) == pytest.approx(1)
-            assert 0 < event["exchange_share"] < event["step_share"]
+            assert 0 < event["all_reduce_share"] < event["step_share"]
     assert events[-1]["status"] == "finished" and events[-2]["seconds_left"] > 0
 
 

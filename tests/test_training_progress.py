@@ -62,7 +62,7 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
                 "learning_rate": 0.1,
                 "images_per_second": 6.0,
                 "seconds": 1.0,
-                "exchange_share": 0.1,
+                "all_reduce_share": 0.1,
                 "fed": {"samples": 1000},
             }
         )
@@ -97,9 +97,9 @@ def test_steps_are_told_every_five_seconds_and_at_the_end_of_an_epoch(monkeypatc
     for event in steps:
         assert event["images_per_second"] == pytest.approx(10 / 1.5)
         assert event["feed_share"] == pytest.approx(1 / 3) and event["step_share"] == pytest.approx(2 / 3)
-        assert event["exchange_share"] == pytest.approx(EXCHANGE / 1.5)
+        assert event["all_reduce_share"] == pytest.approx(EXCHANGE / 1.5)
     alone, _ = simulate(monkeypatch, epochs=1, workers=1)
-    assert not any("exchange_share" in event for event in of(alone, "step"))
+    assert not any("all_reduce_share" in event for event in of(alone, "step"))
 
 
 def test_images_go_on_where_a_run_goes_on(monkeypatch):

@@ -18,7 +18,7 @@ from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import UserError
 from cxrflow.watch import append_file, event_queue, recorder
 from cxrflow.watch.append_file import GrowingFile
-from cxrflow.watch.jsonl_sink import JsonLines
+from cxrflow.watch.jsonl_sink import JsonlSink
 from cxrflow.watch.recorder import Recorder, check_watch
 from cxrflow.watch.terminal import duration, line_of
 from s3_server import S3Server
@@ -53,7 +53,7 @@ def step(images, loss=0.5):
         "images_per_second": 20.0,
         "feed_share": 0.25,
         "step_share": 0.5,
-        "exchange_share": 0.125,
+        "all_reduce_share": 0.125,
         "seconds_left": 8000.0,
     }
 
@@ -83,9 +83,9 @@ def config(run, **changes):
     return TrainConfig(table="/table", run=str(run), **changes)
 
 
-def recorded(settings, *events, goes_on=False):
+def recorded(settings, *events, resumes=False):
     """Record the events of a training that ends as it should."""
-    with Recorder(settings, goes_on) as watch:
+    with Recorder(settings, resumes) as watch:
         for event in events:
             watch.record(event)
 
@@ -122,13 +122,13 @@ def test_every_event_is_a_line(tmp_path):
 def test_tensorboard_reads_what_was_written(tmp_path):
     recorded(config(tmp_path), start(), step(500, 0.75), step(900, 0.5), checkpoint(IMAGES), epoch(1))
     assert curve(tmp_path, "train/loss") == [(500, 0.75), (900, 0.5)]
-    assert curve(tmp_path, "time/exchange_share") == [(500, 0.125), (900, 0.125)]
+    assert curve(tmp_path, "time/all_reduce_share") == [(500, 0.125), (900, 0.125)]
     assert curve(tmp_path, "val/auc") == [(1000, 0.75)]
 
 
 def test_a_run_that_goes_on_adds_to_its_files_and_tensorboard_drops_what_was_redone(tmp_path):
     recorded(config(tmp_path), start(), step(IMAGES, 1.0), checkpoint(IMAGES), epoch(1), step(1800, 2.0))
-    recorded(config(tmp_path, workers=4), start(IMAGES), step(1700, 3.0), epoch(2), goes_on=True)
+    recorded(config(tmp_path, workers=4), start(IMAGES), step(1700, 3.0), epoch(2), resumes=True)
     assert kinds(tmp_path) == [
         ("start", 0),
         ("step", 1000),
@@ -180,7 +180,7 @@ RECORD = """
 import sys
 from cxrflow.base.config import TrainConfig
 from cxrflow.watch.recorder import Recorder
-with Recorder(TrainConfig(table="/t", run=sys.argv[1]), goes_on=False) as watch:
+with Recorder(TrainConfig(table="/t", run=sys.argv[1]), resumes=False) as watch:
     for line in sys.stdin:
         watch.record(eval(line))
 """
@@ -195,7 +195,7 @@ def test_a_driver_that_is_killed_has_lost_nothing_and_its_run_goes_on(tmp_path):
         driver.send_signal(signal.SIGKILL)
     with (tmp_path / "events.jsonl").open("ab") as file:
         file.write(b'{"event": "step", "ti')  # as a machine without power leaves it
-    recorded(config(tmp_path), start(500), step(600, 2.0), goes_on=True)
+    recorded(config(tmp_path), start(500), step(600, 2.0), resumes=True)
     assert kinds(tmp_path) == [
         ("start", 0),
         ("step", 400),
@@ -245,12 +245,12 @@ def bucket():
 def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(append_file, "REWRITE_SECONDS", 0.5)
     run = "s3://watch/run"
-    with Recorder(config(run), goes_on=False) as watch:
+    with Recorder(config(run), resumes=False) as watch:
         watch.record(start())
         for images in range(10, 210, 10):
             watch.record(step(images))
         wait_for(lambda: len(kinds(run)) == 21)  # although nothing else happens
-    recorded(config(run), start(200), step(210), goes_on=True)
+    recorded(config(run), start(200), step(210), resumes=True)
     assert kinds(run) == [
         ("start", 0),
         *(("step", images) for images in range(10, 210, 10)),
@@ -287,8 +287,8 @@ def test_a_mount_that_cannot_append_is_written_again_too(tmp_path):
 def test_a_sink_that_fails_says_so_once_and_what_it_missed_comes_later(tmp_path, caplog):
     blocked = tmp_path / "folder"
     blocked.write_text("a file")
-    sink = JsonLines(str(blocked / "events.jsonl"))
-    way = event_queue.Channel("events.jsonl", lambda: sink)
+    sink = JsonlSink(str(blocked / "events.jsonl"))
+    way = event_queue.EventQueue("events.jsonl", lambda: sink)
     for images in (10, 20):
         way.record(step(images))
     wait_for(lambda: caplog.records)
@@ -313,7 +313,7 @@ def test_a_recorder_whose_run_directory_cannot_be_written_stops_nothing(tmp_path
 def test_a_sink_that_hangs_holds_nobody_up(tmp_path, monkeypatch, caplog):
     """A named pipe that nobody reads: opening it waits for ever."""
     monkeypatch.setattr(recorder, "CLOSE_SECONDS", 0.3)
-    with Recorder(config(tmp_path, tensorboard=False), goes_on=False) as watch:
+    with Recorder(config(tmp_path, tensorboard=False), resumes=False) as watch:
         watch.record(start())
         wait_for(lambda: kinds(tmp_path))
         (tmp_path / "events.jsonl").unlink()
@@ -370,7 +370,7 @@ def finished_run(folder):
 
 def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_store):
     run = tmp_path / "run"
-    with Recorder(config(run, mlflow="xrays", learning_rate=0.125), goes_on=False) as watch:
+    with Recorder(config(run, mlflow="xrays", learning_rate=0.125), resumes=False) as watch:
         for event in (start(), step(500, 0.75), step(900, float("nan")), epoch(1), checkpoint(IMAGES)):
             watch.record(event)
         finished_run(run)
@@ -396,7 +396,7 @@ def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_stor
 )
 def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlflow_store, error, status):
     run = tmp_path / "run"
-    with pytest.raises(type(error)), Recorder(config(run, mlflow="xrays"), goes_on=False) as watch:
+    with pytest.raises(type(error)), Recorder(config(run, mlflow="xrays"), resumes=False) as watch:
         watch.record(start())
         watch.record(checkpoint(500))
         raise error
@@ -404,7 +404,7 @@ def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlfl
     assert stopped.info.status == status and lines(run)[-1]["status"] == status.lower()
     assert lines(run)[-1].get("error") == ("RuntimeError: the loss is nan" if status == "FAILED" else None)
     finished_run(run)
-    recorded(config(run, mlflow="xrays", workers=4), {**start(500), "workers": 4}, step(700), goes_on=True)
+    recorded(config(run, mlflow="xrays", workers=4), {**start(500), "workers": 4}, step(700), resumes=True)
     [found] = runs(mlflow_store)
     assert (found.info.run_id, found.info.status) == (stopped.info.run_id, "FINISHED")
     assert (found.data.params["workers"], found.data.tags["cxrflow.workers"]) == ("1", "4")
@@ -415,7 +415,7 @@ def test_another_run_in_the_directory_is_another_run_of_mlflow(tmp_path, mlflow_
     recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
     first = json.loads((run / "mlflow.json").read_text())
     finished_run(run)
-    with pytest.raises(OSError), Recorder(config(run, mlflow="xrays", overwrite=True), goes_on=False) as watch:
+    with pytest.raises(OSError), Recorder(config(run, mlflow="xrays", overwrite=True), resumes=False) as watch:
         watch.record(start())
         raise OSError("before its first checkpoint")
     assert json.loads((run / "mlflow.json").read_text()) == first
@@ -428,8 +428,8 @@ def test_a_run_that_mlflow_has_no_more_is_made_again(tmp_path, mlflow_store):
     run = tmp_path / "run"
     recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
     mlflow_store.delete_run(runs(mlflow_store)[0].info.run_id)
-    recorded(config(run, mlflow="xrays"), start(500), goes_on=True)
-    recorded(config(run, mlflow="others"), start(500), goes_on=True)
+    recorded(config(run, mlflow="xrays"), start(500), resumes=True)
+    recorded(config(run, mlflow="others"), start(500), resumes=True)
     assert len(runs(mlflow_store)) == len(runs(mlflow_store, "others")) == 1
 
 
@@ -439,9 +439,9 @@ def test_an_mlflow_that_cannot_be_reached_stops_a_new_run_before_it_begins(tmp_p
     with pytest.raises(
         UserError, match="--mlflow: expected an MLflow that takes a run of the experiment 'xrays'"
     ) as error:
-        Recorder(config(tmp_path / "run", mlflow="xrays"), goes_on=False).__enter__()
+        Recorder(config(tmp_path / "run", mlflow="xrays"), resumes=False).__enter__()
     assert "pass" not in str(error.value) and "word" not in str(error.value) and not (tmp_path / "run").exists()
-    recorded(config(tmp_path / "run", mlflow="xrays"), start(500), goes_on=True)
+    recorded(config(tmp_path / "run", mlflow="xrays"), start(500), resumes=True)
     assert kinds(tmp_path / "run") == [("start", 500), ("end", None)]
     assert "MLflow: cannot be written, training goes on" in caplog.text and "word" not in caplog.text
 

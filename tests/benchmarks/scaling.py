@@ -180,7 +180,9 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
     for launcher, size in dict.fromkeys((launcher, size) for launcher, _, size in turns):
         rates = {shape: [turn["rate"] for turn in turns[launcher, shape, size]] for shape in SHAPES}
         one, two, apart, threads = (statistics.median(rates[shape]) for shape in SHAPES)
-        shares = [turn["exchange_share"] for turn in turns[launcher, "two", size] if turn["exchange_share"] is not None]
+        shares = [
+            turn["all_reduce_share"] for turn in turns[launcher, "two", size] if turn["all_reduce_share"] is not None
+        ]
         rows.append(
             {
                 "launcher": launcher,
@@ -192,7 +194,7 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
                 "weak": two / (2 * one),
                 "to_apart": two / apart,
                 "to_threads": two / threads,
-                "exchange_share": statistics.median(shares) if shares else None,
+                "all_reduce_share": statistics.median(shares) if shares else None,
                 "step_seconds": BATCH_ROWS / one,
                 "range": {shape: [min(found), max(found)] for shape, found in rates.items()},
             }
@@ -208,7 +210,7 @@ def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        share = "" if row["exchange_share"] is None else f"{row['exchange_share']:.1%}"
+        share = "" if row["all_reduce_share"] is None else f"{row['all_reduce_share']:.1%}"
         lines.append(
             f"| {LAUNCHERS[row['launcher']]} | {row['size']} | {row['one']:.0f} | {row['two']:.0f} | "
             f"{row['apart']:.0f} | {row['threads']:.0f} | {row['weak']:.1%} | {row['to_apart']:.1%} | "

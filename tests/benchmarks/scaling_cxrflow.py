@@ -1,7 +1,7 @@
 """Contestant of scaling.py: trainings on real workers, in one Spark session that is opened once.
 
 Answers ``run LAUNCHER WORKERS together|apart SCRATCH TABLE...`` with a list, for each table what its training's step events
-say: ``rate`` (images a second of all workers, without the first step) and ``exchange_share`` (None where it is not measured).
+say: ``rate`` (images a second of all workers, without the first step) and ``all_reduce_share`` (None where it is not measured).
 Apart means that each worker trains a model of its own, at the same time, without a word to the others.
 """
 
@@ -54,7 +54,7 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
             )
             rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell
             rates = worker.all_gather(np.array([rate]))
-            sizes.append({"rate": float(rates.sum()), "exchange_share": None if share != share else share})
+            sizes.append({"rate": float(rates.sum()), "all_reduce_share": None if share != share else share})
         return {"sizes": sizes}
 
     return train
@@ -95,7 +95,7 @@ def steady(events: list[dict]) -> tuple[float, float]:
         if event["event"] == "step":
             spent = (event["images"] - fed) / event["images_per_second"]
             images, fed, seconds = images + event["images"] - fed, event["images"], seconds + spent
-            exchanged += spent * event.get("exchange_share", float("nan"))
+            exchanged += spent * event.get("all_reduce_share", float("nan"))
     return images / seconds, exchanged / seconds
 
 

@@ -7,12 +7,12 @@ image ("multi") float (n, K), 1 or 0, NaN where unknown. Scores are float (n, K)
 
 from cxrflow.metrics.calibration import ece, fit_temperature, reliability, tempered, with_temperature
 from cxrflow.metrics.decision import Threshold, positive_index, predicted
-from cxrflow.metrics.evaluation import judge
+from cxrflow.metrics.evaluation import evaluate_scores
 from cxrflow.metrics.intervals import wilson
-from cxrflow.metrics.outcomes import find_calls
+from cxrflow.metrics.outcomes import find_outcomes
 from cxrflow.metrics.prevalence import Prior, estimate_prevalence, find_shares
 from cxrflow.metrics.ranking import auc
-from cxrflow.metrics.subgroups import judge_subgroups
+from cxrflow.metrics.subgroups import evaluate_subgroups
 from cxrflow.metrics.thresholds import CRITERIA, fit_threshold, youden_threshold
 
 __all__ = [
@@ -22,12 +22,12 @@ __all__ = [
     "auc",
     "ece",
     "estimate_prevalence",
-    "find_calls",
+    "find_outcomes",
     "find_shares",
     "fit_temperature",
     "fit_threshold",
-    "judge",
-    "judge_subgroups",
+    "evaluate_scores",
+    "evaluate_subgroups",
     "positive_index",
     "predicted",
     "reliability",

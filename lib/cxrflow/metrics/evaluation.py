@@ -13,7 +13,7 @@ from cxrflow.metrics.one_vs_rest import OneVsRest
 MEANS = ("auc", "average_precision", "sensitivity", "specificity")
 
 
-def judge(
+def evaluate_scores(
     truth: np.ndarray,
     scores: np.ndarray,
     patients: np.ndarray,
@@ -32,7 +32,7 @@ def judge(
     and their means in ``macro``.
     """
     called = predicted(scores, positive, threshold)
-    asked = questions(truth, scores, called, patients, labels, positive)
+    asked = binary_problems(truth, scores, called, patients, labels, positive)
     resampled = Resamples(patients, bootstrap, seed).of(
         lambda weights: {
             (label, name): value for label, question in asked.items() for name, value in question(weights).items()
@@ -70,7 +70,7 @@ def judge(
     }
 
 
-def questions(
+def binary_problems(
     truth: np.ndarray,
     scores: np.ndarray,
     called: np.ndarray,
@@ -94,7 +94,7 @@ def questions(
 def calibration_errors(
     truth: np.ndarray, scores: np.ndarray, labels: list[str], positive: int | None
 ) -> dict[str, float | None]:
-    """The expected calibration errors that ``judge`` reports, by label: of two labels the positive one's, of more that of the
+    """The expected calibration errors that ``evaluate_scores`` reports, by label: of two labels the positive one's, of more that of the
     called one, by the name ``called``, of several findings each one's, None where nothing is known of it."""
     if truth.ndim == 2:
         return {
@@ -102,7 +102,7 @@ def calibration_errors(
             for place, (label, rows) in enumerate(zip(labels, (~np.isnan(truth)).T, strict=True))
         }
     if len(labels) > 2:
-        return {"called": ece(truth == scores.argmax(axis=1), scores.max(axis=1))}
+        return {"predicted": ece(truth == scores.argmax(axis=1), scores.max(axis=1))}
     return {labels[positive]: ece(truth == positive, scores[:, positive])}
 
 

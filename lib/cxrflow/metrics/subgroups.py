@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from cxrflow.metrics.decision import Threshold, predicted
-from cxrflow.metrics.evaluation import questions
+from cxrflow.metrics.evaluation import binary_problems
 from cxrflow.metrics.intervals import Resamples, logit_interval, mean_of
 from cxrflow.metrics.one_vs_rest import OneVsRest
 
@@ -16,7 +16,7 @@ FEWEST = 10
 _RATES = ("accuracy", "sensitivity", "specificity")
 
 
-def judge_subgroups(
+def evaluate_subgroups(
     truth: np.ndarray,
     scores: np.ndarray,
     patients: np.ndarray,
@@ -105,7 +105,7 @@ def _mean_auc(
     resamples: Resamples,
 ) -> dict:
     def asked(states: np.ndarray) -> dict[str, OneVsRest]:
-        return questions(states, scores, called, patients, [str(place) for place in range(truth.shape[1])], None)
+        return binary_problems(states, scores, called, patients, [str(place) for place in range(truth.shape[1])], None)
 
     here, all_of_it = asked(np.where(inside[:, None], truth, np.nan)), asked(truth)
     both = [place for place, question in here.items() if question.values["auc"] is not None]

@@ -96,11 +96,11 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
 
 
 def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: pd.DataFrame) -> dict:
-    """What ``metrics.judge`` says of the rows of ``score_table``, with ``prevalence`` (of the labels in training, here, as estimated
+    """What ``metrics.evaluate_scores`` says of the rows of ``score_table``, with ``prevalence`` (of the labels in training, here, as estimated
     from the scores alone, and what the scores were re-weighted for), ``shift`` (against the run's validation images),
     ``temperature``, ``subgroups``, ``unnamed`` (images that tell no patient) and ``mistakes`` (the surest).
 
-    In ``scored``, scores become those that were judged, and calls and subgroups are added.
+    In ``scored``, scores become those that were judged, and predicted labels and subgroups are added.
     """
     truth = run.truth(scored["label"], manifest.labels)
     patients = scored["patient_id"].to_numpy()
@@ -115,7 +115,7 @@ def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: p
         scored[[truth_column(label) for label in run.labels]] = truth
     how = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
     result = {
-        **metrics.judge(truth, scores, patients, *how, prior and prior.clinic),
+        **metrics.evaluate_scores(truth, scores, patients, *how, prior and prior.clinic),
         "prevalence": prevalence,
         "shift": _shift(config, run, facts, scored, raw),
         "temperature": _temperature(run, truth, raw, prior),
@@ -124,7 +124,10 @@ def judge_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: p
     }
     if config.subgroups:
         scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
-        result["subgroups"] = {"by": config.subgroups, **metrics.judge_subgroups(truth, scores, patients, groups, *how)}
+        result["subgroups"] = {
+            "by": config.subgroups,
+            **metrics.evaluate_subgroups(truth, scores, patients, groups, *how),
+        }
     return {**result, "mistakes": _mistakes(scored, truth, scores, run, threshold)}
 
 
@@ -188,13 +191,16 @@ def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray, prior: Prior |
 def _mistakes(
     scored: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, run: Run, threshold: metrics.Threshold
 ) -> list[dict]:
-    """The calls that were wrong though the model was sure: path, truth, and the score of the label that the call is about."""
-    calls = metrics.find_calls(truth, scores, run.positive, threshold)
-    wrong = [(calls.rows[call], calls.places[call]) for call in calls.surest(~calls.right, MISTAKES)]
+    """The most confident wrong predictions: path, label, and the score of the predicted label."""
+    outcomes = metrics.find_outcomes(truth, scores, run.positive, threshold)
+    wrong = [
+        (outcomes.rows[call], outcomes.label_indices[call])
+        for call in outcomes.most_confident(~outcomes.correct, MISTAKES)
+    ]
     return [
         {
             "path": scored["path"][row],
-            "truth": scored["label"][row],
+            "label": scored["label"][row],
             "score_of": run.labels[place],
             "score": float(scores[row, place]),
         }

@@ -14,14 +14,14 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
 from cxrflow.images import DecodeError, Recipe, decode_image
-from cxrflow.metrics import Threshold, find_calls
+from cxrflow.metrics import Threshold, find_outcomes
 from cxrflow.metrics.evaluation_text import rate
-from cxrflow.metrics.outcomes import sureness
+from cxrflow.metrics.outcomes import confidence
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How a run calls a label: by thresholds, or with more than two labels by the highest score."""
+    """How a run outcomes a label: by thresholds, or with more than two labels by the highest score."""
 
     labels: list[str]
     positive: int | None
@@ -58,25 +58,29 @@ def from_scores(
     Raises UserError where the table is no longer the one that was scored.
     """
     scores = scored[[score_column(label) for label in decision.labels]].to_numpy()
-    calls = find_calls(truth, scores, decision.positive, decision.threshold)
-    present = truth[calls.rows] == calls.places if truth.ndim == 1 else truth[calls.rows, calls.places] == 1
+    outcomes = find_outcomes(truth, scores, decision.positive, decision.threshold)
+    present = (
+        truth[outcomes.rows] == outcomes.label_indices
+        if truth.ndim == 1
+        else truth[outcomes.rows, outcomes.label_indices] == 1
+    )
     if truth.ndim == 1 and len(decision.labels) > 2:
         rows = [
-            ("Right, and sure", calls.surest(calls.right, count)),
-            ("Wrong, and sure", calls.surest(~calls.right, count)),
+            ("Right, and sure", outcomes.most_confident(outcomes.correct, count)),
+            ("Wrong, and sure", outcomes.most_confident(~outcomes.correct, count)),
         ]
     else:
         finding = decision.labels[decision.positive] if truth.ndim == 1 else "the finding"
         rows = [
-            (f"Hits: {finding}, and called so", calls.surest(calls.right & present, count)),
-            (f"Misses: {finding}, but not called", calls.surest(~calls.right & present, count)),
-            (f"False alarms: not {finding}, but called", calls.surest(~calls.right & ~present, count)),
-            (f"Not {finding}, and not called", calls.surest(calls.right & ~present, count)),
+            (f"Hits: {finding}, and called so", outcomes.most_confident(outcomes.correct & present, count)),
+            (f"Misses: {finding}, but not called", outcomes.most_confident(~outcomes.correct & present, count)),
+            (f"False alarms: not {finding}, but called", outcomes.most_confident(~outcomes.correct & ~present, count)),
+            (f"Not {finding}, and not called", outcomes.most_confident(outcomes.correct & ~present, count)),
         ]
-    rows.append(("The model is least sure of these", calls.least_sure(count)))
+    rows.append(("The model is least sure of these", outcomes.least_confident(count)))
 
     def example(call: int) -> Example:
-        row, place = scored.iloc[calls.rows[call]], int(calls.places[call])
+        row, place = scored.iloc[outcomes.rows[call]], int(outcomes.label_indices[call])
         return Example(
             _stored(table, row, recipe),
             place,
@@ -98,7 +102,7 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
     scores = scored[columns].to_numpy()
     words = [set(text.split("|")) for text in scored["predicted_label"]]
     called = np.array([[label in said for label in decision.labels] for said in words], bool).reshape(scores.shape)
-    sure = sureness(scores, decision.positive, _threshold(scores, called, decision))
+    sure = confidence(scores, decision.positive, _threshold(scores, called, decision))
     rows = [
         (f"Surest {label}", place, scored[called[:, place]].nlargest(count, columns[place]))
         for place, label in enumerate(decision.labels)
@@ -120,7 +124,7 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
 
 
 def _threshold(scores: np.ndarray, called: np.ndarray, decision: Decision) -> Threshold:
-    """The one that the calls, bool (n, K), tell of: it moves where scores were re-weighted for another prevalence."""
+    """The one that the outcomes, bool (n, K), tell of: it moves where scores were re-weighted for another prevalence."""
 
     def told(place: int, threshold: float | None) -> float | None:
         positive, own = called[:, place], scores[:, place]

@@ -130,7 +130,7 @@ def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict[str, int]]:
     """Files by what is called in them, of which there may be several findings, and by why they were not scored."""
     called = predictions["predicted_label"].dropna().value_counts().to_dict()
     return {
-        "called": count_labels(called, task)["labels"],
+        "predicted": count_labels(called, task)["labels"],
         "unreadable": predictions["reason"].dropna().value_counts().to_dict(),
     }
 

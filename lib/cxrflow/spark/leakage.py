@@ -14,7 +14,7 @@ from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.spark.session import task_slots
-from cxrflow.watch.event_queue import plain_words
+from cxrflow.watch.event_queue import one_line_error
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def find_leakage(spark: SparkSession, run: RunDirectory, table: str, manifest: M
         return {"table": "unknown"}
     except Exception as error:  # whatever Spark or a store has against it: what is judged does not need it
         log.warning(
-            "the table %s, which the run was trained on, could not be compared with: %s", place, plain_words(error)
+            "the table %s, which the run was trained on, could not be compared with: %s", place, one_line_error(error)
         )
         return {"table": "unknown"}
 

@@ -58,7 +58,7 @@ class Run:
         return from_predicted(called, self.labels) if self.multi else [self.labels[place] for place in called]
 
     def truth(self, texts: pd.Series, labels: list[str]) -> np.ndarray:
-        """What ``metrics.judge`` takes, of a table's column label and its labels: of findings that the run knows and the table
+        """What ``metrics.evaluate_scores`` takes, of a table's column label and its labels: of findings that the run knows and the table
         does not, nothing is known."""
         if self.multi:
             truth = np.full((len(texts), len(self.labels)), np.nan, np.float32)

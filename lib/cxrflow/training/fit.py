@@ -277,7 +277,7 @@ class _Trainer:
             "fed": fed,
         }
         if self._worker.size > 1:
-            record["exchange_share"] = exchanged / seconds
+            record["all_reduce_share"] = exchanged / seconds
         self._epochs.append(record)
         if self._best is None or _rank_of(record) > _rank_of(self._best):
             self._best = record

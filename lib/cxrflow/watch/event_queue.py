@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Add the events. Raises whatever it likes, and is then called again with the same events and later ones."""
 
 
-class Channel:
+class EventQueue:
     """A sink in a thread of its own. It says once that it fails, and goes on."""
 
     def __init__(self, name: str, open_sink: Callable[[], Sink], open_seconds: float | None = None):
@@ -87,11 +87,11 @@ class Channel:
 
     def _say(self, error: Exception) -> None:
         if not self._failed:
-            log.warning("%s: cannot be written, training goes on (%s)", self._name, plain_words(error))
+            log.warning("%s: cannot be written, training goes on (%s)", self._name, one_line_error(error))
         self._failed = True
 
 
-def plain_words(error: BaseException) -> str:
+def one_line_error(error: BaseException) -> str:
     """The error in one line, without what may be a password in a URL."""
     text = str(error).strip().partition("\n")[0]
     return re.sub(r"://\S*@", "://", f"{type(error).__name__}: {text}" if text else type(error).__name__)[:500]

@@ -36,7 +36,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "augment_share": "the same, in which it augmented",
         "step_share": "the same, of the steps themselves: forward, backward, exchange of the gradients, update",
         "other_share": "the same, of all else, such as checkpoints",
-        "exchange_share": "the same, of the exchange of the gradients alone: waiting for the slowest worker, and "
+        "all_reduce_share": "the same, of the exchange of the gradients alone: waiting for the slowest worker, and "
         "transfer; only of several workers",
         "seconds_left": "until the end of the last epoch, with all validations",
     },
@@ -50,7 +50,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "val_accuracy": "of the val split at the highest score, from 0 to 1",
         "learning_rate": "at the epoch's end",
         "images_per_second": "of all workers together, without validation",
-        "exchange_share": "share of rank 0's time without validation that the exchange of the gradients took; only of several "
+        "all_reduce_share": "share of rank 0's time without validation that the exchange of the gradients took; only of several "
         "workers",
         "seconds": "that the epoch took, with validation",
         "seconds_left": "until the end of the last epoch",
@@ -80,7 +80,7 @@ _CURVES = {
         "augment_share": "time/augment_share",
         "step_share": "time/step_share",
         "other_share": "time/other_share",
-        "exchange_share": "time/exchange_share",
+        "all_reduce_share": "time/all_reduce_share",
     },
     "epoch": {
         "epoch": "epoch",

@@ -9,7 +9,7 @@ from cxrflow.base import storage
 from cxrflow.watch.append_file import GrowingFile
 
 
-class JsonLines:
+class JsonlSink:
     """One event a line, the oldest first; a run that goes on adds to what is there."""
 
     def __init__(self, url: str):

@@ -33,18 +33,18 @@ MOST_POINTS = 1000
 """That MLflow takes at once."""
 
 
-class MLflow:
+class MLflowSink:
     """A run of the experiment ``config.mlflow``."""
 
     seconds = SECONDS
 
-    def __init__(self, config: TrainConfig, goes_on: bool, replaces: bool):
-        """``goes_on``: whether training goes on with the run directory's run. ``replaces``: whether it has another run,
+    def __init__(self, config: TrainConfig, resumes: bool, replaces: bool):
+        """``resumes``: whether training goes on with the run directory's run. ``replaces``: whether it has another run,
         which remains until this one's first checkpoint. Raises MlflowException or what else keeps it from MLflow."""
         self._run, self._client = RunDirectory(config.run), MlflowClient()
         experiment = self._client.get_experiment_by_name(config.mlflow)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(config.mlflow)
-        self.run_id = (self._find_run(experiment_id) if goes_on else None) or self._make_run(experiment_id, config)
+        self.run_id = (self._find_run(experiment_id) if resumes else None) or self._make_run(experiment_id, config)
         self._client.update_run(self.run_id, status="RUNNING")
         log.info("MLflow: run %s of the experiment %s", self.run_id, config.mlflow)
         self._kept = False

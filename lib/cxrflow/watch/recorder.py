@@ -13,8 +13,8 @@ from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import RunDirectory
-from cxrflow.watch.event_queue import Channel, Sink, plain_words
-from cxrflow.watch.terminal import Terminal
+from cxrflow.watch.event_queue import EventQueue, Sink, one_line_error
+from cxrflow.watch.terminal import TerminalSink
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,20 @@ class Recorder:
     its other files are: until then the other run is whole.
     """
 
-    def __init__(self, config: TrainConfig, goes_on: bool):
-        """``config.run`` is absolute. ``goes_on``: whether training goes on with the run directory's run."""
-        self._config, self._goes_on = config, goes_on
+    def __init__(self, config: TrainConfig, resumes: bool):
+        """``config.run`` is absolute. ``resumes``: whether training goes on with the run directory's run."""
+        self._config, self._resumes = config, resumes
         self._run = RunDirectory(config.run)
-        self._replaces = not goes_on and self._run.has_run()
+        self._replaces = not resumes and self._run.has_run()
         self._held: list[dict] = []
-        self._channels: list[Channel] = []
+        self._channels: list[EventQueue] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Recorder:
         """Raises UserError where a new run cannot reach MLflow: better now than after a night."""
         self._load_packages()
-        self._channels.append(Channel("terminal", Terminal))
-        if not self._goes_on and not self._replaces:
+        self._channels.append(EventQueue("terminal", TerminalSink))
+        if not self._resumes and not self._replaces:
             self._remove_old()  # of a run that died before its first checkpoint
         if self._config.mlflow is not None:
             self._open_mlflow()
@@ -65,7 +65,7 @@ class Recorder:
         if error is None:
             self.record({"event": "end", "status": "finished"})
         elif isinstance(error, Exception):
-            self.record({"event": "end", "status": "failed", "error": plain_words(error)})
+            self.record({"event": "end", "status": "failed", "error": one_line_error(error)})
         else:  # KeyboardInterrupt, or SystemExit of a signal's handler
             self.record({"event": "end", "status": "killed"})
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -80,7 +80,7 @@ class Recorder:
             with self._lock:
                 self._pass_on(event)
         except Exception as error:
-            log.warning("an event is not recorded, training goes on (%s)", plain_words(error))
+            log.warning("an event is not recorded, training goes on (%s)", one_line_error(error))
 
     def _pass_on(self, event: dict) -> None:
         if self._replaces:
@@ -99,11 +99,11 @@ class Recorder:
         for url in (self._run.events, self._run.tensorboard, self._run.mlflow):
             storage.remove(url)
 
-    def _open_files(self) -> list[Channel]:
-        channels = [Channel("events.jsonl", self._json_lines)]
+    def _open_files(self) -> list[EventQueue]:
+        channels = [EventQueue("events.jsonl", self._json_lines)]
         if self._shows_tensorboard():
             log.info("watch with: tensorboard --logdir %s", self._run.tensorboard)
-            channels.append(Channel("TensorBoard", self._tensorboard))
+            channels.append(EventQueue("TensorBoard", self._tensorboard))
         elif self._config.tensorboard:
             log.info("no files for TensorBoard: the package tensorboard is not installed on the driver")
         self._channels += channels
@@ -111,13 +111,13 @@ class Recorder:
 
     def _open_mlflow(self) -> None:
         # A run that goes on does not wait for it: a night's job that is started again must outlive MLflow's pauses.
-        seconds = None if self._goes_on else OPEN_SECONDS
+        seconds = None if self._resumes else OPEN_SECONDS
         try:
-            self._channels.append(Channel("MLflow", self._mlflow, seconds))
+            self._channels.append(EventQueue("MLflow", self._mlflow, seconds))
         except Exception as error:  # MLflow's own, or those of a store that it opens
             raise UserError(
                 f"--mlflow: expected an MLflow that takes a run of the experiment {self._config.mlflow!r} within "
-                f"{OPEN_SECONDS:.0f} s, got {plain_words(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
+                f"{OPEN_SECONDS:.0f} s, got {one_line_error(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
                 "driver's environment, or leave --mlflow out"
             ) from None
 
@@ -127,22 +127,22 @@ class Recorder:
         wanted = {"jsonl": True, "tensorboard": self._shows_tensorboard(), "mlflow": self._config.mlflow is not None}
         for name in (name for name, is_wanted in wanted.items() if is_wanted):
             with suppress(Exception):  # which the sink meets again, and says
-                import_module(f"cxrflow.watch.{name}")
+                import_module(f"cxrflow.watch.{name}_sink")
 
     def _shows_tensorboard(self) -> bool:
         return self._config.tensorboard and find_spec("tensorboard") is not None
 
     def _json_lines(self) -> Sink:
-        from cxrflow.watch.jsonl_sink import JsonLines
+        from cxrflow.watch.jsonl_sink import JsonlSink
 
-        return JsonLines(self._run.events)
+        return JsonlSink(self._run.events)
 
     def _tensorboard(self) -> Sink:
-        from cxrflow.watch.tensorboard_sink import TensorBoard
+        from cxrflow.watch.tensorboard_sink import TensorBoardSink
 
-        return TensorBoard(self._run.tensorboard)
+        return TensorBoardSink(self._run.tensorboard)
 
     def _mlflow(self) -> Sink:
-        from cxrflow.watch.mlflow_sink import MLflow
+        from cxrflow.watch.mlflow_sink import MLflowSink
 
-        return MLflow(self._config, goes_on=self._goes_on, replaces=self._replaces)
+        return MLflowSink(self._config, resumes=self._resumes, replaces=self._replaces)

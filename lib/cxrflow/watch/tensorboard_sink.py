@@ -20,7 +20,7 @@ from cxrflow.watch.append_file import GrowingFile
 from cxrflow.watch.events import curves
 
 
-class TensorBoard:
+class TensorBoardSink:
     """A file of its own for each driver, as TensorBoard wants it, which reads them in order of their names."""
 
     def __init__(self, folder: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-class Terminal:
+class TerminalSink:
     """The sink of these lines."""
 
     seconds = 0.0
@@ -40,7 +40,7 @@ def _start(event: dict) -> str:
 def _step(event: dict) -> str | None:
     if event["step"] == event["steps"]:
         return None  # the epoch's own line follows
-    exchange = f" ({event['exchange_share']:.0%} exchange)" if "exchange_share" in event else ""
+    exchange = f" ({event['all_reduce_share']:.0%} exchange)" if "all_reduce_share" in event else ""
     return (
         f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
         f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{exchange}, "
