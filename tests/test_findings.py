@@ -62,7 +62,7 @@ def test_a_text_and_what_it_says():
 
 @pytest.mark.parametrize("text", ["No Finding|Effusion", "A|?A"])
 def test_a_text_that_contradicts_itself(text):
-    with pytest.raises(UserError, match="can be true together"):
+    with pytest.raises(UserError, match="can occur together"):
         from_text(text)
 
 
@@ -315,11 +315,11 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "rows", "words"),
     [
-        ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or nothing in the column A, got 'maybe', for '1.png'"),
+        ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or an empty cell in the column A, got 'maybe', for '1.png'"),
         (
             "all",
             {"label": ["A", "A|No Finding"]},
-            "or one name alone that means there is none, got 'A|No Finding', for '1.png'",
+            "or a single name for an image without findings, got 'A|No Finding', for '1.png'",
         ),
         (
             "A,Efusion",

@@ -268,7 +268,7 @@ def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         with pytest.raises(
-            UserError, match="--table: expected a folder that nobody else writes, but process .* does so now"
+            UserError, match="--table: expected a folder that no other job writes to, but process .* is writing to it"
         ):
             ingest(spark, config)
         output, _ = first.communicate(timeout=300)

@@ -22,7 +22,10 @@ def write_lease(table, **other):
 def test_the_second_is_refused_while_the_first_holds(tmp_path, place):
     table = place.format(tmp_path / "table")
     with lease.hold(table, "--table") as first:
-        with pytest.raises(UserError, match=f"process {os.getpid()} on .* does so now"), lease.hold(table, "--table"):
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing to it"),
+            lease.hold(table, "--table"),
+        ):
             pass
         first.check()
     with lease.hold(table, "--table") as again:
@@ -50,9 +53,9 @@ def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path)
     with lease.hold(str(tmp_path), "--table") as mine:
         write_lease(tmp_path)
         mine.require()  # nobody has looked yet
-        with pytest.raises(RuntimeError, match="another run took this folder over"):
+        with pytest.raises(RuntimeError, match="another run took over this folder"):
             mine.check()
-        with pytest.raises(RuntimeError, match="this one writes no more"):
+        with pytest.raises(RuntimeError, match="this run stops writing"):
             mine.require()
     assert json.loads((tmp_path / lease.NAME).read_text())["token"] == "theirs"
 
@@ -60,7 +63,7 @@ def test_who_was_taken_over_may_not_commit_and_leaves_the_others_lease(tmp_path)
 def test_its_renewal_sees_that_it_was_taken_over(tmp_path):
     with lease.hold(str(tmp_path), "--table", renew_seconds=0.01) as mine:
         deadline = time.monotonic() + 30
-        with pytest.raises(RuntimeError, match="another run took this folder over"):
+        with pytest.raises(RuntimeError, match="another run took over this folder"):
             while time.monotonic() < deadline:
                 write_lease(tmp_path)  # again and again: a renewal may be between its look and its write
                 mine.require()
@@ -74,7 +77,7 @@ def test_one_that_cannot_be_renewed_for_long_may_be_anybodys(tmp_path, monkeypat
     with lease.hold(str(tmp_path), "--table", renew_seconds=0.01, stale_seconds=0.2) as mine:
         monkeypatch.setattr(lease.storage, "write_bytes", refuse)
         deadline = time.monotonic() + 30
-        with pytest.raises(RuntimeError, match="may have taken this folder over"):
+        with pytest.raises(RuntimeError, match="may have taken over this folder"):
             while time.monotonic() < deadline:
                 mine.require()
                 time.sleep(0.01)

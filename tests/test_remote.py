@@ -306,7 +306,7 @@ def test_one_of_many_creates_a_file_on_s3(bucket):
 
 def test_the_second_writer_of_a_table_on_s3_is_refused(bucket):
     with lease.hold(f"{bucket}/held", "--table") as first:
-        with pytest.raises(UserError, match="does so now"), lease.hold(f"{bucket}/held", "--table"):
+        with pytest.raises(UserError, match="is writing to it"), lease.hold(f"{bucket}/held", "--table"):
             pass
         first.check()
     assert not storage.exists(f"{bucket}/held")

@@ -211,7 +211,7 @@ def test_a_finished_run_does_nothing_unless_it_lost_a_file_and_overwrite_begins_
 def test_a_second_run_into_one_directory_is_refused(stopped):
     with (
         lease.hold(stopped.run, "--run"),
-        pytest.raises(UserError, match="--run: expected a folder that nobody else writes"),
+        pytest.raises(UserError, match="--run: expected a folder that no other job writes to"),
     ):
         train(None, stopped)
 

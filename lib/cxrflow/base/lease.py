@@ -1,4 +1,4 @@
-"""One writer of a folder at a time, also over machines and file systems that know no locks."""
+"""A lease lets only one process write to a folder at a time, also across machines and without file locks."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 NAME = "_lease.json"
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 300.0
-"""A lease that was not renewed for so long belongs to a run that died."""
+"""A lease that was not renewed for this long counts as abandoned: its owner has died."""
 
 
 class Lease:
-    """The right to change a folder, for as long as it is held."""
+    """The exclusive right to change a folder, until it is released or lost to another run."""
 
     def __init__(self, url: str, token: str, stale_seconds: float = STALE_SECONDS):
         self._url, self._token, self._stale_seconds = url, token, stale_seconds
         self._lost: JobError | None = None
-        self._lock = threading.Lock()  # some file systems show a file empty while it is written anew
+        self._lock = threading.Lock()  # some file systems show an empty file during a rewrite
 
     @property
     def token(self) -> str:
-        """Random, and another one each time that the folder is held."""
+        """A random identifier, new for each lease."""
         return self._token
 
     def check(self) -> None:
-        """Raise JobError where another run has taken over meanwhile, because this one seemed dead."""
+        """Read the lease file; raise JobError if another run has taken over the folder."""
         with self._lock:
             self._check()
 
@@ -45,18 +45,21 @@ class Lease:
         holder = _read(self._url)
         if holder is None or holder.get("token") != self._token:
             self._lost = JobError(
-                f"{self._url}: another run took this folder over, since this one seemed dead; this one writes no more"
+                f"{self._url}: another run took over this folder because this run did not renew its lease in time; "
+                "this run stops writing"
             )
             raise self._lost
 
     def require(self) -> None:
-        """The same, by what the renewals saw, also where they could not renew it for so long that another run may have taken
-        over: it reads nothing."""
+        """Raise JobError if the renewal thread found the lease lost, or could not renew it before it became stale.
+
+        This reads no file, so it is cheap enough to call at every step.
+        """
         if self._lost:
             raise self._lost
 
     def _renew(self, stop: threading.Event, every: float) -> None:
-        renewed = time.time()  # not the monotonic clock, which on a machine that sleeps stands still
+        renewed = time.time()  # the monotonic clock stops while the machine sleeps
         while not stop.wait(every):
             try:
                 with self._lock:
@@ -66,12 +69,12 @@ class Lease:
             except JobError as error:
                 log.error("%s", error)
                 return
-            except Exception as error:  # a store's client has kinds of its own; the next renewal may succeed
-                log.warning("%s: could not be renewed, trying again in %.0f s (%s)", self._url, every, error)
+            except Exception as error:  # each storage client raises its own types; the next renewal may succeed
+                log.warning("cannot renew the lease %s, trying again in %.0f s (%s)", self._url, every, error)
                 if time.time() - renewed > self._stale_seconds:
                     self._lost = JobError(
-                        f"{self._url}: could not be renewed for {self._stale_seconds / 60:.0f} minutes, so another run "
-                        "may have taken this folder over; this one writes no more"
+                        f"{self._url}: this run could not renew the lease for {self._stale_seconds / 60:.0f} minutes, "
+                        "so another run may have taken over this folder; this run stops writing"
                     )
                     return
 
@@ -80,21 +83,21 @@ class Lease:
 def hold(
     folder: str, flag: str, renew_seconds: float = RENEW_SECONDS, stale_seconds: float = STALE_SECONDS
 ) -> Iterator[Lease]:
-    """Hold the folder's lease for the length of a block; ``flag`` is what the user named it with.
+    """Hold the folder's lease for the length of a block. ``flag`` is the command-line flag that named the folder.
 
-    It is the file ``_lease.json``, which exists as long as somebody writes and is renewed all the while. One whose
-    process on this machine has died, or that nobody renewed for five minutes, is taken over. Raises UserError where
-    another run holds it. Call ``check`` before anything is changed: where a file system cannot create a file only
-    if it is absent, two runs that start within the same moment both get here, and the check stops one of them.
+    The lease is the file ``_lease.json``. A background thread renews it while the block runs. A lease is taken over
+    if its process died on this machine, or if nobody renewed it for five minutes. Raises UserError if another run
+    holds the lease. Call ``check`` before each change: without exclusive file creation, two runs that start at the
+    same moment may both get a lease, and ``check`` then stops one of them.
     """
     url, token = storage.join(folder, NAME), uuid.uuid4().hex
     if not storage.create(url, _content(token)):
         holder = _read(url)
         if holder is not None and not _is_dead(holder, stale_seconds):
             raise UserError(
-                f"{flag}: expected a folder that nobody else writes, but process {holder.get('pid')} on "
-                f"{holder.get('host')} does so now ({url}); wait until it has finished. If it died, its lease "
-                f"ends {stale_seconds / 60:.0f} minutes after its last sign of life"
+                f"{flag}: expected a folder that no other job writes to, but process {holder.get('pid')} on "
+                f"{holder.get('host')} is writing to it ({url}); wait until that job has finished. If it has died, its "
+                f"lease expires {stale_seconds / 60:.0f} minutes after its last renewal"
             )
         storage.write_bytes(url, _content(token))
     lease, stop = Lease(url, token, stale_seconds), threading.Event()
@@ -110,8 +113,8 @@ def hold(
             holder = _read(url)
             if holder is not None and holder.get("token") == token:
                 storage.remove(url)
-        except Exception as error:  # the work is done; a lease that stays ends by itself
-            log.warning("%s: could not be removed (%s)", url, error)
+        except Exception as error:  # the job is done, and a lease that stays expires by itself
+            log.warning("cannot remove the lease %s (%s)", url, error)
 
 
 def _content(token: str) -> bytes:
@@ -119,17 +122,17 @@ def _content(token: str) -> bytes:
 
 
 def _read(url: str) -> dict | None:
-    """Who holds the lease; None where nobody does."""
+    """The content of the lease file; None if there is none."""
     try:
         content = storage.read_bytes(url)
     except FileNotFoundError:
         return None
-    # Empty for the moment between a file's creation and its first bytes, or for ever where the writer died then.
+    # The file is empty between its creation and its first bytes, or forever if the writer died in between.
     return json.loads(content) if content else {"renewed": storage.modified(url)}
 
 
 def _here() -> str:
-    """This machine, and where it is told apart, the container: process ids mean nothing in another."""
+    """This machine, and its container where there is one: a process id has no meaning in another container."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

@@ -1,4 +1,4 @@
-"""The small files by which jobs find each other: a table's manifest and a run's records."""
+"""The JSON files that connect the jobs: a table's manifest and the records of a training run."""
 
 from __future__ import annotations
 
@@ -20,73 +20,74 @@ class Shard:
     """One Parquet file of samples, with exactly one row group."""
 
     path: str
-    """Place below the table's folder."""
+    """Relative to the table's folder."""
     split: str
     rows: int
     labels: dict[str, int]
-    """Rows of each label; of several findings, those where it is present."""
+    """Rows by label; of a multi-label table, rows where the finding is present."""
     checksum: str
-    """Of the rows' sample_id, see ``shards.checksum``: tells a shard by what is in it."""
+    """Identifies the shard by its samples, see ``shard_files.checksum``."""
     unknown: dict[str, int] = field(default_factory=dict)
-    """Of several findings, the rows where it is not known."""
+    """Rows by finding where it is unknown; empty for a single-label table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """``TABLE/manifest.json``: what a table holds. It names every shard with its row count, so that no worker
-    has to list a folder or open footers; a Parquet file that it does not name is not part of the table."""
+    """``TABLE/manifest.json``: the content of a table.
+
+    It names every shard with its row count, so that no worker lists folders or opens footers. A Parquet file that the
+    manifest does not name is not part of the table.
+    """
 
     version: int = TABLE_VERSION
     generation: int
-    """How often the table was changed: 1 after the first ingest."""
+    """Number of commits: 1 after the first ingest."""
     height: int
     width: int
     labels: list[str]
-    """In the order of the model's outputs; of the task multi, the findings."""
+    """Labels or findings, in the order of the model's outputs."""
     shard_rows: int
-    """Rows of every shard but the last of each split."""
+    """Rows per shard; the last shard of each split may have fewer."""
     shards: list[Shard]
     quarantined: dict[str, int]
-    """Files of each reason."""
+    """Files in quarantine by reason."""
     quarantine: list[str]
-    """The Parquet files that list them, as places below the table's folder."""
+    """The Parquet files that list them, relative to the table's folder."""
     config: dict
     """The configuration of the last ingest."""
     columns: dict[str, str]
     """Name and type of each column of the samples."""
     split_thresholds: dict[str, list[float]] = field(default_factory=dict)
-    """Per label, or of several findings for all patients together, where train ends and where val ends on the patients'
-    hash from 0 to 1."""
+    """By label, (end of train, end of val) on the patients' hash between 0 and 1. Multi-label tables have one entry."""
     audit: dict = field(default_factory=dict)
-    """What ``catalog.audit`` found."""
+    """The result of ``catalog.audit``."""
     table_id: str = ""
-    """Random, and another one when the table is made anew: where a table was removed and another ingested to its place,
-    caches tell them apart by it."""
+    """A random id of this table. It changes when the table is overwritten, so caches see that it is another table."""
     task: str = "single"
-    """single: an image has one label. multi: several findings, each present, absent or not known (``cxrflow.base.findings``)."""
+    """single: one label per image. multi: several findings, each present, absent or unknown (``base.findings``)."""
 
     def recipe(self) -> dict:
-        """The fields of ``images.Recipe``: how files became the table's pixels."""
+        """The fields of ``images.Recipe`` that turned the files into the table's pixels."""
         return {name: self.config[name] for name in ("height", "width", "decoder", "resize", "max_pixels")}
 
     def of_split(self, split: str) -> list[Shard]:
-        """The shards of a split, or of all of them for ``"all"``."""
+        """The shards of a split, or all shards for ``"all"``."""
         return [shard for shard in self.shards if split in ("all", shard.split)]
 
     def rows(self, split: str = "all") -> int:
-        """Samples of a split, or of the whole table."""
+        """Number of samples of a split, or of the whole table for ``"all"``."""
         return sum(shard.rows for shard in self.of_split(split))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Rows by split and label; of several findings, those where it is present."""
+        """Rows by split and label; of a multi-label table, rows where the finding is present."""
         return self._counts(lambda shard: shard.labels)
 
     def unknown(self) -> dict[str, dict[str, int]]:
-        """Rows by split and finding, where it is not known; 0 for each label where an image has one."""
+        """Rows by split and finding where it is unknown; all 0 for a single-label table."""
         return self._counts(lambda shard: shard.unknown)
 
     def absent(self) -> dict[str, dict[str, int]]:
-        """Rows by split and label, where it is not."""
+        """Rows by split and label where the label is known to be absent."""
         present, unknown = self.counts(), self.unknown()
         return {
             split: {label: self.rows(split) - present[split][label] - unknown[split][label] for label in self.labels}
@@ -102,12 +103,12 @@ class Manifest:
         return counts
 
     def prevalence(self, split: str) -> dict[str, float]:
-        """The share of each label among a split's rows; of several findings, among those where it is known."""
+        """Share of each label among a split's rows; of a finding, among the rows where it is known."""
         present, absent = self.counts()[split], self.absent()[split]
         return {label: rows / (rows + absent[label]) for label, rows in present.items()}
 
     def facts(self) -> dict:
-        """What a run keeps of the table that it was trained on, for its report."""
+        """The facts about the table that a training run records, for its report and for the leakage check."""
         counts = self.counts()
         return {
             "table_id": self.table_id,
@@ -120,12 +121,12 @@ class Manifest:
 
 
 def has_manifest(table: str) -> bool:
-    """Whether the folder holds a table, of any version."""
+    """Whether the folder is a table, of any version."""
     return storage.exists(storage.join(table, "manifest.json"))
 
 
 def read_generation(table: str) -> int:
-    """How often the table was changed, whatever its version; 0 where it does not say."""
+    """The generation of a table of any version; 0 if its manifest does not say."""
     try:
         return json.loads(storage.read_bytes(storage.join(table, "manifest.json"))).get("generation", 0)
     except (json.JSONDecodeError, AttributeError):
@@ -133,36 +134,38 @@ def read_generation(table: str) -> int:
 
 
 def read_manifest(table: str) -> Manifest:
-    """The table's manifest. Raises UserError where the folder is no table, or one of another version."""
+    """The table's manifest. Raises UserError if the folder is not a table, or is one of another version."""
     url = storage.join(table, "manifest.json")
     if not has_manifest(table):
         raise UserError(
-            f"--table: expected a table that ingest.py wrote, found no manifest.json in {table!r}; "
-            "run jobs/ingest.py first or name another folder"
+            f"--table: expected a table, found no manifest.json in {table!r}; run ingest first or name another folder"
         )
     try:
         content = json.loads(storage.read_bytes(url))
         version = content.get("version")
         if version != TABLE_VERSION:
-            raise UserError(f"{url}: expected a table of version {TABLE_VERSION}, got {version}; ingest it again")
+            raise UserError(
+                f"{url}: expected a table of version {TABLE_VERSION}, got {version}; ingest the images again"
+            )
         return Manifest(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
     except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{url}: expected the manifest that ingest.py writes, got something else ({error}); ingest the images again"
+            f"{url}: expected a manifest that ingest wrote, got something else ({error}); ingest the images again"
         ) from None
 
 
 def write_manifest(table: str, manifest: Manifest) -> None:
+    """Replace ``TABLE/manifest.json`` atomically."""
     write_json(storage.join(table, "manifest.json"), dataclasses.asdict(manifest))
 
 
 def write_json(url: str, content: dict) -> None:
-    """Write plain data as JSON that a person can read."""
+    """Write plain data as indented JSON, atomically. Raises ValueError for NaN or infinity."""
     storage.write_bytes(url, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
 
 
 class RunDirectory:
-    """The files of a training run, by name. Nothing is read or made before it is asked for."""
+    """The URLs of a training run's files. The constructor neither reads nor creates anything."""
 
     def __init__(self, url: str):
         self.url = storage.absolute(url)
@@ -179,38 +182,45 @@ class RunDirectory:
         self.mlflow = storage.join(url, "mlflow.json")
 
     def picture(self, name: str) -> str:
+        """The URL of a picture, one of PICTURES."""
         return storage.join(self.url, f"{name}.png")
 
     def read(self, url: str, made_by: str) -> dict:
-        """One of the JSON files. Raises UserError where it is missing, with the job that makes it, or of another version."""
+        """Read one of the JSON files. ``made_by`` is the job that writes it.
+
+        Raises UserError if the file is missing, or if the run is of another version.
+        """
         if not storage.exists(url):
             raise UserError(
                 f"--run: expected a run directory with {url.rsplit('/', 1)[1]}, found none in "
-                f"{self.url!r}; run jobs/{made_by}.py first or name another folder"
+                f"{self.url!r}; run {made_by} first or name another folder"
             )
         content = json.loads(storage.read_bytes(url))
         if url == self.config and content.get("version") != RUN_VERSION:
             raise UserError(
-                f"--run: expected a run of version {RUN_VERSION} in {self.url!r}, got {content.get('version')}; train again"
+                f"--run: expected a run of version {RUN_VERSION} in {self.url!r}, got {content.get('version')}; "
+                "train again"
             )
         return content
 
     def has_run(self) -> bool:
-        """Whether a run wrote here; one that died before its first checkpoint has not."""
+        """Whether the folder holds a run, that is, a configuration or a checkpoint."""
         return storage.exists(self.config) or storage.exists(self.checkpoints)
 
     def clear(self) -> None:
-        """Remove what jobs wrote here, and nothing else that the folder may hold; nothing where it holds no run. What
-        watching wrote is the driver's to remove (``watch.recorder``)."""
+        """Remove the files that jobs wrote, and no others. Does nothing if the folder holds no run.
+
+        ``watch.recorder`` removes the event files itself, on the driver.
+        """
         if not self.has_run():
             return
-        # Checkpoints first: of a run whose removal was cut off nothing is left that another could go on with.
+        # Checkpoints first: if the removal is interrupted, no later run can resume from a partly removed one.
         for url in [self.checkpoints, self.history, self.model, self.reference]:
             storage.remove(url)
         self.clear_evaluation()
         storage.remove(self.config)
 
     def clear_evaluation(self) -> None:
-        """Remove what was found of a model that is no longer the run's: figures, scores and the report."""
+        """Remove the metrics, scores and report of an older model of this run."""
         for url in [self.metrics, self.scores, self.report, *map(self.picture, PICTURES)]:
             storage.remove(url)

@@ -1,4 +1,4 @@
-"""What a file's path tells: its label, its patient and its identifier. Standard library only."""
+"""Rules that derive a label, a patient and a sample id from a file's path. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 import re
 from posixpath import basename
 
-# The images of Kermany, Zhang and Goldbaum (2018). Bacteria and virus number their patients separately, so
-# person12_bacteria and person12_virus are two people; IM and NORMAL2-IM are two series with numbers of their own.
+# File names of Kermany, Zhang and Goldbaum (2018), doi:10.17632/rscbjbr9sj. Bacterial and viral cases number their
+# patients separately, so person12_bacteria and person12_virus are two people. IM and NORMAL2-IM are separate too.
 _KERMANY = re.compile(r"^(person\d+_(?:bacteria|virus))_\d+|^((?:NORMAL2-)?IM-\d+)-\d+")
 
 
 def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
-    """The patient's key by a named rule (see IngestConfig.patients): kermany looks at the file's name, a regular
-    expression is searched in the path below ``root``.
+    """The patient id by a named rule (see IngestConfig.patients).
 
-    A file that the rule does not fit counts as a patient of its own, under its whole path: two such files
-    are never taken for the same person by accident of their names.
+    The rule kermany looks at the file's name. A regular expression is searched in the path below ``root``. If the rule
+    does not match, the file counts as its own patient, with its whole path as id, so that two such files never become
+    one patient by chance.
     """
     if rule == "file":
         return path
@@ -28,8 +28,10 @@ def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
 
 
 def label_of(path: str, rule: str | None, root: str) -> str | None:
-    """The name of the folder that holds the file, or what a regular expression finds in the path below ``root``; None
-    where it finds nothing."""
+    """The name of the file's folder, or what the regular expression finds in the path below ``root``.
+
+    None if the expression does not match.
+    """
     if rule is None:
         return path.rsplit("/", 2)[-2]
     return _joined(re.search(rule, path.removeprefix(root + "/"))) or None
@@ -40,5 +42,5 @@ def _joined(match: re.Match | None) -> str:
 
 
 def sample_id(path: str) -> int:
-    """A signed 64-bit identifier of a sample: the first eight bytes of the SHA-256 of its path."""
+    """A signed 64-bit sample id: the first eight bytes of the SHA-256 of the path."""
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big", signed=True)

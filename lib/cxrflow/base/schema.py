@@ -1,35 +1,33 @@
-"""The columns of the tables: names, types and meaning. pyarrow only."""
+"""The columns of the samples, quarantine and predictions tables: names, types and meaning. pyarrow only."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# What is known of a source file, in samples and in quarantine alike.
+# Columns about the source file, in all three tables.
 SOURCE = [
-    pa.field("path", pa.string(), nullable=False),  # the file's URL as a person would write it
+    pa.field("path", pa.string(), nullable=False),  # the file's URL, not percent-encoded
     pa.field("size", pa.int64(), nullable=False),  # bytes
-    pa.field("modified", pa.timestamp("us", tz="UTC")),  # null where Spark does not tell it
-    pa.field("sha256", pa.string()),  # of the file's bytes; null where they could not be read
+    pa.field("modified", pa.timestamp("us", tz="UTC")),  # null if Spark does not report it
+    pa.field("sha256", pa.string()),  # of the file's bytes; null if they could not be read
 ]
 
-# The column split (train, val or test) is in the name of a shard's folder, split=..., where Spark, pandas, pyarrow
-# and others find it; inside the file as well, it would collide with itself.
+# The split (train, val or test) is not a column of the files. It is in the folder's name, split=..., where Spark,
+# pandas and pyarrow find it. A column of the same name inside the file would collide with it.
 SAMPLES = pa.schema(
     [
         pa.field("sample_id", pa.int64(), nullable=False),  # first eight bytes of the SHA-256 of path
         *SOURCE,
-        pa.field(
-            "label", pa.string(), nullable=False
-        ),  # of several findings all in one text, see cxrflow.base.findings
+        pa.field("label", pa.string(), nullable=False),  # of a multi-label table: see cxrflow.base.findings
         pa.field("patient_id", pa.string(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("source_height", pa.int32(), nullable=False),
         pa.field("source_width", pa.int32(), nullable=False),
         pa.field("source_format", pa.string(), nullable=False),
-        pa.field("source_bits", pa.int32(), nullable=False),  # bits stored for a value of the file
-        pa.field("note", pa.string(), nullable=False),  # what of the file was left out or turned about; mostly empty
-        pa.field("phash", pa.string(), nullable=False),  # see images.similar.perceptual_hash
+        pa.field("source_bits", pa.int32(), nullable=False),  # bits per value in the file
+        pa.field("note", pa.string(), nullable=False),  # what decoding dropped or rotated; usually empty
+        pa.field("phash", pa.string(), nullable=False),  # see images.image_hash.perceptual_hash
         pa.field("pixels", pa.binary(), nullable=False),  # uint8, row-major, height x width, 0 is black
     ]
 )
@@ -38,14 +36,16 @@ QUARANTINE = pa.schema(
     [
         *SOURCE,
         pa.field("reason", pa.string(), nullable=False),  # one of images.REASONS
-        pa.field("detail", pa.string(), nullable=False),  # the decoder's words
+        pa.field("detail", pa.string(), nullable=False),  # the decoder's message
     ]
 )
 
 
 def predictions(labels: list[str]) -> pa.Schema:
-    """The predictions table: one score a label, or a reason where the file could not be read. Of several findings
-    predicted_label names those that are called, with | between (``cxrflow.base.findings``)."""
+    """The predictions table: a score for each label, or the reason why the file could not be read.
+
+    For a multi-label model, predicted_label joins the predicted findings with | (``cxrflow.base.findings``).
+    """
     return pa.schema(
         [
             *SOURCE,
@@ -58,17 +58,17 @@ def predictions(labels: list[str]) -> pa.Schema:
 
 
 def score_column(label: str) -> str:
-    """Name of the column that holds a label's score, between 0 and 1."""
+    """Name of the column with a label's score, between 0 and 1."""
     return f"score_{label}"
 
 
 def truth_column(finding: str) -> str:
-    """Name of the column that holds, of several findings, whether one is there: 1, 0 or NaN where that is not known."""
+    """Name of the column with a finding's true state: 1 for present, 0 for absent, NaN for unknown."""
     return f"truth_{finding}"
 
 
 def spark_ddl(schema: pa.Schema) -> str:
-    """The schema in the words of Spark SQL, for mapInArrow."""
+    """The schema as a Spark SQL string, for mapInArrow."""
     names = {
         pa.string(): "string",
         pa.bool_(): "boolean",

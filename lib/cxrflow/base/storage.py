@@ -1,8 +1,8 @@
-"""Paths and URLs, for Python (through fsspec) and for Spark. Every file that Python reads or writes passes here.
+"""Paths and URLs, for Python (through fsspec) and for Spark. Python reads and writes all files through this module.
 
-A place is written as a plain path, a ``file:`` URL, or a URL of any file system that fsspec knows (``s3://``,
-``hdfs://``, ``abfss://``, ``gs://``). On Databricks ``dbfs:/x`` is reached by Python as ``/dbfs/x``, and a Unity
-Catalog volume, ``/Volumes/...``, is a plain path to both.
+A URL is a plain path, a ``file:`` URL, or a URL of any file system that fsspec knows (``s3://``, ``hdfs://``,
+``abfss://``, ``gs://``). On Databricks, Python reads ``dbfs:/x`` as ``/dbfs/x``. A Unity Catalog volume,
+``/Volumes/...``, is a plain path for both Python and Spark.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import uuid
+from typing import IO
 
 import fsspec
 
@@ -19,28 +20,30 @@ from cxrflow.base.errors import UserError
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=/)")
 
-# They have no folders: fsspec would look for the bucket at every write, and make one where its name is misspelt.
+# Object stores have no folders. fsspec's makedirs would check for the bucket at every write, and create a misspelt one.
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs"}
 
 
 def absolute(url: str) -> str:
-    """The place as every process can name it: a URL with a scheme, or an absolute path for a local file."""
+    """The form that every process understands: a URL with a scheme, or an absolute path for a local file."""
     match = _SCHEME.match(url)
-    scheme = match.group(1).lower() if match else None
+    if match is None:
+        return os.path.abspath(os.path.expanduser(url))
+    scheme, path = match.group(1).lower(), url[match.end() :]
     if scheme == "dbfs":
-        return "/dbfs" + url[match.end() :].rstrip("/")
+        return "/dbfs" + path.rstrip("/")
     if scheme == "file":
-        return os.path.abspath("/" + url[match.end() :].lstrip("/"))
-    return url.rstrip("/") if scheme else os.path.abspath(os.path.expanduser(url))
+        return os.path.abspath("/" + path.lstrip("/"))
+    return url.rstrip("/")
 
 
 def is_local(url: str) -> bool:
-    """Whether Python opens the place as an ordinary file, on this machine or on a mount."""
+    """Whether Python can open the URL as an ordinary file, on a local disk or on a mount."""
     return not _SCHEME.match(absolute(url))
 
 
 def for_spark(url: str) -> str:
-    """The place as Spark names it, whatever Spark's default file system is."""
+    """The URL for Spark, independent of Spark's default file system."""
     url = absolute(url)
     if not is_local(url) or url.startswith("/Volumes/"):
         return url
@@ -48,58 +51,61 @@ def for_spark(url: str) -> str:
 
 
 def from_spark(path: str) -> str:
-    """A path that Spark reports, as a person would write it: ``file:/a b.png`` becomes ``/a b.png``."""
+    """Convert a path that Spark reports to a plain path: ``file:/a b.png`` becomes ``/a b.png``."""
     return re.sub(r"^file:/+", "/", path)
 
 
 def for_petastorm(url: str) -> str:
-    """The place as a URL, which is what Petastorm wants even of a local file."""
+    """The URL with a scheme, which Petastorm needs even for a local file."""
     return "file://" + url if is_local(url) else url
 
 
 def join(url: str, *parts: str) -> str:
-    """The place ``parts`` below ``url``."""
+    """The URL of ``parts`` below ``url``."""
     return posixpath.join(absolute(url), *parts)
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system that holds the place, and the place's path in it.
+    """The URL's fsspec file system, and its path in that file system.
 
-    Whatever it needs besides, such as credentials, it takes from the environment or from fsspec's own configuration.
-    Raises UserError where the package for the file system is missing.
+    fsspec reads credentials and options from the environment or from its own configuration.
+    Raises UserError if the package for the file system is missing.
     """
     url = absolute(url)
     try:
-        # Other processes write there too, so nothing that was listed a moment ago is taken for an answer.
+        # Other processes write there too, so a cached listing may be out of date.
         return fsspec.core.url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
     except ImportError as error:
-        raise UserError(f"{url}: expected a package that reads this file system ({error})") from None
+        raise UserError(f"{url}: expected an installed package for this file system, got {error}; install it") from None
 
 
 def exists(url: str) -> bool:
+    """Whether there is a file or a folder."""
     fs, path = filesystem(url)
     return fs.exists(path)
 
 
 def is_folder(url: str) -> bool:
+    """Whether there is a folder."""
     fs, path = filesystem(url)
     return fs.isdir(path)
 
 
 def remove_if_empty(url: str) -> None:
-    """Remove a folder with nothing in it."""
+    """Remove the folder if it is empty."""
     if is_empty_folder(url):
         fs, path = filesystem(url)
         fs.rmdir(path)
 
 
 def is_empty_folder(url: str) -> bool:
+    """Whether there is a folder without any entry."""
     fs, path = filesystem(url)
     return fs.isdir(path) and not fs.ls(path, detail=False)
 
 
-def open_file(url: str, mode: str = "rb"):
-    """An open file object; for writing, the folder is made first."""
+def open_file(url: str, mode: str = "rb") -> IO[bytes]:
+    """Open a file; when writing, create its folder first."""
     if "w" in mode:
         _make_parent(url)
     fs, path = filesystem(url)
@@ -113,20 +119,21 @@ def _make_parent(url: str) -> None:
 
 
 def read_bytes(url: str) -> bytes:
-    if is_local(url):  # fsspec's detour would cost more than reading a small file does
+    """The whole content of a file. Raises OSError if it cannot be read or is not a regular file."""
+    if is_local(url):  # fsspec takes longer to open a small file than the read itself
         path = absolute(url)
         if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(f"not a regular file: {path}")  # a pipe would block for ever
+            raise OSError(f"not a regular file: {path}")  # reading a pipe would block forever
         with open(path, "rb") as file:
             return file.read()
     fs, path = filesystem(url)
-    return fs.cat_file(path, start=0)  # told where to begin, s3fs does not ask for the size first: one request
+    return fs.cat_file(path, start=0)  # with a start, s3fs skips the request for the size
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a whole file so that a reader sees either the old one or the new one."""
+    """Write a whole file atomically: a reader gets either the old content or the new content."""
     if not is_local(url):
-        with open_file(url, "wb") as file:  # an object store shows an object when it is closed
+        with open_file(url, "wb") as file:  # an object store publishes an object when it is closed
             file.write(data)
         return
     path = absolute(url)
@@ -145,9 +152,9 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def append(url: str, data: bytes) -> None:
-    """Add to the end of a file of this machine or of a mount, all of it or nothing; the file is made if there is none.
+    """Append to a local file, either all of ``data`` or nothing. Creates the file if it does not exist.
 
-    Raises OSError, also where the mount cannot append, as those of object stores.
+    Raises OSError, also if the file system cannot append (mounted object stores cannot).
     """
     path = absolute(url)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -162,10 +169,10 @@ def append(url: str, data: bytes) -> None:
 
 
 def create(url: str, data: bytes) -> bool:
-    """Write a new file; False, and nothing written, where there is one already.
+    """Write a file only if it does not exist yet; returns whether it was written.
 
-    S3 does both at once (a conditional put). On a file system that cannot, two callers at the same moment may both be
-    told True.
+    On S3 this is atomic (a conditional put). On a file system without exclusive creation, two callers at the same
+    moment may both get True.
     """
     _make_parent(url)
     fs, path = filesystem(url)
@@ -174,11 +181,8 @@ def create(url: str, data: bytes) -> bool:
             file.write(data)
     except FileExistsError:
         return False
-    except (
-        NotImplementedError,
-        ValueError,
-        OSError,
-    ) as error:  # no exclusive mode, or an S3 server with words of its own
+    # The file system has no exclusive mode, or the S3 server answers with an error code of its own.
+    except (NotImplementedError, ValueError, OSError) as error:
         if fs.exists(path):
             return False
         if isinstance(error, OSError) and error.errno != errno.ENOSYS:
@@ -188,19 +192,20 @@ def create(url: str, data: bytes) -> bool:
 
 
 def upload(local: str, url: str) -> None:
-    """Copy a file of this machine, a piece at a time."""
+    """Copy a local file to ``url`` in chunks."""
     _make_parent(url)
     fs, path = filesystem(url)
     fs.put_file(local, path)
 
 
 def download(url: str, local: str) -> None:
-    """Copy a file to this machine, a piece at a time."""
+    """Copy the file at ``url`` to a local path in chunks."""
     fs, path = filesystem(url)
     fs.get_file(path, local)
 
 
 def move(source: str, target: str) -> None:
+    """Move a file within its file system; creates the target's folder."""
     fs, path = filesystem(source)
     _, target_path = filesystem(target)
     _make_parent(target)
@@ -208,23 +213,23 @@ def move(source: str, target: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
+    """Remove a file, or a folder with all its content. Does nothing if there is neither."""
     fs, path = filesystem(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def files(url: str, ending: str) -> list[str]:
-    """All files below the folder whose name has the ending, as places; none where there is no folder."""
+    """Sorted URLs of all files below the folder whose name has the ending; empty if there is no folder."""
     return sorted(sizes(url, ending))
 
 
 def sizes(url: str, ending: str) -> dict[str, int]:
-    """Bytes of all files below the folder whose name has the ending, by place; none where there is no folder."""
+    """Size in bytes by URL of all files below the folder whose name has the ending; empty if there is no folder."""
     fs, path = filesystem(url)
     if not fs.exists(path):
         return {}
-    # fsspec has spellings of its own for schemes and hosts; a place is written as it was asked for.
+    # fsspec may spell the scheme and the host differently; keep the caller's spelling.
     return {
         absolute(url) + found.removeprefix(path): details["size"]
         for found, details in fs.find(path, detail=True).items()
@@ -233,6 +238,6 @@ def sizes(url: str, ending: str) -> dict[str, int]:
 
 
 def modified(url: str) -> float:
-    """When a file was written, in seconds since 1970."""
+    """Modification time of a file, in seconds since 1970."""
     fs, path = filesystem(url)
     return fs.modified(path).timestamp()
