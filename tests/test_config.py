@@ -5,7 +5,6 @@ import tyro
 
 from cxrflow.base import config
 from cxrflow.base.errors import UserError
-from cxrflow.pipeline.cli import parse
 
 FLAGS = {
     config.IngestConfig: {
@@ -38,30 +37,24 @@ FLAGS = {
         "device",
         "model",
         "init_weights",
-        "height",
-        "width",
         "augment",
         "learning_rate",
         "lr_scaling",
         "warmup_epochs",
-        "lr_decay",
         "weight_decay",
         "ema_epochs",
         "views",
         "precision",
-        "gradient_dtype",
         "batch_norm",
         "positive_label",
         "threshold",
         "sensitivity",
         "feed_memory",
         "shuffle_rows",
-        "reader_threads",
         "cache",
         "cache_size",
         "seed",
         "checkpoint_seconds",
-        "keep_checkpoints",
         "max_restarts",
         "min_workers",
         "hang_seconds",
@@ -85,44 +78,6 @@ def test_the_command_line_surface_is_pinned(kind):
 def test_flags_and_fields_are_the_same():
     parsed = tyro.cli(config.TrainConfig, args=["--table", "t", "--run", "r", "--batch-size", "8", "--overwrite"])
     assert parsed == config.TrainConfig(table="t", run="r", batch_size=8, overwrite=True)
-
-
-def test_a_preset_gives_defaults_that_flags_override(capsys):
-    flags = ["--table", "t", "--epochs", "3", "--preset", "notebook", "--run", "r"]
-    parsed = parse(config.TrainConfig, "", flags)
-    assert parsed == config.preset("notebook", table="t", run="r", epochs=3)
-    assert (
-        dataclasses.asdict(parsed).items()
-        >= {
-            "model": "notebook",
-            "epochs": 3,
-            "batch_size": 32,
-            "augment": "none",
-            "learning_rate": 1e-3,
-            "lr_scaling": "none",
-            "lr_decay": "none",
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-        }.items()
-    )
-    table = parse(config.IngestConfig, "", ["--images", "i", "--table", "t", "--preset=notebook"])
-    assert table == config.preset("notebook", config.IngestConfig, images="i", table="t") and (
-        table.height,
-        table.width,
-    ) == (150, 106)
-    for flags in (["--preset", "default"], []):
-        assert parse(config.TrainConfig, "", ["--table", "t", "--run", "r", *flags]) == config.TrainConfig(
-            table="t", run="r"
-        )
-    with pytest.raises(UserError, match="--preset: expected one of default, notebook; got 'paper'"):
-        config.preset("paper", table="t", run="r")
-    with pytest.raises(SystemExit):
-        parse(config.TrainConfig, "", ["--table", "t", "--run", "r", "--preset", "paper"])
-    assert "'notebook'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        parse(config.TrainConfig, "", ["--preset", "notebook", "--help"])
-    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert "(default: 200)" in shown and "--model notebook --epochs 200" in shown
 
 
 def test_split_fractions():
@@ -172,10 +127,8 @@ def test_labels_that_cannot_be_meant_are_refused(change, words):
         {"learning_rate": 0.0},
         {"seed": -1},
         {"lr_scaling": "cubic"},
-        {"lr_decay": "step"},
         {"device": "tpu"},
         {"precision": "float8"},
-        {"gradient_dtype": "int8"},
         {"batch_norm": "none"},
         {"warmup_epochs": -1.0},
         {"feed_memory": "1 GB"},

@@ -156,16 +156,16 @@ def test_no_row_group_is_lost_however_fast_it_is_taken(table):
 def test_the_least_memory_that_is_allowed_is_enough(table, workers):
     """Reads wait for room, and the room that the budget grants is always enough for the read that is needed next."""
     rows, image = [shard.rows for shard in read_manifest(str(table)).shards], 48 * 40
-    sizes = dict(batch_size=5, workers=workers, shuffle_rows=100, reader_threads=2)
+    sizes = dict(batch_size=5, workers=workers, shuffle_rows=100)
     with pytest.raises(UserError, match="--feed-memory: expected at least 1m") as error:
         size_feed(rows, image, memory=10_000, **sizes)
     assert "largest shard has 6 images" in str(error.value)
     streams = set()
     for memory in range(100_000, 520_000, 20_000):
         size = size_feed(rows, image, memory=memory, **sizes)
-        assert size == resize_feed(
-            size, rows, image, batch_size=5, workers=workers, memory=memory, reader_threads=2
-        ) or (size.reader_threads < 2)
+        assert size == resize_feed(size, rows, image, batch_size=5, workers=workers, memory=memory) or (
+            size.reader_threads < 2
+        )
         streams.add(size.streams)
         fed = [batch.sample_ids for rank in range(workers) for batch in feed(table, rank, workers, size=size).epoch(1)]
         assert len(np.unique(np.concatenate(fed))) == sum(map(len, fed)) == feed(table).plan().samples
@@ -193,7 +193,7 @@ def test_a_table_that_fits_into_memory_is_read_once(copy, workers):
 
 def test_a_table_is_kept_where_all_of_it_fits(table):
     rows = [shard.rows for shard in read_manifest(str(table)).shards]
-    sizes = dict(batch_size=5, workers=1, shuffle_rows=100, reader_threads=2)
+    sizes = dict(batch_size=5, workers=1, shuffle_rows=100)
     whole = sum(rows) * 48 * 40
     small, large = (size_feed(rows, 48 * 40, memory=memory, **sizes) for memory in (100_000, 110_000 + whole))
     assert (small.keep, large.keep) == (False, True) and small.held_bytes < whole <= large.held_bytes
@@ -233,7 +233,7 @@ for number in range(60):
 manifest = Manifest(generation=1, height=512, width=512, labels=["A"], shard_rows=10, shards=shards, quarantined={},
                     quarantine=[], config={}, columns={})
 budget = 100 * 2**20
-size = size_feed([10] * 60, 512 * 512, batch_size=8, workers=1, memory=budget, shuffle_rows=8192, reader_threads=2)
+size = size_feed([10] * 60, 512 * 512, batch_size=8, workers=1, memory=budget, shuffle_rows=8192)
 feed = Feed(sys.argv[1], manifest, "train", rank=0, workers=1, batch_size=8, size=size)
 before = resident()
 peaks = [max(resident() for _ in feed.epoch(epoch)) for epoch in range(8)]

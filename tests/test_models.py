@@ -27,7 +27,7 @@ rng = numpy.random.default_rng(0)
 pixels, targets = rng.integers(0, 256, (4, *size, 1), numpy.uint8), numpy.eye(3, dtype="float32")[[0, 1, 2, 0]]
 found = {}
 for number, name in enumerate(sys.argv[4:]):
-    model = build_model(name, 3, size, size)
+    model = build_model(name, 3, size)
     model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
     before = [numpy.copy(weight) for weight in map(keras.ops.convert_to_numpy, model.trainable_weights)]
     loss = float(model.train_on_batch(pixels, targets))
@@ -118,7 +118,7 @@ def refusal(model, file):
         return str(error) if all(map(numpy.array_equal, before, model.get_weights())) else "it was changed"
 
 def build(name, labels=2):
-    return build_model(name, labels, size, size)
+    return build_model(name, labels, size)
 
 # What a user may have: a network of Keras' own making, with its top and without, in all three formats, and runs of cxrflow.
 keras.utils.set_random_seed(1)

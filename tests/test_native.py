@@ -41,7 +41,7 @@ def steps(model, pixels, targets):
 found = {}
 keras.utils.set_random_seed(3)
 for name in ("residual", "plain", "mixed"):
-    model = mixed(size) if name == "mixed" else build_model(name, 2, (size, size), (size, size))
+    model = mixed(size) if name == "mixed" else build_model(name, 2, (size, size))
     random = np.random.default_rng(1)
     pixels = random.uniform(0, 255, (8, *model.input_shape[1:])).astype("float32")
     targets = np.eye(2, dtype="float32")[random.integers(0, 2, 8)]
@@ -91,7 +91,7 @@ from cxrflow.training.optimizer import build_optimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 
 own_process()
-model = build_model("plain", 2, (16, 16), (16, 16))
+model = build_model("plain", 2, (16, 16))
 native(model)
 model.save(sys.argv[1])
 optimizer = build_optimizer(TrainConfig(table="t", run="r"), Worker(), 1)

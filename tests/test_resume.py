@@ -257,15 +257,13 @@ def test_what_cannot_be_read_is_not_counted_among_the_newest(stopped, tmp_path):
     found = read_checkpoint(RunDirectory(stopped.run))
 
     def write(epoch, samples):
-        write_checkpoint(
-            run, Checkpoint({**found.state, "epoch": epoch, "samples": samples, "best": {"epoch": 1}}, {}), keep=1
-        )
+        write_checkpoint(run, Checkpoint({**found.state, "epoch": epoch, "samples": samples, "best": {"epoch": 1}}, {}))
         return sorted(os.listdir(run.checkpoints))
 
-    write(1, 0), write(4, 100)
+    write(1, 0), write(4, 100), write(4, 150)
     with open(os.path.join(run.checkpoints, "00005-000000000000.npz"), "wb") as half:
         half.write(b"PK")
-    assert write(4, 200) == ["00001-000000000000.npz", "00004-000000000200.npz"]
+    assert write(4, 200) == ["00001-000000000000.npz", "00004-000000000150.npz", "00004-000000000200.npz"]
     assert read_checkpoint(run, arrays=False).state["samples"] == 200
 
 

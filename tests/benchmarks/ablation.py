@@ -34,7 +34,6 @@ RECIPES = {
     "strong": {"augment": "strong"},
     "no average": {"ema_epochs": 0.0},
     "one view": {"views": 1},
-    "constant rate": {"lr_decay": "none"},
     "resnetd": {"model": "resnetd"},
     "plain": {"model": "plain"},
 }

@@ -125,9 +125,7 @@ def gradient_bytes(model: str) -> int:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     from cxrflow.training.models import build_model
 
-    return 4 * sum(
-        math.prod(weight.shape) for weight in build_model(model, 2, (128, 128), (128, 128)).trainable_weights
-    )
+    return 4 * sum(math.prod(weight.shape) for weight in build_model(model, 2, (128, 128)).trainable_weights)
 
 
 def as_table(times: dict[str, float], size: float, flags: argparse.Namespace) -> str:

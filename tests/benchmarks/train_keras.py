@@ -50,7 +50,7 @@ class Training:
             table, manifest, "train", rank=0, workers=1, batch_size=BATCH_ROWS, size=feed_size(config, manifest)
         )
         size = (manifest.height, manifest.width)
-        self._model = build_model("residual", len(manifest.labels), size, size)
+        self._model = build_model("residual", len(manifest.labels), size)
         self._model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss="categorical_crossentropy", jit_compile=False)
         self._epoch = 0
         with closing(self._feed.epoch()) as batches:

@@ -236,10 +236,6 @@ class TrainConfig:
     init_weights: str | None = None
     """File of weights to begin with instead of random ones: Keras' .weights.h5, .keras (also another run's) or .h5, a path
     or URL that every worker can read. All of the network but its last layer must be in it."""
-    height: int | None = None
-    """Height that the network sees; the table's, if not given."""
-    width: int | None = None
-    """Width that the network sees; the table's, if not given."""
     augment: str = "standard"
     """How training images are changed: none, light (pose), standard (pose and exposure), strong (more, and patches
     erased), or your own as module:function. Validation images never are."""
@@ -249,8 +245,6 @@ class TrainConfig:
     """Growth of the learning rate with the number of workers: sqrt (suits Adam), linear (suits SGD) or none."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises to its peak."""
-    lr_decay: str = "cosine"
-    """What the learning rate does after its peak: cosine falls to 0 at the last step, none stays."""
     weight_decay: float = 0.02
     """Decoupled weight decay of AdamW; biases and the scales of normalisation have none. 0 makes it Adam."""
     ema_epochs: float = 1.5
@@ -262,9 +256,6 @@ class TrainConfig:
     precision: str = "float32"
     """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies, made for GPUs with
     tensor cores). Weights, checkpoints, output and the saved model are float32."""
-    gradient_dtype: str = "float32"
-    """What gradients are sent to the other workers as: float32, float16 or bfloat16, half the bytes for fewer digits (3 or 2
-    decimal ones). float16 has none for a gradient below 6e-8 or above 65504; bfloat16 has float32's range."""
     batch_norm: str = "local"
     """What batch normalisation takes mean and variance of in training: local (a worker's batch) or global (that of all
     workers, for two more exchanges a layer at each step)."""
@@ -282,8 +273,6 @@ class TrainConfig:
     and batches."""
     shuffle_rows: int = 8192
     """Images, over all workers, that are mixed with each other at a time; fewer where feed_memory does not hold them."""
-    reader_threads: int = 2
-    """Petastorm threads that read Parquet in each worker."""
     cache: str | None = None
     """Folder on each machine's own disk where its workers keep shards of a remote table, for later epochs and runs."""
     cache_size: str = "10g"
@@ -292,8 +281,6 @@ class TrainConfig:
     """Seed of the weights, of the order of the samples and of augmentation."""
     checkpoint_seconds: float = 300
     """Seconds between checkpoints inside an epoch; one is written at each epoch's end as well."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept, besides that of the best epoch."""
     max_restarts: int = 3
     """How often training starts again from the last checkpoint, by itself, after a worker was lost."""
     min_workers: int = 1
@@ -323,11 +310,8 @@ class TrainConfig:
             "workers",
             "epochs",
             "batch_size",
-            "height",
-            "width",
             "learning_rate",
             "shuffle_rows",
-            "reader_threads",
         )
         parse_bytes("--feed-memory", self.feed_memory)
         parse_bytes("--cache-size", self.cache_size)
@@ -338,7 +322,6 @@ class TrainConfig:
         _require(
             self.checkpoint_seconds >= 0, f"--checkpoint-seconds: expected 0 or more, got {self.checkpoint_seconds:g}"
         )
-        _require(self.keep_checkpoints >= 1, f"--keep-checkpoints: expected 1 or more, got {self.keep_checkpoints}")
         _require(self.max_restarts >= 0, f"--max-restarts: expected 0 or more, got {self.max_restarts}")
         _require(
             1 <= self.min_workers <= self.workers,
@@ -356,9 +339,7 @@ class TrainConfig:
         _one_of(self, "views", 1, 5)
         _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")
-        _one_of(self, "lr_decay", "cosine", "none")
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
-        _one_of(self, "gradient_dtype", "float32", "float16", "bfloat16")
         _one_of(self, "batch_norm", "local", "global")
         _one_of(self, "threshold", "balanced", "youden")
         _require(
@@ -470,36 +451,6 @@ class DemoConfig:
             self.launcher != "local" or self.workers == 1,
             f"--workers: expected 1 with the local launcher, got {self.workers}",
         )
-
-
-PRESETS: dict[str, dict[type, dict]] = {
-    "default": {},
-    # The conditions of the notebook that cxrflow grew from: everything that made its curves swing.
-    "notebook": {
-        IngestConfig: {"height": 150, "width": 106},
-        TrainConfig: {
-            "model": "notebook",
-            "epochs": 200,
-            "batch_size": 32,
-            "augment": "none",
-            "learning_rate": 1e-3,
-            "lr_scaling": "none",
-            "lr_decay": "none",
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "ema_epochs": 0.0,
-            "views": 1,
-        },
-    },
-}
-"""Values that a preset gives instead of a job's defaults. What is asked for by name goes before either."""
-
-
-def preset(name: str, kind: type = TrainConfig, **fields):
-    """A configuration with the preset's values but for ``fields``, as ``--preset NAME`` with flags makes it. Raises
-    UserError, which lists the known ones, for an unknown preset."""
-    _require(name in PRESETS, f"--preset: expected one of {', '.join(PRESETS)}; got {name!r}")
-    return kind(**{**PRESETS[name].get(kind, {}), **fields})
 
 
 def to_dict(config) -> dict:

@@ -33,13 +33,7 @@ class Worker:
         return signals.wanted()
 
     def all_reduce_mean_gradients(self, gradients: list) -> list:
-        """The mean over all workers of each float32 tensor of Keras' backend, in one exchange; called in the train step.
-
-        It travels as ``--gradient-dtype``. Sums of 16 bits would round at every worker, float16's end at 65504, and Horovod
-        0.28.1 has none of bfloat16. So of those each worker is sent its part of every other's numbers, averages them in
-        float32, and sends the means to all: no more bytes than an all-reduce of 16 bits, and two roundings for any
-        number of workers.
-        """
+        """The mean over all workers of each float32 tensor of Keras' backend, in one exchange; called in the train step."""
         return gradients
 
     def all_reduce_seconds(self) -> float:

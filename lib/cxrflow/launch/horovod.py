@@ -151,7 +151,7 @@ def worker_main(
         hvd.init()
         try:
             pin("tensorflow", config.device, 0 if owns_gpu else hvd.local_rank())
-            return function(config, HorovodWorker(hvd, tf, agent, config.gradient_dtype))
+            return function(config, HorovodWorker(hvd, tf, agent))
         finally:
             hvd.shutdown()
 
@@ -177,8 +177,8 @@ class HorovodWorker(WatchedWorker):
     """Talks through Horovod, which takes NCCL for what lies on GPUs where it was built with it; gradients go in one grouped
     all-reduce inside TensorFlow's graph."""
 
-    def __init__(self, hvd, tf, agent: Agent, gradient_dtype: str = "float32"):
-        self._hvd, self._tf, self.agent, self._dtype = hvd, tf, agent, gradient_dtype
+    def __init__(self, hvd, tf, agent: Agent):
+        self._hvd, self._tf, self.agent = hvd, tf, agent
         self.rank, self.size = hvd.rank(), hvd.size()
         with tf.device("/cpu:0"):
             self._seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
@@ -192,35 +192,10 @@ class HorovodWorker(WatchedWorker):
             began = tf.timestamp()
         with tf.control_dependencies([began]):
             gradients = [tf.identity(gradient) for gradient in gradients]
-        means = (
-            self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)
-            if self._dtype == "float32"
-            else self._average_in_16_bits(gradients)
-        )
+        means = self._hvd.grouped_allreduce(gradients, op=self._hvd.Average)
         with tf.control_dependencies(means):
             self._seconds.assign_add(tf.timestamp() - began)
         return means
-
-    def _average_in_16_bits(self, gradients: list) -> list:
-        tf, dtype = self._tf, self._tf.as_dtype(self._dtype)
-
-        def packed(numbers):  # Horovod moves any 16 bits as float16, and computes nothing with them here
-            return tf.bitcast(tf.cast(numbers, dtype), tf.float16)
-
-        def unpacked(bits):
-            return tf.cast(tf.bitcast(bits, dtype), tf.float32)
-
-        flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
-        length = flat.shape[0]
-        flat = tf.pad(flat, [[0, -length % self.size]])
-        parts = tf.reshape(unpacked(self._hvd.alltoall(packed(flat))), [self.size, -1])
-        means = unpacked(self._hvd.allgather(packed(tf.reduce_mean(parts, 0))))[:length]
-        return [
-            tf.reshape(part, gradient.shape)
-            for part, gradient in zip(
-                tf.split(means, [gradient.shape.num_elements() for gradient in gradients]), gradients, strict=True
-            )
-        ]
 
     def all_reduce_seconds(self) -> float:
         return float(self._seconds.numpy())

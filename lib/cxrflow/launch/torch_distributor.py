@@ -67,7 +67,7 @@ def worker_main(
 
         own_process()
         try:
-            result = function(config, TorchWorker(agent, config.gradient_dtype))
+            result = function(config, TorchWorker(agent))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it
             # after its work is done. So it leaves before that, once TorchDistributor's script has saved the result.
             atexit.register(_leave)
@@ -116,11 +116,10 @@ def _flowing(average: Callable) -> type:
 class TorchWorker(WatchedWorker):
     """Talks through torch.distributed; gradients go as one flat tensor."""
 
-    def __init__(self, agent: Agent, gradient_dtype: str = "float32"):
-        import torch
+    def __init__(self, agent: Agent):
         import torch.distributed as dist
 
-        self.agent, self._dtype, self._seconds = agent, getattr(torch, gradient_dtype), 0.0
+        self.agent, self._seconds = agent, 0.0
         self._flowing = _flowing(self._average)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -131,7 +130,7 @@ class TorchWorker(WatchedWorker):
             return gradients
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         began = _now(flat)
-        flat = self._average(flat) if self._dtype == torch.float32 else self._average_in_16_bits(flat)
+        flat = self._average(flat)
         self._seconds += _now(flat) - began
         return _split(flat, gradients)
 
@@ -140,16 +139,6 @@ class TorchWorker(WatchedWorker):
 
         dist.all_reduce(flat)
         return flat.div_(self.size)
-
-    def _average_in_16_bits(self, flat):
-        import torch
-        import torch.distributed as dist
-
-        sent = torch.nn.functional.pad(flat, (0, -len(flat) % self.size)).to(self._dtype)
-        parts, means = torch.empty_like(sent), torch.empty_like(sent)
-        dist.all_to_all_single(parts, sent)
-        dist.all_gather_into_tensor(means, parts.view(self.size, -1).float().mean(0).to(self._dtype))
-        return means[: len(flat)].float()
 
     def all_reduce_seconds(self) -> float:
         return self._seconds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -11,11 +9,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Literal
 
 import tyro
 
-from cxrflow.base.config import PRESETS, to_dict
 from cxrflow.base.errors import JobError, Stopped, UserError
 
 
@@ -64,46 +60,8 @@ def run_job(config_type: type, job: Callable[..., dict], description: str) -> No
 
 
 def parse(config_type: type, description: str, arguments: list[str]):
-    """A ``config_type`` of the flags. Where there are presets for it, there is a flag --preset too, whose values are the
-    defaults, also those that --help shows. Ends the process as tyro does, after --help and for an unknown flag."""
-    if not any(config_type in values for values in PRESETS.values()):
-        return tyro.cli(config_type, description=description, args=arguments)
-    with_presets = _with_presets(config_type, _asked(arguments))
-    fields = to_dict(tyro.cli(with_presets, description=description, args=arguments))
-    del fields["preset"]
-    return config_type(**fields)
-
-
-def _asked(arguments: list[str]) -> str:
-    """The preset asked for; of an unknown one, which tyro will refuse, the default."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", nargs="?")
-    name = parser.parse_known_args(arguments)[0].preset
-    return name if name in PRESETS else "default"
-
-
-def _with_presets(config_type: type, name: str) -> type:
-    """``config_type`` with the preset's values as defaults and a field ``preset``."""
-    values = PRESETS[name].get(config_type, {})
-    types = {field.name: field.type for field in dataclasses.fields(config_type)}
-    fields = [(name, types[name], value) for name, value in values.items()]
-    help = "Defaults of other flags: " + "; ".join(_shown(preset, config_type) for preset in PRESETS)
-    choice = Annotated[Literal[tuple(PRESETS)], tyro.conf.arg(help=help)]
-    return dataclasses.make_dataclass(
-        config_type.__name__,
-        [*fields, ("preset", choice, name)],
-        bases=(config_type,),
-        namespace={"__module__": config_type.__module__},
-        frozen=True,
-        kw_only=True,
-    )
-
-
-def _shown(preset: str, config_type: type) -> str:
-    values = PRESETS[preset].get(config_type)
-    if not values:
-        return f"{preset}, those below"
-    return f"{preset}, " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+    """A ``config_type`` of the flags. Ends the process as tyro does, after --help and for an unknown flag."""
+    return tyro.cli(config_type, description=description, args=arguments)
 
 
 def _take_credentials() -> None:

@@ -20,10 +20,7 @@ from cxrflow.training.torch_layers import native
 def saved_network(config: TrainConfig, manifest: Manifest) -> keras.Model:
     """The network that computes in float32, whatever it was trained in: every backend and machine can. From stored pixels to
     logits (B, K)."""
-    stored = (manifest.height, manifest.width)
-    return build_model(
-        config.model, len(manifest.labels), stored, (config.height or stored[0], config.width or stored[1])
-    )
+    return build_model(config.model, len(manifest.labels), (manifest.height, manifest.width))
 
 
 def trained_network(config: TrainConfig, manifest: Manifest, worker: Worker) -> keras.Model:

@@ -22,6 +22,8 @@ from cxrflow.base.manifest import Manifest, RunDirectory
 from cxrflow.distributed.worker import Worker
 
 VERSION = 2
+KEEP = 2
+"""Newest checkpoints that stay, besides that of the best epoch."""
 LOOK_STEPS = 20
 """Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
 
@@ -33,13 +35,10 @@ FREE = {
     "workers",
     "batch_size",
     "device",
-    "gradient_dtype",
     "feed_memory",
-    "reader_threads",
     "cache",
     "cache_size",
     "checkpoint_seconds",
-    "keep_checkpoints",
     "max_restarts",
     "min_workers",
     "hang_seconds",
@@ -59,8 +58,8 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
 
 
-def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> None:
-    """Write a checkpoint whole or not at all, and remove all but the ``keep`` newest and that of the best epoch; also later ones,
+def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all, and remove all but the ``KEEP`` newest and that of the best epoch; also later ones,
     which could not be read, or training would have gone on from there.
 
     Raises OSError where it cannot be written; the older ones are there then.
@@ -73,7 +72,7 @@ def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int) -> No
     best = _name(state["best"]["epoch"], 0) if state["best"] else None
     names = {url.rsplit("/", 1)[1]: url for url in storage.files(run.checkpoints, ".npz")}
     readable = sorted(name for name in names if name <= now.rsplit("/", 1)[1])
-    for name in names.keys() - {best, *readable[-keep:]}:
+    for name in names.keys() - {best, *readable[-KEEP:]}:
         storage.remove(names[name])
 
 

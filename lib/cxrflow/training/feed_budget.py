@@ -17,6 +17,7 @@ from cxrflow.base.manifest import Manifest
 from cxrflow.training.epoch_plan import DEFAULT_STREAMS
 
 READ_COPIES = 3  # of a shard, that pyarrow holds beside the result while it reads: the file's pages, a buffer that grows by moving
+READER_THREADS = 2  # that read Parquet at the same time in each worker, where the memory allows it
 BATCHES = 4  # that are gathered, fed, kept to fill up the last one, and copied by the backend
 
 
@@ -29,7 +30,7 @@ class FeedSize:
     shuffle_rows: int = 8192
     held_bytes: int = 2**30
     """Largest size of all shards that a worker holds or reads at a time, in bytes."""
-    reader_threads: int = 2
+    reader_threads: int = READER_THREADS
     keep: bool = False
     """Whether shards stay in memory once they are read, since all of the splits that are fed fit into held_bytes."""
 
@@ -42,12 +43,11 @@ def size_feed(
     workers: int,
     memory: int,
     shuffle_rows: int,
-    reader_threads: int,
 ) -> FeedSize:
     """The most streams, then the most reading threads, then the largest windows up to ``shuffle_rows`` that
     ``memory`` bytes a worker allow. Raises UserError where they do not hold one shard while the next is read."""
     for streams in _streams(workers):
-        for threads in range(reader_threads, 0, -1):
+        for threads in range(READER_THREADS, 0, -1):
             held = _held(shard_rows, image_bytes, batch_size, memory, threads)
             rows = (held // image_bytes - max(shard_rows)) // (streams // workers)  # one more shard is read ahead
             if rows >= max(shard_rows):
@@ -74,12 +74,11 @@ def resize_feed(
     batch_size: int,
     workers: int,
     memory: int,
-    reader_threads: int,
 ) -> FeedSize:
     """The same order of samples with another number of workers, batch size or memory. Raises UserError where they do
     not go together."""
     rows = window_rows(size, shard_rows) * (size.streams // math.gcd(size.streams, workers)) + max(shard_rows)
-    for threads in range(reader_threads, 0, -1):
+    for threads in range(READER_THREADS, 0, -1):
         held = _held(shard_rows, image_bytes, batch_size, memory, threads)
         keep = sum(shard_rows) * image_bytes <= held
         if keep or rows * image_bytes <= held:
@@ -99,7 +98,6 @@ def feed_size(config: TrainConfig, manifest: Manifest, kept: dict | None = None)
     limits = {
         "batch_size": config.batch_size,
         "workers": config.workers,
-        "reader_threads": config.reader_threads,
         "memory": parse_bytes("--feed-memory", config.feed_memory),
     }
     if kept is None:

@@ -174,7 +174,7 @@ class _Trainer:
             arrays,
         )
         with self._writing():
-            write_checkpoint(self._run, checkpoint, self._config.keep_checkpoints)
+            write_checkpoint(self._run, checkpoint)
         self._progress.checkpoint(epoch, samples)
 
     @contextmanager

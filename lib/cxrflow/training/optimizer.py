@@ -14,7 +14,7 @@ UNDECAYED = ["bias", "gamma", "beta"]
 def build_optimizer(
     config: TrainConfig, worker: Worker, steps_per_epoch: int, ahead: float = 0.0
 ) -> keras.optimizers.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) with warm-up and then cosine decay to zero, or none.
+    """AdamW (Loshchilov and Hutter 2019) with warm-up and then cosine decay to zero.
 
     The peak is the learning rate of one worker times the growth that ``lr_scaling`` names: the square root of the
     number of workers (Malladi et al. 2022, for Adam), the number itself (Goyal et al. 2017, for SGD), or 1.
@@ -34,7 +34,6 @@ def build_optimizer(
         max(1, total - warmup),
         warmup_target=peak if warmup else None,
         warmup_steps=warmup,
-        alpha={"cosine": 0.0, "none": 1.0}[config.lr_decay],
     )
     rate = _Ahead(schedule, ahead)
     scaled = config.precision == "mixed_float16"

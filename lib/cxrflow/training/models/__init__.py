@@ -69,21 +69,19 @@ def _names_in(module: str) -> tuple[str, ...]:
     return spec.loader.get_code(module).co_names
 
 
-def build_model(name: str, labels: int, table_size: tuple[int, int], size: tuple[int, int]):
+def build_model(name: str, labels: int, size: tuple[int, int]):
     """A Keras model, named "network", from stored pixels to logits, one a label.
 
-    Input: uint8 or float (B, H, W, 1) of the table's height and width, 0 to 255, 0 is black. Output: float32
-    (B, ``labels``). Resizing to ``size`` and standardising each image, (x - mean) / sqrt(variance + 25), are part of the model.
-    Both, and the output, are float32 whatever Keras' dtype policy: 16 bits would lose shades of gray, and small differences.
+    Input: uint8 or float (B, H, W, 1), H and W being ``size``, 0 to 255, 0 is black. Output: float32
+    (B, ``labels``). Standardising each image, (x - mean) / sqrt(variance + 25), is part of the model.
+    That, and the output, are float32 whatever Keras' dtype policy: 16 bits would lose shades of gray, and small differences.
 
     Raises UserError where the network cannot be built for this size, or would not load without cxrflow.
     """
     import keras
 
     body, raw = find_body(name)
-    x = inputs = keras.Input((*table_size, 1), name="pixels")
-    if size != table_size:
-        x = keras.layers.Resizing(*size, interpolation="bilinear", antialias=True, dtype="float32")(x)
+    x = inputs = keras.Input((*size, 1), name="pixels")
     if not raw:  # its brightness and contrast say more of an image's detector than of its patient
         x = keras.layers.LayerNormalization(
             (1, 2, 3), epsilon=25.0, center=False, scale=False, dtype="float32", name="standardise"
