@@ -1,4 +1,4 @@
-"""Sample images of every format that the image tests share. They are drawn here, and are of nobody."""
+"""Synthetic sample images of every format, shared by the image tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gradient(height: int = 40, width: int = 60) -> Image.Image:
 
 
 def picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.Image:
-    """Smooth shapes with fine noise: enough detail that a stretch of file is a stretch of image."""
+    """Draw smooth shapes with fine noise. Thanks to the noise, every stretch of the file affects pixels."""
     rows, columns = np.mgrid[:height, :width] / max(height, width)
     smooth = 120 + 80 * np.sin(7 * rows) * np.cos(5 * columns)
     noise = np.random.default_rng(seed).normal(0, 12, (height, width))
@@ -38,7 +38,7 @@ def picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.Image:
 
 
 def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags: int) -> bytes:
-    """An uncompressed gray TIFF of one strip, whatever the dtype."""
+    """Build an uncompressed grey TIFF of one strip with any dtype."""
     values = np.asarray(values)
     pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
     tags = {
@@ -54,7 +54,7 @@ def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags
         339: {"u": 1, "i": 2, "f": 3}[values.dtype.kind],
     }
     tags |= {int(name[1:]): value for name, value in more_tags.items()}
-    # a SHORT would stand in the first half of the value field, so every value is a LONG
+    # every value is a LONG, because a SHORT would occupy the first half of the value field
     entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
     header = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8 + len(pixels))
     return header + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
@@ -65,7 +65,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
-    """A PNG of one row, written by hand: Pillow writes neither 2 and 4 bits of gray nor 16 bits of colour."""
+    """Build a PNG of one row. Pillow cannot write grey of 2 and 4 bits, or colour of 16 bits."""
     bits = "".join(f"{sample:0{depth}b}" for sample in samples)
     bits += "0" * (-len(bits) % 8)
     row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")

@@ -1,4 +1,4 @@
-"""Formats and rules: what comes in as bytes comes out as the pixels that were worked out by hand."""
+"""decode_image: files of every format give the pixels that were computed by hand."""
 
 import io
 import pickle
@@ -56,7 +56,7 @@ def test_grayscale_in_a_lossless_format_is_unchanged(kind, options, decoder):
         ("CMYK", {}),
     ],
 )
-def test_every_kind_of_jpeg_is_near_what_was_written(mode, options, decoder):
+def test_every_kind_of_jpeg_is_close_to_the_original(mode, options, decoder):
     data = encode(gradient().convert(mode), "JPEG", quality=95, **options)
     decoded = decode(data, 40, 60, decoder=decoder)
     assert np.abs(decoded.pixels.astype(int) - np.asarray(gradient())).max() <= 6
@@ -71,14 +71,14 @@ def test_colour_becomes_luma(kind, decoder):
 
 
 @every_decoder
-def test_cmyk_is_inverted_with_adobes_marker_alone(decoder):
+def test_cmyk_is_inverted_only_with_adobes_marker(decoder):
     # Pillow writes Adobe's marker and inverted values: ink (55, 155, 205, 0) is (200, 100, 50) in light
     ink = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (55, 155, 205, 0)])
     data = encode(ink, "JPEG", quality=100)
     assert abs(int(decode(data, 16, 16, decoder=decoder).pixels[8, 8]) - LUMA) <= 2
     start = data.index(b"\xff\xee")
     bare = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
-    # without the marker the stored 255 - ink is ink itself; with its black of 255 everything is black
+    # without the marker the stored values (255 - ink) are the ink; the black channel is then 255, so all is black
     assert decode(bare, 16, 16, decoder=decoder).pixels.max() <= 2
 
 
@@ -100,7 +100,7 @@ def test_turbo_and_pillow_agree_on_real_files(real_images):
 
 
 @every_decoder
-def test_a_jpeg_decoded_at_a_smaller_scale_agrees_with_the_whole_one(real_images, decoder):
+def test_a_jpeg_decoded_at_a_smaller_scale_agrees_with_the_full_one(real_images, decoder):
     worst = 0.0
     for path in sorted(real_images.glob("*/*"))[::40]:
         data = path.read_bytes()
@@ -190,7 +190,7 @@ def test_tiff_of_every_depth_by_the_rules(values, options, grays, note):
 
 
 @pytest.mark.parametrize("factor", [256, 257])
-def test_an_8_bit_image_that_was_widened_comes_back(factor):
+def test_an_8_bit_image_stored_in_16_bits_is_restored(factor):
     deep = Image.fromarray(np.asarray(picture()).astype(np.uint16) * factor)
     np.testing.assert_array_equal(decode(encode(deep), 120, 160).pixels, np.asarray(picture()))
 
@@ -204,7 +204,7 @@ def test_deep_values_keep_their_order_and_none_is_clipped(depth):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_without_a_gray_are_refused(bad):
+def test_nan_and_infinity_are_refused(bad):
     with pytest.raises(DecodeError, match="NaN or infinite") as refused:
         decode(tiff(np.float32([[0, bad, 1]])), 1, 3)
     assert refused.value.reason == "corrupt"
@@ -218,7 +218,7 @@ def test_values_without_a_gray_are_refused(bad):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, kind, decoder):
     shown = np.kron([[0, 80, 160], [240, 40, 200]], np.ones((16, 16))).astype(np.uint8)
-    # what a camera stores so that the orientation's turn gives ``shown``
+    # the stored pixels that the orientation turns into ``shown``
     stored = {
         1: shown,
         2: shown[:, ::-1],
@@ -238,13 +238,13 @@ def test_exif_orientation_is_applied(orientation, kind, decoder):
     assert np.abs(decoded.pixels.astype(int) - shown).max() <= 2
 
 
-def test_a_broken_exif_block_is_said_and_the_image_kept():
+def test_a_broken_exif_block_is_noted_and_the_image_kept():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(picture(), "JPEG", exif=exif)
     order = data.index(b"Exif\0\0") + 6
     data = data[:order] + b"??" + data[order + 2 :]
-    assert decode(data, 120, 160).note == "EXIF block unreadable, taken as upright"
+    assert decode(data, 120, 160).note == "EXIF block unreadable, assumed upright"
 
 
 def test_pad_keeps_the_aspect_between_black_borders():
@@ -261,7 +261,7 @@ def test_pad_gives_the_size_whatever_the_aspect(shape):
 
 
 def test_resizing_averages_over_the_area():
-    # one white pixel in each block of 4: an average of 63.75 everywhere, where picking neighbours gives 0 or 255
+    # one white pixel in each block of 4 averages to 63.75; nearest-neighbour resizing would give 0 or 255
     dots = np.zeros((128, 128), np.uint8)
     dots[::2, ::2] = 255
     assert np.abs(decode(encode(Image.fromarray(dots)), 16, 16).pixels.astype(int) - 64).max() <= 2
@@ -274,7 +274,7 @@ def test_resizing_averages_over_the_area():
 @pytest.mark.parametrize(
     ("kind", "word"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames")]
 )
-def test_the_first_of_several_is_taken_and_said(kind, word, decoder):
+def test_the_first_of_several_pages_is_used_and_noted(kind, word, decoder):
     others = [Image.new("L", (60, 40), value) for value in (10, 20)]
     options = {"lossless": True} if kind == "WEBP" else {}
     decoded = decode(encode(gradient(), kind, save_all=True, append_images=others, **options), 40, 60, decoder=decoder)
@@ -293,7 +293,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(kind, decoder, monk
     assert refused.value.reason == "too_large"
 
 
-def test_the_usual_limit_stops_a_small_file_of_400_million_pixels():
+def test_the_default_limit_refuses_a_small_file_of_400_million_pixels():
     with pytest.raises(DecodeError, match="20000 x 20000") as refused:
         decode(encode(Image.new("1", (20_000, 20_000))), 8, 8)
     assert refused.value.reason == "too_large"
@@ -312,13 +312,13 @@ def test_the_usual_limit_stops_a_small_file_of_400_million_pixels():
         (b"\0\0\0\x20ftypavif" + bytes(20), "unsupported"),
     ],
 )
-def test_what_is_no_image_is_refused_with_its_reason(data, reason, decoder):
+def test_other_content_is_refused_with_its_reason(data, reason, decoder):
     with pytest.raises(DecodeError) as refused:
         decode(data, 8, 8, decoder=decoder)
     assert refused.value.reason == reason and reason in REASONS and refused.value.detail
 
 
-def test_the_reasons_are_the_closed_list():
+def test_the_list_of_reasons():
     assert set(REASONS) == {
         "empty",
         "not_an_image",
@@ -334,14 +334,14 @@ def test_the_reasons_are_the_closed_list():
     }
 
 
-def test_what_travels_between_processes_can_be_pickled():
+def test_recipes_and_errors_can_be_pickled():
     recipe = Recipe(224, 224, resize="pad")
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     refused = pickle.loads(pickle.dumps(DecodeError("corrupt", "wrong checksum")))
     assert (refused.reason, refused.detail, str(refused)) == ("corrupt", "wrong checksum", "corrupt: wrong checksum")
 
 
-def test_a_recipe_says_what_it_expects():
+def test_a_recipe_validates_its_fields():
     assert Recipe(height=10, width=20).decoder == DEFAULT_DECODER == "turbo"
     with pytest.raises(UserError, match=r"resize must be one of \['pad', 'stretch'\]. Received: 'crop'"):
         Recipe(10, 10, resize="crop")

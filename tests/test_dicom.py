@@ -303,7 +303,7 @@ def test_overlays_in_the_unused_bits_are_left_out():
     np.testing.assert_array_equal(decode(saved(high), 120, 160).pixels, np.asarray(picture()))
 
 
-def test_values_beyond_the_bits_stored_are_kept_and_said():
+def test_values_beyond_the_bits_stored_are_kept_and_noted():
     assert shown(np.uint16([0, 2048, 4095]), BitsStored=10) == (
         [[0, 128, 255]],
         "values from 0 to 4095 in 10 bits stored; values use 12 of 16 bits",
@@ -315,7 +315,7 @@ def test_signed_values_without_their_sign_get_it():
     assert shown(np.int16([0x800, 0, 0x7FF]), BitsStored=12) == ([[0, 128, 255]], "")
 
 
-def test_dicom_is_told_before_the_tiff_header_in_its_preamble():
+def test_dicom_is_detected_before_the_tiff_header_in_its_preamble():
     data = b"II*\0" + saved(dataset(np.asarray(picture())))[4:]
     assert decode(data, 120, 160).source_format == "DICOM"
 
@@ -378,7 +378,7 @@ def test_a_file_cut_anywhere_is_refused(syntax):
     assert refused(data[: len(data) // 2]).reason == "truncated"
 
 
-def test_a_strict_decode_tells_damage_inside_a_frame(tmp_path):
+def test_a_strict_decode_detects_damage_inside_a_frame(tmp_path):
     baseline = compressed(np.asarray(picture()), uid.JPEGBaseline8Bit, encode(picture(), "JPEG"))
     lossless = with_gdcm(dataset(TWELVE, BitsStored=12), "JPEGLosslessProcess14_1", tmp_path)
     jpeg_ls = compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12)

@@ -1,4 +1,4 @@
-"""Damage: a file that is cut, overwritten or incomplete is refused, or gives the very pixels of the whole one."""
+"""Damaged files (cut, overwritten or incomplete) are refused, or give exactly the pixels of the undamaged file."""
 
 import struct
 import zlib
@@ -46,7 +46,7 @@ def pixels(data: bytes, decoder: str = "turbo") -> np.ndarray:
 
 
 def refusal(data: bytes, decoder: str = "turbo") -> str:
-    """The reason; fails where the damaged file decodes."""
+    """Return the reason of the refusal; fail if the file decodes."""
     with pytest.raises(DecodeError) as refused:
         pixels(data, decoder)
     assert refused.value.detail
@@ -68,7 +68,7 @@ def test_a_file_cut_anywhere_is_refused(name, decoder):
     whole = pixels(data, decoder)
     cuts = {*range(1, len(data), max(1, len(data) // 60)), *range(len(data) - 12, len(data))}
     reasons = {cut: assert_refused_or_same(data[:cut], whole, decoder) for cut in sorted(cuts)}
-    # a first page may be whole, and a strip's last padding byte carries nothing
+    # the first page may be complete, and the last padding byte of a strip has no content
     assert {reason for cut, reason in reasons.items() if cut > 12} <= {"truncated", "same"}
     assert list(reasons.values()).count("same") == 0 or name == "TIFF pages"
 
@@ -96,12 +96,12 @@ def test_overwritten_bytes_never_raise_anything_else(name, at, new):
         assert refused.detail
 
 
-# --- formats with checksums: every changed byte is told ---------------------------------------------------------
+# --- formats with checksums: every changed byte is detected ---------------------------------------------------------
 
 
 @every_decoder
 @pytest.mark.parametrize("name", ["PNG", "PNG 16"])
-def test_every_changed_byte_of_a_png_is_told(name, decoder):
+def test_every_changed_byte_of_a_png_is_detected(name, decoder):
     data = FILES[name]
     for at in range(8, len(data), max(1, len(data) // 150)):
         broken = bytearray(data)
@@ -110,7 +110,7 @@ def test_every_changed_byte_of_a_png_is_told(name, decoder):
 
 
 def png(stream: bytes, *more: bytes) -> bytes:
-    """A 4 x 2 gray PNG with this image stream and these chunks after it."""
+    """Build a 4 x 2 grey PNG with this image stream, followed by these chunks."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 2, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", stream) + b"".join(more)
 
@@ -140,7 +140,7 @@ def test_a_png_whose_stream_is_not_the_image(data, reason):
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 7), (33, 2)])
 @pytest.mark.parametrize("depth", [1, 8, 16])
 def test_the_rows_of_an_interlaced_png_are_counted(size, depth):
-    # Adam7 has seven passes, each with its own rows; counted one by one here and by formula in the check
+    # Adam7 has seven passes with rows of their own; we count them one by one, the check uses a formula
     from cxrflow.images.checks.png import expected_bytes
 
     height, width = size
@@ -153,15 +153,17 @@ def test_the_rows_of_an_interlaced_png_are_counted(size, depth):
     assert expected_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)) == total
 
 
-def test_a_changed_byte_in_a_deflated_tiff_strip_is_told():
+def test_a_changed_byte_in_a_deflated_tiff_strip_is_detected():
     data = FILES["TIFF deflate"]
-    whole, results = pixels(data), []
-    for at in range(10, len(data) - 4, 41):
-        results.append(assert_refused_or_same(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :], whole))
+    whole = pixels(data)
+    results = [
+        assert_refused_or_same(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :], whole)
+        for at in range(10, len(data) - 4, 41)
+    ]
     assert set(results) <= {"corrupt", "truncated", "unsupported", "same"} and results.count("same") < 8
 
 
-def test_a_stretch_overwritten_in_a_jpeg_strip_of_a_tiff_is_told():
+def test_a_stretch_overwritten_in_a_jpeg_strip_of_a_tiff_is_detected():
     data = encode(picture(), "TIFF", compression="jpeg")
     assert decode(data, 120, 160).source_bits == 8
     for at in range(len(data) // 3, len(data) - 600, 101):
@@ -205,8 +207,8 @@ def test_a_progressive_jpeg_with_a_scan_left_out_is_truncated(decoder):
 
 
 @every_decoder
-def test_a_long_stretch_overwritten_in_a_real_scan_is_told(real_images, decoder):
-    # of 1,024 bytes and more not one of 240 got through when this was measured; of 64 zeros one in seven did
+def test_a_long_stretch_overwritten_in_a_real_scan_is_detected(real_images, decoder):
+    # measured: all of 240 stretches of 1,024 bytes or more were detected; of 64 zeros, one in seven was not
     rng = np.random.default_rng(0)
     for path in sorted(real_images.glob("*/*"))[::70]:
         data = path.read_bytes()
@@ -218,7 +220,7 @@ def test_a_long_stretch_overwritten_in_a_real_scan_is_told(real_images, decoder)
 
 
 @every_decoder
-def test_a_zeroed_tail_of_a_real_file_is_told(real_images, decoder):
+def test_a_zeroed_tail_of_a_real_file_is_detected(real_images, decoder):
     for path in sorted(real_images.glob("*/*"))[::70]:
         data = path.read_bytes()
         half = len(data) // 2
@@ -226,7 +228,7 @@ def test_a_zeroed_tail_of_a_real_file_is_told(real_images, decoder):
         assert refusal(data[:half] + bytes(len(data) - half - 2) + END_MARKER, decoder) == "corrupt"
 
 
-def test_gray_jpeg_with_the_sampling_factors_of_some_devices_is_read():
+def test_gray_jpeg_with_unusual_sampling_factors_is_read():
     data = FILES["JPEG"]
     frame = data.index(b"\xff\xc0")
     assert data[frame + 11] == 0x11
@@ -240,7 +242,7 @@ def test_gray_jpeg_with_the_sampling_factors_of_some_devices_is_read():
     ("process", "bits", "words"),
     [(0xC3, 8, "lossless JPEG"), (0xC1, 12, "extended JPEG, 12 bits"), (0xC5, 8, "hierarchical JPEG")],
 )
-def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder):
+def test_unsupported_kinds_of_jpeg_are_named(process, bits, words, decoder):
     data = FILES["JPEG"]
     frame = data.index(b"\xff\xc0")
     other = data[: frame + 1] + bytes([process]) + data[frame + 2 : frame + 4] + bytes([bits]) + data[frame + 5 :]
@@ -249,7 +251,7 @@ def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder
     assert refused.value.reason == "unsupported"
 
 
-# --- containers without a checksum: what is missing is told, what is overwritten is not --------------------------
+# --- containers without a checksum: missing data are detected, overwritten data are not --------------------------
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_kinds_of_jpeg_that_are_not_read_are_named(process, bits, words, decoder
         ("GIF", len(FILES["GIF"]) - 1, b"\0", "corrupt"),  # something else than the trailer
     ],
 )
-def test_declared_sizes_are_held_against_the_file(name, at, new, reason):
+def test_declared_sizes_are_checked_against_the_file(name, at, new, reason):
     data = bytearray(FILES[name])
     data[at : at + len(new)] = new
     assert refusal(bytes(data)) == reason
@@ -272,7 +274,7 @@ def test_a_strip_beyond_the_end_of_a_tiff():
     assert refusal(tiff(np.asarray(PICTURE), t279=10**6)) == "truncated"
 
 
-def test_tiff_pages_that_run_in_a_circle():
+def test_tiff_pages_in_a_cycle():
     data = tiff(np.asarray(PICTURE))
     first = struct.unpack_from("<I", data, 4)[0]
     assert refusal(data[:-4] + struct.pack("<I", first)) == "corrupt"

@@ -1,4 +1,4 @@
-"""The perceptual hash, on drawn images and real ones."""
+"""The perceptual hash of drawn and real images."""
 
 import io
 
@@ -15,11 +15,11 @@ def distance(one: str, two: str) -> int:
 
 
 def test_the_lowest_frequency_alone_sets_its_bits():
-    # One wave down the image: of the 16x16 frequencies only (1, 0), its odd harmonics by rounding, are above 0.
+    # A cosine with half a period down the image: only frequency (1, 0) and, by rounding, its odd harmonics are above 0.
     down = 127.5 + 120 * np.cos(np.pi * (2 * np.arange(64) + 1) / 128)
     image = np.repeat(down.round().astype(np.uint8)[:, None], 64, axis=1)
     bits = bin(int(perceptual_hash(image[None])[0], 16))[2:].zfill(256)
-    assert bits[0] == "0" and bits[16] == "1"  # the mean, and the first wave down
+    assert bits[0] == "0" and bits[16] == "1"  # the mean, and frequency (1, 0)
     turned = bin(int(perceptual_hash(image.T[None])[0], 16))[2:].zfill(256)
     assert turned[1] == "1"
 
@@ -43,7 +43,7 @@ def saved_again(image: Image.Image, **options) -> Image.Image:
     ],
     ids=["quality 30", "half the size", "brighter"],
 )
-def test_copies_of_real_images_are_near_and_others_far(real_images, change):
+def test_copies_have_near_hashes_and_other_images_do_not(real_images, change):
     recipe = Recipe(224, 224)
 
     def hash_of(data: bytes) -> str:
@@ -58,5 +58,5 @@ def test_copies_of_real_images_are_near_and_others_far(real_images, change):
     originals = [hash_of(path.read_bytes()) for path in files]
     copies = [hash_of(encode(change(Image.open(path).convert("L")))) for path in files]
     assert max(map(distance, originals, copies)) <= NEAR_BITS
-    others = [distance(one, two) for place, one in enumerate(originals) for two in originals[:place]]
+    others = [distance(one, two) for index, one in enumerate(originals) for two in originals[:index]]
     assert min(others) > NEAR_BITS

@@ -1,7 +1,7 @@
-"""From a file's bytes to a grayscale image of the table's size: decoders chosen by name. No Spark, no Keras.
+"""Decode image files to 8-bit grayscale images of a table's size. Imports neither Spark nor Keras.
 
-Reading order: ``decode`` (the way through), ``decoders`` (the contract), ``values`` (deep values to 8 bits),
-``checks`` (damage that lenient decoders pass over).
+Reading order: ``decode`` (the entry point), ``decoders`` (the contract of a decoder), ``bit_depth`` (deep values to
+8 bits), ``checks`` (damage that decoders ignore).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = [
     "DECODERS",
     "DEFAULT_DECODER",
     "REASONS",
+    "DecodeError",
     "DecodedImage",
     "Grayscale",
     "Recipe",
-    "DecodeError",
     "decode_image",
     "find_decoder",
 ]

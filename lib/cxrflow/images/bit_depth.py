@@ -1,15 +1,15 @@
-"""From deep values to 8 bits. Every rule keeps the order of the values and clips none.
+"""Convert deep pixel values to 8 bits. Every rule keeps the order of the values and clips none of them.
 
-What is known about the values decides, in this order:
+The first rule that applies decides:
 
-1. Their range is stated (by the format, or by a decoder): it becomes 0..255.
-2. Unsigned integers of up to 16 bits: the range is that of the smallest of 8, 10, 12, 14 and 16 bits that holds
-   every value. Detectors give 10 to 14 bits, and files that carry them in 16 come out nearly black by any other
-   rule. A power of two is a plain shift, so an 8-bit image that was widened to 16 bits by either custom
-   (times 256 or 257) comes back exactly.
-3. Everything else (32-bit integers, negative values, floats): from the smallest to the largest value.
+1. The format or the decoder states the range of the values: that range becomes 0..255.
+2. Unsigned integers of up to 16 bits: the range is 0 to the largest value of the smallest depth (8, 10, 12, 14 or 16
+   bits) that can represent every pixel. Detectors deliver 10 to 14 bits. Stored in 16 bits, their images would be
+   nearly black if 65535 were white. Ranges of whole bits are converted by a shift, so an 8-bit image that was
+   multiplied by 256 or 257 to fill 16 bits is restored exactly.
+3. All other values (32-bit integers, negative values, floats): the range is the smallest to the largest pixel.
 
-Cases 2 (below the full depth) and 3 depend on the image itself, so they are said in its note.
+Rule 2 (below the full depth) and rule 3 depend on the image's own pixels, so the image's note mentions them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ DEPTHS = (8, 10, 12, 14, 16)
 
 
 def to_uint8(pixels: np.ndarray, value_range: tuple[float, float] | None = None) -> tuple[np.ndarray, str]:
-    """Any integers or floats (H, W) -> uint8 (H, W) and a note on the rule where it depends on the image.
+    """Convert integers or floats (H, W) to uint8 (H, W), and return a note if the rule depended on the pixels.
 
-    Raises DecodeError on NaN and infinity (they have no gray) and on values outside the stated range.
+    Raises:
+        DecodeError: a value is NaN, infinite or outside the stated range.
     """
     if pixels.dtype == np.uint8 and value_range in (None, (0, 255)):
         return pixels, ""
@@ -39,15 +40,15 @@ def to_uint8(pixels: np.ndarray, value_range: tuple[float, float] | None = None)
 
 
 def finite_range(pixels: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest value. Raises DecodeError on NaN and infinity."""
+    """Return the smallest and the largest value. Raises DecodeError if a value is NaN or infinite."""
     low, high = pixels.min().item(), pixels.max().item()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise DecodeError("corrupt", "NaN or infinite values, which have no gray")
+        raise DecodeError("corrupt", "NaN or infinite values, which have no grey level")
     return low, high
 
 
 def infer_range(low: float, high: float, dtype: np.dtype) -> tuple[tuple[float, float], str]:
-    """The values that become black and white where nothing states them (rules 2 and 3 above), and the note."""
+    """Return the values of black and white by rules 2 and 3 above, and the note."""
     dtype = np.dtype(dtype)
     if dtype.kind in "iub" and dtype.itemsize <= 2 and low >= 0:
         depth = next(depth for depth in DEPTHS if high < 2**depth)
@@ -57,9 +58,10 @@ def infer_range(low: float, high: float, dtype: np.dtype) -> tuple[tuple[float, 
 
 
 def scale(pixels: np.ndarray, black: float, white: float) -> np.ndarray:
-    """Values between black and white -> uint8; integers fall into 256 equal steps, floats are rounded.
+    """Map values from ``black``..``white`` to uint8 0..255.
 
-    ``black`` may be above ``white``: the image is then inverted. All equal gives 0.
+    Integers from 0 to 2**n - 1 are shifted into 256 equal steps; all other values are rounded. If ``black`` is above
+    ``white``, the image is inverted. If they are equal, the result is 0.
     """
     if black > white:
         return 255 - scale(pixels, white, black)

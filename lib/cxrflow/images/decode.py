@@ -1,9 +1,10 @@
-"""decode_image: the one way from a file's bytes to the pixels of a table."""
+"""decode_image: convert a file's bytes to the pixels that a table stores."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from cxrflow.images.resize import RESIZES
 
 
 def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
-    """A file's bytes -> uint8 (recipe.height, recipe.width).
+    """Decode a file's bytes to uint8 pixels (recipe.height, recipe.width).
 
-    Raises DecodeError with the reason and the decoder's words; nothing is half decoded or filled up in silence.
-    An image whose decoding needs more memory than there is counts as too large.
+    Damaged files are refused, never filled up. An image that does not fit in memory counts as too large.
+
+    Raises:
+        DecodeError: with one of REASONS and an explanation.
     """
     if not data:
         raise DecodeError("empty")
@@ -55,24 +58,25 @@ def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
 
 
 @functools.cache
-def accepts_max_pixels(decoder) -> bool:
+def accepts_max_pixels(decoder: Callable) -> bool:
+    """Whether a decoder has a parameter ``max_pixels``."""
     try:
         return "max_pixels" in inspect.signature(decoder).parameters
-    except ValueError:  # a function written in C may not say
+    except ValueError:  # functions written in C may have no signature
         return False
 
 
-def _run_decoder(decoder, *arguments) -> Grayscale:
+def _run_decoder(decoder: Callable, *arguments) -> Grayscale:
     try:
         return decoder(*arguments)
     except (DecodeError, MemoryError):
         raise
-    except Exception as error:  # a user's decoder may raise anything; the file is what is known to be at hand
+    except Exception as error:  # a custom decoder may raise anything
         raise DecodeError("corrupt", f"{type(error).__name__}: {error}") from error
 
 
 def _check_contract(gray: Grayscale, name: str) -> None:
-    """Raise if a decoder does not keep its contract."""
+    """Raise if a decoder's result violates the contract in ``cxrflow.images.decoders``."""
     if not isinstance(gray, Grayscale):
         raise _contract_error(name, f"Grayscale. Received: {type(gray).__name__}")
     pixels = gray.pixels
@@ -88,7 +92,7 @@ def _contract_error(name: str, expected: str) -> DecodeError:
 
 
 def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:
-    """For a decoder that does not know the limit; a file that Pillow cannot open is left to the decoder."""
+    """Check the declared size for a decoder without ``max_pixels``. Files that Pillow cannot open pass."""
     if kind in pillow.OPENERS:
         try:
             pillow.open_image(data, kind, max_pixels).close()
@@ -100,14 +104,15 @@ def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:
 
 
 def _check_damage(data: bytes, kind: str, max_pixels: int) -> None:
-    """The format's own checks, for a decoder that does not vouch for the data."""
+    """Run the format's own checks, for a decoder that does not verify the data itself."""
     if kind in pillow.OPENERS:
         try:
             with pillow.open_image(data, kind, max_pixels) as image:
                 pillow.check_content(image, data)
         except DecodeError as refused:
-            if refused.reason != "unsupported":  # by Pillow, which did not have to read it
+            if refused.reason != "unsupported":  # Pillow need not support the file: the decoder read it
                 raise
         except Exception as error:
-            if (refused := pillow.to_decode_error(error)).reason != "unsupported":
-                raise refused from error
+            converted = pillow.to_decode_error(error)
+            if converted.reason != "unsupported":
+                raise converted from error

@@ -1,4 +1,4 @@
-"""What a decoder returns, what decode_image returns, and how both refuse."""
+"""The results of a decoder and of decode_image, and the error that both raise."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 REASONS = {
     "empty": "the file has no bytes",
-    "not_an_image": "no decoder knows the content",
+    "not_an_image": "no decoder recognises the content",
     "truncated": "the file ends before the image does",
-    "corrupt": "the image's data are damaged",
+    "corrupt": "the image data are damaged",
     "too_large": "the image has more pixels than allowed",
-    "unsupported": "an image of a kind that has no agreed way to 8 bits, or whose decoder is not installed",
+    "unsupported": "an image of a kind that cannot be converted to 8-bit grey, or whose decoder is not installed",
     "no_pixel_data": "a DICOM object without an image",
-    "crashed": "the decoder's process ended on it, twice",
-    "unlabelled": "the labels file tells nothing of it, or the label rule finds nothing in its path",
+    "crashed": "the decoding process died on this file twice",
+    "unlabelled": "the labels file has no row for it, or the label rule does not match its path",
     "unreadable": "the file could not be opened or read",
     "in_another_split": "the same content is in another split",
 }
-"""Why a file is in quarantine: the closed list, with its meaning."""
+"""All reasons why a file can be in quarantine, with their meanings. The list is closed."""
 
 
 class DecodeError(Exception):
-    """A file that gives no image. ``reason`` is one of REASONS, ``detail`` the decoder's own words."""
+    """A file cannot be decoded. ``reason`` is one of REASONS, ``detail`` explains it."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -36,38 +36,39 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale:
-    """What a decoder hands over: gray values of any depth, as a viewer shows them (orientation applied)."""
+    """A decoder's result: grey values of any depth, as a viewer shows them (orientation applied)."""
 
     pixels: np.ndarray
-    """(height, width): uint8 with 0 black and 255 white, or deeper integers or floats, see ``value_range``."""
+    """(height, width): uint8 with 0 black and 255 white, or deeper integers or floats with ``value_range``."""
     value_range: tuple[float, float] | None = None
-    """The values that mean black and white in deeper pixels; None leaves it to ``values.to_bytes``."""
+    """The values of black and white in deeper pixels; None lets ``bit_depth.to_uint8`` decide."""
     full_size: tuple[int, int] | None = None
-    """(height, width) of the whole image, where ``pixels`` are at a reduced scale."""
+    """(height, width) of the full image, if ``pixels`` are at a reduced scale."""
     bits: int = 0
-    """Bits a sample as the file stores them; 0 means those of the pixels' dtype."""
+    """Bits per sample as stored in the file; 0 means those of the pixels' dtype."""
     note: str = ""
-    """What was left out or done, such as "first of 12 pages"."""
+    """What was changed or ignored, such as "first of 12 pages"."""
     verified: bool = False
-    """The decoder refuses damaged data by itself; otherwise the checks of the file's format run as well."""
+    """Whether the decoder itself refuses damaged data. Otherwise the checks of the file's format run as well."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image ready to be stored."""
+    """An image in the form that a table stores."""
 
     pixels: np.ndarray
     """uint8 (height, width), row-major, 0 is black."""
     source_height: int
-    """Pixels, as a viewer shows the file (after EXIF orientation)."""
+    """Pixels, after EXIF orientation."""
     source_width: int
     source_format: str
-    """Such as JPEG, PNG or DICOM; empty where only a user's decoder knows the format."""
+    """Such as JPEG, PNG or DICOM; empty if only a custom decoder recognises the format."""
     source_bits: int = 8
-    """Bits a sample as the file stores them, from 1 to 64."""
+    """Bits per sample as stored in the file, from 1 to 64."""
     note: str = ""
-    """What was left out or done, such as "MONOCHROME1 inverted"; empty for nothing."""
+    """What was changed or ignored, such as "MONOCHROME1 inverted"; empty if nothing was."""
 
 
 def join_notes(*notes: str) -> str:
+    """Join the notes that are not empty with semicolons."""
     return "; ".join(note for note in notes if note)

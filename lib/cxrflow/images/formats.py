@@ -1,4 +1,4 @@
-"""Which format a file's bytes are in, told by their beginning, never by the file's name."""
+"""Detect a file's format from its content, not from its name."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ UNSUPPORTED_SIGNATURES = {
     b"\0\0\x01\0": "ICO",
     b"\x93NUMPY": "NumPy",
 }
-"""Formats that are told apart only to say so."""
+"""Formats that are detected only to name them in the error."""
 
 
 def sniff(data: bytes) -> str:
-    """One of FORMATS, or "" for anything else.
+    """Return one of FORMATS, or "" for unknown content.
 
-    DICOM comes first: its preamble of 128 bytes is free, and slide scanners begin it with a TIFF header.
+    DICOM is tested first, because its 128-byte preamble may contain anything. Slide scanners put a TIFF header there.
     """
     if data[128:132] == b"DICM":
         return "DICOM"
@@ -45,8 +45,8 @@ def sniff(data: bytes) -> str:
 
 
 def unknown_format_error(data: bytes) -> DecodeError:
-    """Why a file that ``sniff`` does not know is refused."""
-    advice = f"expected one of {', '.join(FORMATS)}, or a decoder of your own"
+    """Return the error for content whose format ``sniff`` does not recognise."""
+    advice = f"expected one of {', '.join(FORMATS)}, or a custom decoder"
     for beginning, name in UNSUPPORTED_SIGNATURES.items():
         if data.startswith(beginning):
             return DecodeError("unsupported", f"{name}; {advice}")
@@ -56,6 +56,7 @@ def unknown_format_error(data: bytes) -> DecodeError:
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise DecodeError if a declared size is empty or exceeds ``max_pixels``."""
     if height < 1 or width < 1:
         raise DecodeError("corrupt", f"declares {width} x {height} pixels")
     if height * width > max_pixels:

@@ -1,4 +1,4 @@
-"""EXIF orientation: reading it from a file's EXIF block and applying it to pixels."""
+"""EXIF orientation: read it from a file's EXIF block and apply it to pixels."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _APPLY = {
 
 
 def apply(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as stored -> as a viewer shows it; 1 and unknown numbers change nothing."""
+    """Turn pixels (H, W, ...) from the stored to the displayed orientation; 1 and unknown values change nothing."""
     turn = _APPLY.get(orientation)
     return np.ascontiguousarray(turn(pixels)) if turn else pixels
 
 
 def swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(height, width) as stored -> as a viewer shows it, or back."""
+    """Convert (height, width) from the stored to the displayed orientation, or back."""
     return size[::-1] if orientation in TRANSPOSED else size
 
 
 def read(exif: bytes) -> tuple[int, str]:
-    """The orientation (1..8) in an EXIF block (a small TIFF file), and a note where the block cannot be read.
+    """Return the orientation (1..8) of an EXIF block (a small TIFF file), and a note if the block is unreadable.
 
-    A broken block does not touch the pixels, so the image is kept as it is stored.
+    A broken block does not affect the pixels, so the image keeps its stored orientation.
     """
     if not exif:
         return 1, ""
@@ -50,5 +50,5 @@ def read(exif: bytes) -> tuple[int, str]:
             if tag == TAG and kind == 3:
                 return (value, "") if 1 <= value <= 8 else (1, f"EXIF orientation {value} ignored")
     except (KeyError, struct.error):
-        return 1, "EXIF block unreadable, taken as upright"
+        return 1, "EXIF block unreadable, assumed upright"
     return 1, ""

@@ -1,4 +1,4 @@
-"""How every file of a table becomes pixels."""
+"""How the files of a table are converted to pixels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """One for a whole table: plain data, so that it travels to the executors."""
+    """The conversion settings of a table. Plain data, so Spark can send it to the executors."""
 
     height: int
-    """Pixels of every image of the table."""
+    """Height of the table's images in pixels."""
     width: int
+    """Width of the table's images in pixels."""
     decoder: str = DEFAULT_DECODER
     """A name in DECODERS, an entry point of the group ``cxrflow.decoders``, or ``module:function``."""
     resize: str = "stretch"
-    """A name in RESIZES: "stretch" fills the whole size, "pad" keeps the aspect between black borders."""
+    """A name in RESIZES: "stretch" fills the whole size, "pad" keeps the aspect ratio and adds black borders."""
     max_pixels: int = MAX_PIXELS
-    """Files that declare more are refused before they are decoded (flag ``--max-pixels``)."""
+    """Files that declare more pixels are refused before they are decoded (``--max-pixels``)."""
 
     def __post_init__(self):
         for name in ("height", "width", "max_pixels"):

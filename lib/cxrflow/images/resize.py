@@ -1,4 +1,4 @@
-"""The one place where images change their size: antialiased bilinear, as Pillow does it."""
+"""Resize images with Pillow's antialiased bilinear filter. All resizing happens here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from PIL import Image
 
 
 def stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 (H, W) -> uint8 (height, width), whatever the aspect.
+    """Resize uint8 (H, W) to uint8 (height, width) without keeping the aspect ratio.
 
-    Every output pixel is an average over the area that it covers (triangle filter). Far larger images are first
-    reduced by a whole factor to at least twice the size, which costs a fraction and changes little.
+    Every output pixel averages the area that it covers (triangle filter). Much larger images are first reduced by an
+    integer factor to at least twice the target size. That is much faster and changes the result little.
     """
     if pixels.shape == (height, width):
         return pixels
@@ -19,9 +19,9 @@ def stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 (H, W) -> uint8 (height, width) with the aspect kept, centred between black borders.
+    """Resize uint8 (H, W) to uint8 (height, width), keeping the aspect ratio between black borders.
 
-    An odd border is one pixel wider at the bottom or right.
+    The image is centred. If the border is odd, it is one pixel wider at the bottom or right.
     """
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     inner_height = min(height, max(1, round(pixels.shape[0] * scale)))

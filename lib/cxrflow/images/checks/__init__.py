@@ -1,1 +1,1 @@
-"""Damage that lenient decoders pass over, one file a format: each raises DecodeError or returns nothing."""
+"""Detect damage that decoders ignore. One file per format; each check raises DecodeError or returns nothing."""

@@ -1,4 +1,4 @@
-"""BMP: the declared file size, and rows that are all there. BMP has no checksum."""
+"""BMP: check the declared file size and that no row is missing. BMP has no checksum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cxrflow.images.decode_result import DecodeError
 
 
 def check_structure(data: bytes) -> None:
-    """Raise if the file is shorter than it declares, or than its uncompressed rows."""
+    """Raise if the file is shorter than declared or than its uncompressed rows."""
     if len(data) < 26:
         raise DecodeError("truncated", "the file ends in the BMP header")
     declared, offset, header = struct.unpack_from("<I4xII", data, 2)

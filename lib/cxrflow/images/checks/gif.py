@@ -1,6 +1,6 @@
-"""GIF: every block is whole up to the trailer. Pillow itself refuses a first frame whose codes end early.
+"""GIF: check that every block up to the trailer is complete. Pillow refuses a first frame whose codes end early.
 
-GIF has no checksum: overwritten codes that still fill the frame are not told.
+GIF has no checksum: overwritten codes that still fill the frame are not detected.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from cxrflow.images.decode_result import DecodeError
 
 
 def check_structure(data: bytes) -> None:
-    """Walk all blocks; raise if the file ends before the trailer or has no frame."""
+    """Raise if the file ends before the trailer or has no frame."""
     if count_frames(data) == 0:
         raise DecodeError("truncated", "a GIF without a frame")
 
 
 def count_frames(data: bytes) -> int:
+    """Count the frames without decoding them. Raises DecodeError if the file ends early."""
     try:
         return sum(_blocks(data))
     except IndexError:
@@ -22,7 +23,7 @@ def count_frames(data: bytes) -> int:
 
 
 def _blocks(data: bytes):
-    """Yield True for a frame, False for an extension."""
+    """Yield True for each frame and False for each extension."""
     position = 13 + _table_bytes(data[10])
     while (kind := data[position]) != 0x3B:
         if kind == 0x2C:
@@ -39,7 +40,7 @@ def _table_bytes(flags: int) -> int:
 
 
 def _skip(data: bytes, position: int) -> int:
-    """The end of a chain of sub-blocks, each of which begins with its length; an empty one ends it."""
+    """Return the end of a chain of sub-blocks. Each begins with its length; an empty one ends the chain."""
     while length := data[position]:
         position += 1 + length
     return position + 1

@@ -1,11 +1,11 @@
-"""JPEG: the header, and the strict decode that tells damage.
+"""JPEG: parse the header, and decode strictly to detect damage.
 
-libjpeg-turbo's warnings are errors here. That catches files cut anywhere, a missing or early end marker, and
-scans whose data decode to fewer or more blocks than the image has. It cannot catch all, for JPEG has no checksum:
-Huffman codes fall back into step after a damaged stretch, so a short one often gives as many blocks as before,
-with other values. Measured on real X-rays, with bytes of the scan zeroed, overwritten at random or removed: of
-stretches of 1,024 bytes and more every one was told, of 256 bytes 97 % or more, of 64 bytes 83 % or more; of
-changed single bytes one in three. A changed quantisation table is not told either.
+Every warning of libjpeg-turbo is an error here. That detects files cut anywhere, a missing or early end marker, and
+scans that decode to fewer or more blocks than the image has. JPEG has no checksum, so some damage stays undetected:
+Huffman codes resynchronise after a damaged stretch, and a short stretch often gives the same number of blocks with
+other values. Measured on real X-rays, with bytes of the scan zeroed, overwritten at random or removed: every stretch of
+1,024 bytes or more was detected, at least 97 % of those of 256 bytes, at least 83 % of those of 64 bytes, and one in
+three changed single bytes. A changed quantisation table is not detected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before a JPEG's first scan."""
+    """The content of a JPEG file before its first scan."""
 
     height: int
     """As stored, before EXIF orientation."""
@@ -50,15 +50,15 @@ class Header:
     bits: int
     components: tuple[int, ...]
     adobe: bool
-    """With Adobe's marker: its CMYK values are stored inverted."""
+    """Whether the file has Adobe's marker. Its CMYK values are then stored inverted."""
     orientation: int
     note: str
     scan: int
-    """Where the first scan's header begins."""
+    """Offset of the first scan's header."""
 
 
 def read_header(data: bytes) -> Header:
-    """Walk the segments up to the first scan. Costs microseconds, whatever the size."""
+    """Parse the segments up to the first scan. Takes microseconds for files of any size."""
     frame, adobe, turn, note = None, False, 1, ""
     for marker, start, end in segments(data):
         if marker in PROCESSES and frame is None:
@@ -79,7 +79,7 @@ def read_header(data: bytes) -> Header:
 
 
 def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
-    """Yield (marker, start, end) of every segment's content up to the end marker; scan data are skipped."""
+    """Yield (marker, start, end) of each segment's content up to the end marker. Scan data are skipped."""
     while True:
         if position + 2 > len(data):
             raise DecodeError("truncated", "the file ends among the JPEG headers")
@@ -110,7 +110,7 @@ def _next_marker(data: bytes, position: int, pattern: re.Pattern) -> int:
 
 
 def check_header(header: Header, data: bytes) -> None:
-    """Refuse what no decoder here reads, and files with scans left out. Runs before the decoding."""
+    """Refuse files that no decoder here can read, and files with missing scans. Runs before decoding."""
     if header.process not in SUPPORTED or header.bits != 8 or len(header.components) not in (1, 3, 4):
         name = PROCESSES[header.process]
         raise DecodeError("unsupported", f"{name} JPEG, {header.bits} bits, {len(header.components)} components")
@@ -119,9 +119,9 @@ def check_header(header: Header, data: bytes) -> None:
 
 
 def check_scans(header: Header, data: bytes) -> None:
-    """Raise if a progressive or multi-scan file lacks a scan: decoders then show what they have, blurred."""
+    """Raise if a progressive or multi-scan file lacks a scan. Decoders would return a blurred image."""
     missing = {component: [True] * 64 for component in header.components}
-    for marker, start, end in segments(data):
+    for marker, start, _ in segments(data):
         if marker == 0xDA:
             count = data[start]
             first, last, precision = data[start + 1 + 2 * count : start + 4 + 2 * count]
@@ -133,7 +133,7 @@ def check_scans(header: Header, data: bytes) -> None:
 
 
 def to_decode_error(error: ValueError, data: bytes) -> DecodeError:
-    """libjpeg-turbo's words as a reason; it may stumble over the end of a cut file in several ways."""
+    """Convert libjpeg-turbo's error to a DecodeError. A cut file causes several different messages."""
     words = str(error)
     if "Premature end of JPEG file" in words or b"\xff\xd9" not in data:
         return DecodeError("truncated", words)
@@ -142,7 +142,7 @@ def to_decode_error(error: ValueError, data: bytes) -> DecodeError:
 
 
 def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
-    """Decode strictly, by default at 1/8, the cheapest way to read every code, and drop the pixels."""
+    """Decode strictly and discard the pixels; by default at 1/8, the fastest scale that still reads every code."""
     try:
         simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""PNG: every chunk's checksum and the image stream's own; Pillow skips those of the image data."""
+"""PNG: check the checksum of every chunk and of the image stream. Pillow skips those of the image data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from cxrflow.images.decode_result import DecodeError
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples a pixel by colour type."""
+"""Samples per pixel by colour type."""
 
 PIECE = 1 << 16
 
@@ -17,7 +17,7 @@ ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (
 
 
 def check_structure(data: bytes) -> None:
-    """Chunks follow each other without a gap up to IEND, each with the right CRC. About 1 GB/s."""
+    """Raise unless all chunks up to IEND are complete, without gaps, with the right CRC. About 1 GB/s."""
     chunks = list(_chunks(data))
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise DecodeError("corrupt", "a PNG that does not begin with its header")
@@ -41,7 +41,7 @@ def _chunks(data: bytes):
 
 
 def check_stream(data: bytes) -> None:
-    """The image data inflate to exactly the image's rows, with the right Adler-32. 1 MB of memory at a time."""
+    """Raise unless the image data inflate to exactly the image's rows with the right Adler-32. Uses 1 MB of memory."""
     left, inflate = expected_bytes(data), zlib.decompressobj()
     for output in _inflated(inflate, data):
         left -= len(output)
@@ -58,7 +58,7 @@ def _inflated(inflate, data: bytes):
             while piece and not inflate.eof:
                 yield _inflate(inflate, piece)
                 piece = inflate.unconsumed_tail
-    while not inflate.eof and (output := _inflate(inflate, b"")):  # what zlib still holds back
+    while not inflate.eof and (output := _inflate(inflate, b"")):  # the rest of zlib's buffer
         yield output
 
 
@@ -70,7 +70,7 @@ def _inflate(inflate, piece) -> bytes:
 
 
 def expected_bytes(data: bytes) -> int:
-    """Bytes of all rows, each with its filter byte."""
+    """Return the size of all rows, including one filter byte per row."""
     width, height, depth, color, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     if color not in CHANNELS or depth not in (1, 2, 4, 8, 16) or interlace > 1:
         raise DecodeError("corrupt", f"colour type {color}, {depth} bits, interlace {interlace}")

@@ -1,7 +1,7 @@
-"""TIFF: strips that lie inside the file, and what their compression lets one check.
+"""TIFF: check that the strips lie inside the file, and their content as far as the compression allows it.
 
-Deflate carries a checksum and embedded JPEG a strict decode; LZW, PackBits and uncompressed strips have neither,
-so values overwritten there are not told.
+Deflate has a checksum, and embedded JPEG is decoded strictly. LZW, PackBits and uncompressed strips have no checksum,
+so overwritten values are not detected there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONG = 4
 
 
 def check_structure(data: bytes) -> None:
-    """Every page's directory lies inside the file, and Pillow knows the first page's compression."""
+    """Raise if a page's directory leaves the file, or if Pillow does not support the first page's compression."""
     directory = _directories(data)[0]
     compression = directory.get(COMPRESSION, 1)
     if compression not in COMPRESSION_INFO:
@@ -28,23 +28,24 @@ def check_structure(data: bytes) -> None:
 
 
 def count_pages(data: bytes) -> int:
+    """Count the pages without decoding them."""
     return len(_directories(data))
 
 
 def _directories(data: bytes) -> list[dict[int, int]]:
-    """Of every page, in classic TIFF and BigTIFF: tag -> its value, for values of one SHORT or LONG."""
+    """Return {tag: value} of each page, for single SHORT or LONG values, in classic TIFF and BigTIFF."""
     order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
     pointer, count, entry, value = ("Q", "Q", 20, 12) if big else ("I", "H", 12, 8)
     pages, at = {}, 8 if big else 4
     try:
         while offset := struct.unpack_from(order + pointer, data, at)[0]:
             if offset in pages:
-                raise DecodeError("corrupt", "the chain of TIFF pages runs in a circle")
+                raise DecodeError("corrupt", "the chain of TIFF pages is a cycle")
             entries = struct.unpack_from(order + count, data, offset)[0]
             first = offset + struct.calcsize(count)
             at = first + entry * entries
-            struct.unpack_from(order + pointer, data, at)  # the directory is all there
-            pages[offset] = dict(_entry(data, order, place, place + value) for place in range(first, at, entry))
+            struct.unpack_from(order + pointer, data, at)  # raises if the directory is cut
+            pages[offset] = dict(_entry(data, order, offset, offset + value) for offset in range(first, at, entry))
     except struct.error:
         raise DecodeError("truncated", "the file ends before its TIFF directories do") from None
     if not pages:
@@ -52,8 +53,8 @@ def _directories(data: bytes) -> list[dict[int, int]]:
     return list(pages.values())
 
 
-def _entry(data: bytes, order: str, place: int, value: int) -> tuple[int, int]:
-    tag, kind = struct.unpack_from(order + "HH", data, place)
+def _entry(data: bytes, order: str, offset: int, value: int) -> tuple[int, int]:
+    tag, kind = struct.unpack_from(order + "HH", data, offset)
     return tag, struct.unpack_from(order + ("I" if kind == LONG else "H"), data, value)[0]
 
 
@@ -74,7 +75,7 @@ def _strips(tags) -> list[tuple[int, int]]:
             starts, lengths = _as_tuple(tags[offsets]), _as_tuple(tags.get(counts, ()))
             if len(starts) != len(lengths):
                 raise DecodeError("corrupt", f"{len(starts)} strips with {len(lengths)} lengths")
-            return list(zip(starts, lengths))
+            return list(zip(starts, lengths, strict=True))
     raise DecodeError("truncated", "no strips of image data")
 
 

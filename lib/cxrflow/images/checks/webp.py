@@ -1,4 +1,4 @@
-"""WebP: the RIFF container is whole. libwebp refuses what it cannot decode; there is no checksum."""
+"""WebP: check that the RIFF container is complete. libwebp refuses data that it cannot decode; there is no checksum."""
 
 from __future__ import annotations
 

@@ -1,20 +1,21 @@
-"""The decoders by name, and how a user's own is found.
+"""Decoders by name, and how custom decoders are found.
 
 A decoder is a function::
 
     def decode(data: bytes, min_size: tuple[int, int]) -> Grayscale: ...
 
-``data`` are a file's bytes, never empty. It returns a ``cxrflow.images.decode_result.Grayscale``: the image in gray as a
-viewer shows it, in full or at a reduced scale that is not below ``min_size`` (height, width), then with the whole
-image's size as ``source``. Values deeper than 8 bits come with the values of black and white, or are left to the
-rules of ``cxrflow.images.bit_depth``. Resizing to the table's size comes after it, in one place.
+``data`` is a file's content and never empty. The decoder returns a ``cxrflow.images.decode_result.Grayscale``: the grey
+image as a viewer shows it. It may be at a reduced scale, not below ``min_size`` (height, width), and then states the
+size of the full image as ``full_size``. For values deeper than 8 bits the decoder states the values of black and white
+as ``value_range``, or leaves them to the rules of ``cxrflow.images.bit_depth``. The caller resizes the image.
 
-To refuse a file it raises ``DecodeError(reason, detail)``; any other exception is recorded as ``corrupt`` with its
-words. Unless it sets ``verified``, the checks of the file's format run as well (for formats that ``pillow`` reads).
-A decoder with a third parameter ``max_pixels`` is given the limit and refuses larger images before it decodes them;
-for one without, the declared size of JPEG, PNG, TIFF, BMP, GIF and WebP files is checked before it is called.
+To refuse a file, a decoder raises ``DecodeError(reason, detail)``. Any other exception is recorded as ``corrupt`` with
+its message. Unless the decoder sets ``verified``, the checks of the file's format run as well, for the formats that the
+decoder ``pillow`` supports. A decoder with a third parameter ``max_pixels`` gets the limit and must refuse larger
+images before decoding. For a decoder without it, the declared size of JPEG, PNG, TIFF, BMP, GIF and WebP files is
+checked before the call.
 
-A user's own is named as ``module:function``, or by the name of an entry point in the group ``cxrflow.decoders``.
+A custom decoder is named as ``module:function``, or by an entry point in the group ``cxrflow.decoders``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ DECODERS = {"pillow": pillow.decode, "turbo": turbo.decode}
 
 @functools.cache
 def find_decoder(name: str) -> Callable:
-    """The function of a decoder. Raises UserError, which lists the known names."""
+    """Return the decoder of this name. Raises UserError with the known names if there is none."""
     if name in DECODERS:
         return DECODERS[name]
     if ":" in name:
@@ -42,7 +43,7 @@ def find_decoder(name: str) -> Callable:
     entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name not in entries:
         known = ", ".join(sorted({*DECODERS, *entries}))
-        raise UserError(f"no decoder is called {name!r}. Known: {known}; or module:function of your own")
+        raise UserError(f"--decoder: expected one of {known}, or module:function of your own; got {name!r}")
     return _import(f"{entries[name].module}:{entries[name].attr}")
 
 
@@ -51,7 +52,7 @@ def _import(path: str) -> Callable:
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"decoder {path!r} cannot be imported as module:function: {error}") from error
+        raise UserError(f"--decoder: expected module:function that can be imported, got {path!r}: {error}") from error
     if not callable(found):
-        raise UserError(f"decoder {path!r} must be a function. Received: {type(found).__name__}")
+        raise UserError(f"--decoder: expected a function, got {path!r}, which is a {type(found).__name__}")
     return found

@@ -1,9 +1,9 @@
-"""The reference decoder: Pillow, between strict checks of its own that Pillow leaves out.
+"""The reference decoder: Pillow, with strict checks that Pillow itself does not make.
 
-JPEG, PNG, TIFF, BMP, GIF and WebP; DICOM through pydicom. Colour becomes luma (ITU-R 601: 0.299 R + 0.587 G +
-0.114 B), transparency is composed on black, EXIF orientation is applied. Of several pages or frames the first is
-taken. Colour profiles, gamma and pixel aspect are left out. RGB of 16 bits a sample is cut to its upper 8 before
-luma, as Pillow does; gray of more than 8 bits goes by ``cxrflow.images.bit_depth``.
+It reads JPEG, PNG, TIFF, BMP, GIF and WebP, and DICOM through pydicom. Colour is converted to luma (ITU-R BT.601:
+0.299 R + 0.587 G + 0.114 B), transparent images are composed on black, and the EXIF orientation is applied. Files of
+several pages or frames give the first. Colour profiles, gamma and the pixel aspect ratio are ignored. RGB of 16 bits
+per sample is cut to its upper 8 bits, as Pillow does; grey of more than 8 bits follows ``cxrflow.images.bit_depth``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cxrflow.images.decoders import dicom
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
 from cxrflow.images.recipe import MAX_PIXELS
 
-# The plug-ins are called by name: Image.open would try others, and hide the reason when they refuse.
+# We call each plug-in directly: Image.open would try other plug-ins and hide the reason of a failure.
 OPENERS = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -52,14 +52,14 @@ STRUCTURE = {
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
 INVERTED = "MINISWHITE inverted"
 
-# ``--max-pixels`` speaks for itself; Pillow's own limit would come first and say less.
+# Pillow's own limit would come before ``--max-pixels``, with a less helpful message.
 Image.MAX_IMAGE_PIXELS = None
 
 _warnings_lock = threading.Lock()
 
 
 def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``min_size`` (height, width)."""
+    """Decode a file to grey values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     kind = sniff(data)
     if kind == "DICOM":
         return dicom.decode(data, min_size, max_pixels)
@@ -71,12 +71,12 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
             return _decode_jpeg(image, data, min_size) if kind == "JPEG" else _decode_other(image, data)
     except (DecodeError, MemoryError):
         raise
-    except Exception as error:  # Pillow's plug-ins raise a dozen unrelated types on damaged files
+    except Exception as error:  # Pillow's plug-ins raise a dozen unrelated exception types on damaged files
         raise to_decode_error(error) from error
 
 
 def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
-    """Check the file's outline, open it and hold its declared size against the limit; no pixel is decoded."""
+    """Check the file's structure and its declared size, and open it without decoding pixels."""
     if kind in STRUCTURE:
         STRUCTURE[kind](data)
     if kind == "JPEG":
@@ -89,9 +89,9 @@ def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
 
 
 def _open_tiff(data: bytes) -> Image.Image:
-    """Pillow warns about damaged TIFF directories and goes on; here the warning is an error.
+    """Open a TIFF file and treat Pillow's warnings about damaged directories as errors.
 
-    Only TIFF's reader warns about damage, so only it pays for the filter, which is global to the process.
+    The warning filter is global to the process, so a lock protects it. Only the TIFF plug-in warns about damage.
     """
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -99,7 +99,7 @@ def _open_tiff(data: bytes) -> Image.Image:
 
 
 def check_content(image: Image.Image, data: bytes) -> None:
-    """The checks that have to read all image data."""
+    """Run the checks that read all image data."""
     if image.format == "JPEG":
         jpeg.check_scan_data(data, "CMYK" if image.mode == "CMYK" else "GRAY")
     elif image.format == "PNG":
@@ -109,7 +109,7 @@ def check_content(image: Image.Image, data: bytes) -> None:
 
 
 def to_decode_error(error: Exception) -> DecodeError:
-    """Pillow's words as a reason."""
+    """Convert Pillow's exception to a DecodeError."""
     words = f"{type(error).__name__}: {error}"
     lower = words.lower()
     if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
@@ -128,6 +128,7 @@ def _decode_jpeg(image: Image.Image, data: bytes, min_size: tuple[int, int]) -> 
 
 
 def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
+    """Apply the EXIF orientation to a decoded JPEG."""
     return Grayscale(
         pixels=orientation.apply(pixels, header.orientation),
         bits=8,
@@ -138,12 +139,12 @@ def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
 
 
 def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
-    """Pillow reads every CMYK JPEG as Adobe writes it, inverted; without Adobe's marker that has to be undone."""
+    """Convert CMYK to luma. Pillow always inverts CMYK JPEGs, which is wrong for files without Adobe's marker."""
     return (image if adobe else ImageChops.invert(image)).convert("RGB").convert("L")
 
 
 def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
-    # Pillow would decode its way through the frames of a GIF and the pages of a TIFF to count them
+    # Pillow would decode all frames of a GIF and all pages of a TIFF to count them
     count = {"GIF": gif.count_frames, "TIFF": tiff.count_pages}.get(image.format)
     pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
@@ -161,6 +162,7 @@ def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
 
 
 def bits_per_sample(image: Image.Image, data: bytes) -> int:
+    """Return the bits per sample that the file stores."""
     if image.format == "PNG":
         return data[24]
     if image.format == "TIFF":
@@ -169,7 +171,7 @@ def bits_per_sample(image: Image.Image, data: bytes) -> int:
 
 
 def to_grayscale(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
-    """(pixels, value_range, note) of Grayscale: deep gray values as they are stored, anything else as luma."""
+    """Return (pixels, value_range, note) of Grayscale: deep grey values as stored, all others as luma."""
     if image.mode.startswith(("I", "F")) or (image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)):
         return _deep_values(image, bits)
     inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0
@@ -179,12 +181,12 @@ def to_grayscale(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
 def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
     pixels = np.asarray(image)
     signed = image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)
-    if image.mode == "I" and not (bits == 32 and signed):  # Pillow holds them all as 32 bits with a sign
+    if image.mode == "I" and not (bits == 32 and signed):  # Pillow returns all of them as signed 32-bit values
         pixels = pixels.astype({(16, True): np.int16, (16, False): np.uint16}.get((bits, signed), np.uint32))
     if image.mode == "L":
         pixels = pixels.view(np.int8)
     value_range = (0, 4095) if bits == 12 else None
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # Pillow inverts up to 8 bits alone
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # Pillow inverts only up to 8 bits
         (black, white), note = infer_range(*finite_range(pixels), pixels.dtype)
         return pixels, (white, black), join_notes(INVERTED, note)
     if isinstance(key := image.info.get("transparency"), int):
@@ -193,16 +195,16 @@ def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
 
 
 def _luma(image: Image.Image, bits: int) -> np.ndarray:
-    """Any mode of 8 bits a sample -> uint8 luma on black."""
+    """Convert any mode of 8 bits per sample to uint8 luma on black."""
     key = image.info.get("transparency")
     if isinstance(key, int) and image.mode in ("1", "L"):
         gray = np.asarray(image.convert("L"))
-        # Pillow widens pixels of 1, 2 and 4 bits to 8, but the key only of 1 bit, and that since version 12
+        # Pillow expands pixels of 1, 2 and 4 bits to 8 bits, but the key only for 1 bit (since Pillow 12)
         level = 255 * bool(key) if image.mode == "1" else key * (255 // (2**bits - 1))
         return np.where(gray == level, 0, gray).astype(np.uint8)
     if isinstance(key, tuple) and bits == 16:
         raise DecodeError("unsupported", "16-bit colour with a transparent colour")
-    if image.mode in ("La", "RGBa"):  # premultiplied: the values are what composition on black gives
+    if image.mode in ("La", "RGBa"):  # premultiplied values already equal the composition on black
         image = Image.merge("L" if image.mode == "La" else "RGB", image.split()[:-1])
     if image.mode in ("LA", "PA", "RGBA") or key is not None:
         image = image.convert("RGBA")

@@ -1,7 +1,7 @@
-"""The default decoder: JPEG in one strict pass of libjpeg-turbo, everything else as ``pillow`` does.
+"""The default decoder: libjpeg-turbo for JPEG, and the decoder ``pillow`` for all other formats.
 
-One call decodes straight to luma at a reduced scale and refuses damage on the way, where ``pillow`` needs one pass
-for each. The discrete cosine transform and the scales are those of Pillow, so are the pixels.
+One strict pass of libjpeg-turbo decodes to luma at a reduced scale and detects damage; ``pillow`` needs two passes.
+Both use the same discrete cosine transform and the same scales, so the pixels are identical.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxrflow.images.recipe import MAX_PIXELS
 
 
 def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """A file's bytes -> gray values, a JPEG at the smallest scale not below ``min_size`` (height, width)."""
+    """Decode a file to grey values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     if not data.startswith(b"\xff\xd8\xff") or data[128:132] == b"DICM":
         return pillow.decode(data, min_size, max_pixels)
     header = jpeg.read_header(data)
@@ -29,22 +29,22 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
 
 
 def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.ndarray:
-    parts = scale_denominator(header.height, header.width, *min_size)
+    denominator = scale_denominator(header.height, header.width, *min_size)
     color = "CMYK" if len(header.components) == 4 else "GRAY"
     try:
         pixels = simplejpeg.decode_jpeg(
-            data, color, min_height=-(-header.height // parts), min_width=-(-header.width // parts)
+            data, color, min_height=-(-header.height // denominator), min_width=-(-header.width // denominator)
         )
     except ValueError as error:
         raise jpeg.to_decode_error(error, data) from None
     if color == "GRAY":
         return pixels[..., 0]
-    # pillow's rule takes the values as Pillow gives them, inverted
+    # cmyk_to_luma expects inverted values, as Pillow reads them
     image = Image.frombytes("CMYK", pixels.shape[1::-1], (255 - pixels).tobytes())
     return np.asarray(pillow.cmyk_to_luma(image, header.adobe))
 
 
-def scale_denominator(height: int, width: int, least_height: int, least_width: int) -> int:
-    """8, 4, 2 or 1: the largest by which both sides can be divided and stay at least as wanted, as Pillow's draft."""
-    room = min(height // least_height, width // least_width)
-    return next((parts for parts in (8, 4, 2) if room >= parts), 1)
+def scale_denominator(height: int, width: int, min_height: int, min_width: int) -> int:
+    """Return the largest of 8, 4, 2, 1 that keeps both sides at least at the minimum, as Pillow's draft mode does."""
+    room = min(height // min_height, width // min_width)
+    return next((candidate for candidate in (8, 4, 2) if room >= candidate), 1)
