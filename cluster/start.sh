@@ -1,40 +1,41 @@
 #!/usr/bin/env bash
-# Starts a Spark standalone cluster from the pyspark in .venv, which comes without Spark's own start scripts.
+# Starts a Spark standalone cluster with the pyspark in .venv. A pip-installed pyspark lacks Spark's start scripts.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/processes.sh"
 
 usage() {
     cat <<'HELP'
-Start a Spark standalone cluster: a master and its workers here, or workers here that join a master elsewhere.
+Start a Spark standalone cluster on this machine, or start workers here that join a master on another machine.
 
     cluster/start.sh --workers 2 --cores 1 --memory 2g
 
-or on several machines, the first of which has the master alone:
+On several machines, start the master on the first one and workers on the others:
 
     cluster/start.sh --host 10.0.0.1 --workers 0
     cluster/start.sh --host 10.0.0.2 --master spark://10.0.0.1:7077 --cores 8 --memory 16g
     cluster/start.sh --host 10.0.0.3 --master spark://10.0.0.1:7077 --cores 8 --memory 16g
 
-  --workers N        worker processes to start here, 0 for none beside a master (1)
+  --workers N        number of worker processes to start here; 0 starts only a master (1)
   --cores N          task slots of each worker (1)
-  --memory SIZE      memory that each worker may give to executors' Java heaps, such as 512m or 2g (2g); decoding
-                     and training happen in Python processes beside these heaps
+  --memory SIZE      memory of each worker for the Java heaps of its executors, such as 512m or 2g (2g); the Python
+                     processes that decode and train need their own memory in addition
   --master URL       join the master at spark://HOST:PORT instead of starting one
-  --host ADDRESS     address of this machine that master and workers listen on (127.0.0.1)
-  --port PORT        port of the master, 0 for any free one (7077)
-  --webui-port PORT  port of the master's web page, 0 for any free one (8080)
+  --host ADDRESS     address of this machine on which the master and the workers listen (127.0.0.1)
+  --port PORT        port of the master, 0 for any free port (7077)
+  --webui-port PORT  port of the master's web page, 0 for any free port (8080)
   --state DIR        folder for process ids, logs and the executors' working folders (build/cluster)
   --help             show this text
 
-The last line on standard output is the master's URL, for spark-submit --master. cluster/stop.sh stops what was
-started. Every machine needs the checkout and its .venv at the same path, and the data under the same path or URL.
+The last line on standard output is the URL of the master, for spark-submit --master. cluster/stop.sh stops the
+processes that this script started. Every machine needs the checkout and its .venv at the same path, and must reach
+the data under the same path or URL.
 
-Who reaches the master's port can run any code as the user who started it. So the default address is this machine's
-own; give --host only on a network on which you trust everyone. The settings spark.authenticate and
-spark.authenticate.secret, in cluster/spark-defaults.conf of every machine (never commit a secret), keep strangers
-from master, workers and executors, but not from the web pages or from the connections that Horovod and torch open
-between training workers, and they encrypt nothing.
+Everyone who can reach the port of the master can run any code as the user who started it. So by default, the cluster
+listens only on this machine. Use --host only on a network where you trust everyone. To authenticate the master, the
+workers and the executors, set spark.authenticate and spark.authenticate.secret in cluster/spark-defaults.conf on
+every machine, and never commit a secret. These settings do not encrypt anything. They protect neither the web pages
+nor the connections that Horovod and torch open between training workers.
 HELP
 }
 
@@ -89,10 +90,10 @@ source "$here/env.sh"
 mkdir -p "$state/logs" "$state/work" || fail "--state: cannot make the folder '$state'; name another one"
 state=$(cd "$state" && pwd)
 
-# Two calls at the same time would both find the folder free.
+# Without a lock, two calls at the same time would both find the folder free.
 exec 9>"$state/lock"
 flock --nonblock 9 ||
-    fail "another cluster/start.sh is at work in $state; wait for it, or name another folder with --state"
+    fail "another cluster/start.sh uses $state at the moment; wait for it, or name another folder with --state"
 for file in "$state"/*.pid; do
     [ -e "$file" ] || continue
     ! is_running "$file" || fail "a cluster already runs in $state ($(basename "$file" .pid), process \
@@ -100,18 +101,18 @@ $(cut -d' ' -f1 "$file")); stop it with cluster/stop.sh --state $state, or name 
     rm "$file"
 done
 
-# Spark's daemons hold no data; the machine's memory belongs to executors and Python.
+# Spark's daemons hold no data, so they need little memory. Executors and Python need the rest.
 export SPARK_DAEMON_MEMORY=512m
-# Their web pages would otherwise listen on every address of the machine, whatever --host says.
+# Without this, the web pages listen on every address of the machine, regardless of --host.
 export SPARK_LOCAL_IP=$host
-# A taken port must be an error, not the next port. And the conf folder's log settings, made for jobs, would hide
-# the lines that tell that a daemon is ready.
+# A port in use must be an error, so Spark must not try the next port. The log settings are Spark's defaults, because
+# those in this folder, which are for jobs, hide the lines that show that a daemon is ready.
 export SPARK_DAEMON_JAVA_OPTS="${SPARK_DAEMON_JAVA_OPTS:-} -Dspark.port.maxRetries=0 \
 -Dlog4j2.configurationFile=classpath:org/apache/spark/log4j2-defaults.properties"
 
 seconds=60
 
-# Own session: Ctrl-C in the terminal must reach the job, and stop.sh the cluster.
+# In a new session, so that Ctrl-C in the terminal ends only the job. stop.sh ends the cluster.
 launch() {
     local name=$1
     shift
@@ -120,13 +121,13 @@ launch() {
     printf '%s %s\n' "$pid" "$(start_time "$pid" || echo ended)" >"$state/$name.pid"
 }
 
-# A daemon's own log rather than the master's JSON: it cannot be another cluster's answer, and it needs no web port
-# of a master elsewhere.
+# Waits for a line in the daemon's own log. The master's JSON page could belong to another cluster, and would need the
+# web port of a master on another machine.
 wait_for() {
     local name=$1 line=$2 deadline=$((SECONDS + seconds)) why=''
     until grep -q "$line" "$state/logs/$name.log"; do
         if ! is_running "$state/$name.pid"; then
-            why="$name ended instead of getting ready"
+            why="$name ended before it was ready"
         elif [ "$SECONDS" -ge "$deadline" ]; then
             why="$name was not ready after $seconds seconds"
         else
@@ -139,7 +140,7 @@ wait_for() {
     done
 }
 
-# What a failed or interrupted start leaves half done is of no use to anybody.
+# Stops the processes of a failed or interrupted start.
 trap '"$here/stop.sh" --state "$state"' EXIT
 trap 'exit 130' INT TERM
 
@@ -151,7 +152,7 @@ if [ -z "$master" ]; then
     say "start: master ready, web page $(sed -n 's/.*MasterWebUI.* started at \(http[^ ]*\).*/\1/p' "$log")"
 fi
 for number in $(seq "$workers"); do
-    # Any free port for a worker's own page; the master's page has the link.
+    # A worker's web page takes any free port. The master's page has the link to it.
     launch "worker-$number" org.apache.spark.deploy.worker.Worker --host "$host" --webui-port 0 \
         --cores "$cores" --memory "$memory" --work-dir "$state/work" "$master"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops the processes that start.sh recorded in a state folder, and no others.
+# Stops the processes that start.sh recorded in a state folder, and no other process.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/processes.sh"
@@ -14,9 +14,9 @@ while [ $# -gt 0 ]; do
     case $1 in
     --help)
         cat <<'HELP'
-Stop the Spark processes that cluster/start.sh started, and wait until they are gone.
+Stop the Spark processes that cluster/start.sh started, and wait until they have ended.
 
-  --state DIR  folder that was given to start.sh (build/cluster)
+  --state DIR  the folder that start.sh used (build/cluster)
   --help       show this text
 HELP
         exit 0
@@ -38,11 +38,11 @@ is_gone_within() {
     done
 }
 
-# All at once: each worker ends its own executors, and none of them needs another one for it.
+# All at the same time, because no worker needs another one to end its executors.
 signal() {
     local file
     for file in "${files[@]}"; do
-        # The process may end between the question and the signal.
+        # The process may end between the check and the signal.
         ! is_running "$file" || kill "-$1" "$(cut -d' ' -f1 "$file")" 2>/dev/null || true
     done
 }
@@ -50,7 +50,7 @@ signal() {
 shopt -s nullglob
 files=("$state"/*.pid)
 if [ ${#files[@]} -eq 0 ]; then
-    say "stop: nothing to stop in $state"
+    say "stop: no cluster to stop in $state"
     exit 0
 fi
 signal TERM

@@ -178,7 +178,7 @@ def test_taken_port(state):
         taken.listen()
         done = script("start", "--state", state, "--port", taken.getsockname()[1], "--webui-port", 0)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "master ended instead of getting ready" in done.stderr
+    assert "master ended before it was ready" in done.stderr
     assert "Address already in use" in done.stderr
     assert process_ids(state) == {}
 
@@ -199,4 +199,4 @@ def test_stop_leaves_a_process_that_took_over_the_id(state):
 def test_stop_where_nothing_runs(state):
     done = script("stop", "--state", state)
     assert done.returncode == 0
-    assert "nothing to stop" in done.stderr
+    assert "no cluster to stop" in done.stderr

@@ -7,7 +7,7 @@ Weak scaling is the step of one worker, divided by that of n. Input is what scal
     python tests/benchmarks/cost_model.py --scaling scaling.json --model residual
     python tests/benchmarks/cost_model.py --step-seconds 0.22 0.02 --gradient-bytes 1200000
 
-The table, as Markdown, goes to standard error, the picture to .docs/scaling-model.png; standard output ends with one line of
+The table, as Markdown, goes to standard error, the picture to docs/benchmarks/scaling-model.png; standard output ends with one line of
 JSON. The assumptions are the flags' defaults.
 """
 
@@ -100,7 +100,9 @@ def parse_flags() -> argparse.Namespace:
         metavar="X",
         help="share of a step behind which an overlapped exchange hides: the way back (2/3)",
     )
-    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "scaling-model.png", help="where it is drawn")
+    parser.add_argument(
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "scaling-model.png", help="where it is drawn"
+    )
     flags = parser.parse_args()
     if not flags.scaling and not flags.step_seconds:
         stop("expected --scaling or --step-seconds, got neither")

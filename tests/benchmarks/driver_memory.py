@@ -55,8 +55,8 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--picture",
         type=Path,
-        default=ROOT / ".docs" / "driver-memory.png",
-        help="where the curve goes (.docs/driver-memory.png)",
+        default=ROOT / "docs" / "benchmarks" / "driver-memory.png",
+        help="where the curve goes (docs/benchmarks/driver-memory.png)",
     )
     flags = parser.parse_args()
     check_data(flags.data, rounds=flags.repeats)

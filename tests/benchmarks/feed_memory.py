@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--feed-memory", default="256m")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--picture", default=".docs/feed-memory.png")
+    parser.add_argument("--picture", default="docs/benchmarks/feed-memory.png")
     asked = parser.parse_args()
     measured = measure(asked.table, asked.feed_memory, asked.epochs)
     draw(measured, parse_bytes("--feed-memory", asked.feed_memory), asked.picture)

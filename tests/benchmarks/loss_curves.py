@@ -52,7 +52,9 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
     )
-    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "loss-curves.png", help="where it is drawn")
+    parser.add_argument(
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "loss-curves.png", help="where it is drawn"
+    )
     return parser.parse_args()
 
 

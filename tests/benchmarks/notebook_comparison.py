@@ -54,7 +54,9 @@ def parse_flags() -> tuple[argparse.Namespace, Path]:
     parser = make_parser(__doc__, "notebook-comparison")
     parser.add_argument("--draws", type=int, default=5, help="draws of images, seeds 0 and up (5)")
     parser.add_argument("--epochs", type=int, default=200, help="epochs of both (200)")
-    parser.add_argument("--picture", type=Path, default=ROOT / ".docs" / "notebook.png", help="where it is drawn")
+    parser.add_argument(
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "notebook.png", help="where it is drawn"
+    )
     return parse(parser)
 
 
