@@ -126,6 +126,15 @@ def test_differences_that_do_no_harm(table, rank, check, facts):
     assert judged(table, changed(rank, check, **facts))[check].state == "ok"
 
 
+def test_insecure_package_is_a_note(table):
+    tasks = good_tasks()
+    for task in tasks:
+        task["versions"]["pyarrow"] = "12.0.1"
+    row = judged(table, tasks)["versions"]
+    assert row.state == "note" and "pyarrow 12.0.1 is older than 14.0.1 (CVE-2023-47248" in row.found
+    assert "on ada and bob" in row.found and "install newer packages" in row.advice
+
+
 def test_a_task_without_cxrflow(table):
     for broken in (0, 1):
         tasks = good_tasks()

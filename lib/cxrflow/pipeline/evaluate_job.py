@@ -27,6 +27,7 @@ from cxrflow.metrics.evaluation_text import as_text, warnings
 from cxrflow.metrics.prevalence import Prior
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS, compare, image_facts, score_facts, source_facts
 from cxrflow.spark.credentials import share_credentials
+from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.leakage import find_leakage
 from cxrflow.spark.scorer import Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import settings, task_slots
@@ -81,6 +82,7 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
+    warn_about_insecure_packages(spark)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
     leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)
     scored = score_table(spark, config.table, manifest, config.split, run, columns)

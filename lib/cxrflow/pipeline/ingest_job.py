@@ -37,6 +37,7 @@ from cxrflow.images import Recipe, find_decoder
 from cxrflow.spark.compaction import compact_shards
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode_task import DONE, DecodeTask
+from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.labels_file import read_labels
 from cxrflow.spark.listing import LISTING, check_apart, check_images, count_hidden, list_files, walk, with_contents
 from cxrflow.spark.parquet_parts import read_parts, write_parts
@@ -208,6 +209,7 @@ class _Ingest:
     def _decode(self, work: _Work) -> list[dict]:
         """Decode the files, leaving shards in staging; returns what each task says (``decode.DONE``)."""
         config = self._config
+        warn_about_insecure_packages(self._spark)
         recipe = Recipe(config.height, config.width, config.decoder, config.resize, config.max_pixels)
         task = DecodeTask(self._staging, recipe, work.shard_rows, self._memory)
         if storage.is_local(config.images):

@@ -24,6 +24,7 @@ from cxrflow.images import DecodeError
 from cxrflow.metrics import Prior
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode_task import decode_files
+from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.listing import check_apart, check_images, count_hidden, list_files, with_contents
 from cxrflow.spark.parquet_parts import Task, read_parts, write_parts
 from cxrflow.spark.scorer import BATCH, Run, Scorer, find_prior, read_run
@@ -79,6 +80,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             raise UserError(f"--images: expected image files, but there is none below {config.images!r}")
         skipped = listing.where("hidden").count() if is_local else count_hidden(spark, config.images, total)
         log.info("%s files below %s", f"{total:,}", config.images)
+        warn_about_insecure_packages(spark)
         prior = find_prior(config.prevalence, run) if config.prevalence else None
         given = prior if prior and prior.clinic else None
         score = _ScoreFiles(memory, _Caller(run, given), Scorer(spark, run))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from cxrflow.base.config import TrainConfig, parse_bytes
 from cxrflow.base.manifest import Manifest
+from cxrflow.base.secure_versions import find_insecure
 from cxrflow.preflight.verdict import SKIPPED, Row, failed, note, ok
 
 MOST_NAMED = 4
@@ -56,6 +57,13 @@ def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
             "install the same packages on every machine, or send one environment with --archives",
             seconds,
         )
+    insecure: dict[str, list[str]] = {}
+    for host, versions in places[1:]:
+        for fault in find_insecure({name: text for name, text in versions.items() if isinstance(text, str)}):
+            insecure.setdefault(fault, []).append(host)
+    if insecure:
+        faults = "; ".join(f"{fault} on {_some(hosts)}" for fault, hosts in insecure.items())
+        return note("versions", faults, "install newer packages, or train only on files that you trust", seconds)
     return ok("versions", ", ".join(common), seconds)
 
 
