@@ -25,7 +25,7 @@ FLAGS = {
         "max_bad",
         "delta",
         "seed",
-        "overwrite",
+        "if_exists",
     },
     config.TrainConfig: {
         "table",
@@ -43,12 +43,11 @@ FLAGS = {
         "warmup_epochs",
         "weight_decay",
         "ema_epochs",
-        "views",
+        "tta",
         "precision",
         "batch_norm",
         "positive_label",
         "threshold",
-        "sensitivity",
         "feed_memory",
         "shuffle_rows",
         "cache",
@@ -58,14 +57,13 @@ FLAGS = {
         "max_restarts",
         "min_workers",
         "hang_seconds",
-        "resume",
         "tensorboard",
         "mlflow",
-        "overwrite",
+        "if_exists",
         "preflight_only",
     },
     config.EvaluateConfig: {"run", "table", "split", "subgroups", "prevalence", "bootstrap", "seed"},
-    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "prevalence", "overwrite"},
+    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "prevalence", "if_exists"},
     config.ReportConfig: {"run", "predictions", "examples"},
 }
 
@@ -76,8 +74,10 @@ def test_the_command_line_surface_is_pinned(kind):
 
 
 def test_flags_and_fields_are_the_same():
-    parsed = tyro.cli(config.TrainConfig, args=["--table", "t", "--run", "r", "--batch-size", "8", "--overwrite"])
-    assert parsed == config.TrainConfig(table="t", run="r", batch_size=8, overwrite=True)
+    parsed = tyro.cli(
+        config.TrainConfig, args=["--table", "t", "--run", "r", "--batch-size", "8", "--if-exists", "overwrite"]
+    )
+    assert parsed == config.TrainConfig(table="t", run="r", batch_size=8, if_exists="overwrite")
 
 
 def test_split_fractions():
@@ -133,13 +133,13 @@ def test_labels_that_cannot_be_meant_are_refused(change, words):
         {"warmup_epochs": -1.0},
         {"feed_memory": "1 GB"},
         {"checkpoint_seconds": -1.0},
-        {"resume": "always"},
+        {"if_exists": "extend"},
         {"mlflow": " "},
         {"threshold": "best"},
-        {"sensitivity": 0.0},
-        {"sensitivity": 95.0},
+        {"threshold": "sensitivity=0"},
+        {"threshold": "sensitivity=95"},
         {"ema_epochs": -1.0},
-        {"views": 3},
+        {"tta": 3},
         {"seed": 2**31},
         {"weight_decay": -0.1},
         {"checkpoint_seconds": float("inf")},
@@ -159,15 +159,15 @@ def test_a_subgroup_rule_without_a_group_is_refused(by):
 
 
 def test_prevalence():
-    assert config.parse_prevalence("0.1") == 0.1 and config.parse_prevalence("estimate") is None
+    assert config.parse_prevalence("0.1") == 0.1
     assert config.parse_prevalence("a=0.25, b c=0.75") == {"a": 0.25, "b c": 0.75}
 
 
-@pytest.mark.parametrize("prevalence", ["", "0", "1", "10", "guess", "a=0.5,a=0.5", "a=0.5,0.5", "a=x"])
+@pytest.mark.parametrize("prevalence", ["", "0", "1", "10", "estimate", "a=0.5,a=0.5", "a=0.5,0.5", "a=x"])
 def test_a_prevalence_that_is_none_is_refused(prevalence):
     for kind, others in (
         (config.EvaluateConfig, {"table": "t"}),
         (config.PredictConfig, {"images": "i", "predictions": "p"}),
     ):
-        with pytest.raises(UserError, match="--prevalence: expected estimate, the positive label's share"):
+        with pytest.raises(UserError, match="--prevalence: expected the positive label's share"):
             kind(run="r", prevalence=prevalence, **others)

@@ -165,12 +165,20 @@ def test_the_jobs_parse_what_they_get(task, target):
         assert (parsed.launcher, parsed.workers, parsed.batch_size) == (TARGETS[target]["variables"]["launcher"], 4, 32)
 
 
-@pytest.mark.parametrize("flag", [True, False])
-def test_overwrite_is_a_flag_as_parameter(flag, monkeypatch):
-    monkeypatch.setitem(PARAMETERS, "overwrite", "--overwrite" if flag else "--no-overwrite")
-    for task in ("ingest", "train", "predict"):
-        config_type = getattr(config, f"{task.capitalize()}Config")
-        assert tyro.cli(config_type, args=arguments(task, "torch")).overwrite is flag
+@pytest.mark.parametrize(
+    ("task", "parameter", "default"),
+    [
+        ("ingest", "if_table_exists", "extend"),
+        ("train", "if_run_exists", "resume"),
+        ("predict", "if_predictions_exist", "fail"),
+    ],
+)
+def test_what_happens_to_existing_results_is_a_parameter_of_each_job(task, parameter, default, monkeypatch):
+    config_type = getattr(config, f"{task.capitalize()}Config")
+    assert PARAMETERS[parameter] == default == config_type.if_exists
+    assert tyro.cli(config_type, args=arguments(task, "torch")).if_exists == default
+    monkeypatch.setitem(PARAMETERS, parameter, "overwrite")
+    assert tyro.cli(config_type, args=arguments(task, "torch")).if_exists == "overwrite"
 
 
 def test_the_init_script_installs_what_the_tests_ran_with():

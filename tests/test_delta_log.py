@@ -68,7 +68,7 @@ def test_one_that_was_changed_through_delta_is_refused(spark, config):
         check_train(TrainConfig(table=config.table, run=config.table + "-run"))
     with pytest.raises(UserError, match="it was changed through Delta"):
         ingest(spark, config)
-    result = ingest(spark, IngestConfig(**{**vars(config), "overwrite": True}))
+    result = ingest(spark, IngestConfig(**{**vars(config), "if_exists": "overwrite"}))
     assert counts_of(config.table) == result["counts"]
 
 

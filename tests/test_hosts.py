@@ -152,7 +152,7 @@ def training(table: Path, run: Path, launcher: str, workers: int, *flags: object
         "plain",
         "--batch-size",
         2,
-        "--views",
+        "--tta",
         1,
         *flags,
     )

@@ -176,7 +176,7 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
                 width=4,
                 patients=r"(p\d+)_",
                 seed=seed,
-                overwrite=True,
+                if_exists="overwrite",
             ),
         )
         # the same keys under both labels: such a patient counts once, under its first label
@@ -218,7 +218,7 @@ def test_overwrite_makes_the_table_anew(spark, tmp_path):
     (tmp_path / "images" / "A" / "0.png").unlink()
     with pytest.raises(UserError, match="was made with --height 4 --width 4"):
         ingest(spark, IngestConfig(**{**config, "height": 6, "width": 6}))
-    ingest(spark, IngestConfig(**{**config, "height": 6, "width": 6}, overwrite=True))
+    ingest(spark, IngestConfig(**{**config, "height": 6, "width": 6}, if_exists="overwrite"))
     assert list(samples_of(tmp_path / "table")["path"]) == [str(tmp_path / "images" / "B" / "1.png")]
     assert read_manifest(str(tmp_path / "table")).generation == 2
 
@@ -228,7 +228,9 @@ def test_a_folder_that_is_no_table_is_never_written_into(spark, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
-        ingest(spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "home"), overwrite=True))
+        ingest(
+            spark, IngestConfig(images=str(tmp_path / "images"), table=str(tmp_path / "home"), if_exists="overwrite")
+        )
 
 
 def test_a_failed_ingest_leaves_no_table_and_nothing_staged(spark, tmp_path):

@@ -178,7 +178,7 @@ def test_the_other_jobs_take_a_run_on_s3(trained, remote_spark, remote_table, bu
     predictions = f"{bucket}/predictions"
     for _ in range(2):
         result = predict(
-            remote_spark, PredictConfig(run=run, images=str(phantoms), predictions=predictions, overwrite=True)
+            remote_spark, PredictConfig(run=run, images=str(phantoms), predictions=predictions, if_exists="overwrite")
         )
     rows = pd.concat(
         [pd.read_parquet(io.BytesIO(storage.read_bytes(file))) for file in storage.files(predictions, ".parquet")]

@@ -24,8 +24,8 @@ from cxrflow.base.config import TrainConfig
 from cxrflow.pipeline.train_job import train
 import cxrflow.training.fit as fit
 
-table, model, resume, *rest = sys.argv[1:]
-config = dict(table=table, model=model, epochs=3, batch_size=4, checkpoint_seconds=0, seed=3, resume=resume)
+table, model, if_exists, *rest = sys.argv[1:]
+config = dict(table=table, model=model, epochs=3, batch_size=4, checkpoint_seconds=0, seed=3, if_exists=if_exists)
 write, written = fit.write_checkpoint, []
 
 def write_and_stop(*arguments):
@@ -41,10 +41,10 @@ for run, stop in zip(rest[::2], map(int, rest[1::2])):
 """
 
 
-def run_local(table, model, *runs, resume="never", status=0, backend="tensorflow"):
+def run_local(table, model, *runs, if_exists="fail", status=0, backend="tensorflow"):
     """Train into each of the ``runs``, one after the other in a process of their own: pairs of a run directory and the
     number of the checkpoint after which the process ends, with 9; 0 for none."""
-    arguments = [table, model, resume, *(part for run in runs for part in run)]
+    arguments = [table, model, if_exists, *(part for run in runs for part in run)]
     done = subprocess.run(
         [sys.executable, "-c", LOCAL, *map(str, arguments)],
         capture_output=True,
@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
         2,
         3,
     )  # and the best
-    run_local(table, model, (tmp_path / "stopped", 0), resume="auto", backend=backend)
+    run_local(table, model, (tmp_path / "stopped", 0), if_exists="resume", backend=backend)
     np.testing.assert_allclose(figures(tmp_path / "stopped"), figures(tmp_path / "whole"), rtol=2e-4)
     assert fed_is_the_table(tmp_path / "stopped", table) and fed_is_the_table(tmp_path / "whole", table)
     events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
@@ -105,9 +105,9 @@ def test_a_run_that_was_stopped_follows_the_trajectory_of_one_that_was_not(table
 def test_a_run_that_is_over_gives_its_summary_and_another_backend_reads_its_checkpoint(table, tmp_path):
     run = tmp_path / "run"
     run_local(table, "residual", (run, 9), status=9, backend="tensorflow")
-    run_local(table, "residual", (run, 0), resume="auto", backend="torch")
+    run_local(table, "residual", (run, 0), if_exists="resume", backend="torch")
     before = history(run)
-    run_local(table, "residual", (run, 0), resume="auto", backend="tensorflow")
+    run_local(table, "residual", (run, 0), if_exists="resume", backend="tensorflow")
     assert history(run) == before and len(before["epochs"]) == 3
 
 
@@ -179,7 +179,7 @@ def changed(config, **changes):
         ({"epochs": 5}, "--epochs: expected 3, with which the run began, got 5"),
         ({"model": "residual"}, "--model: expected plain"),
         ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
-        ({"resume": "never"}, "holds another run; name another folder, go on with it with --resume auto"),
+        ({"if_exists": "fail"}, "holds another run; name another folder, resume it with --if-exists resume"),
     ],
 )
 def test_a_run_that_would_not_go_on_as_what_it_was_is_refused(stopped, change, words):
@@ -197,9 +197,9 @@ def test_a_finished_run_does_nothing_unless_it_lost_a_file_and_overwrite_begins_
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     assert result["epochs"] == 3 and result["workers"] == 1 and result["backend"] == "tensorflow"
     assert result["best_epoch"] == written["best"]["epoch"]
-    assert not goes_on(RunDirectory(config.run), changed(config, overwrite=True))
+    assert not goes_on(RunDirectory(config.run), changed(config, if_exists="overwrite"))
     (run / "history.json").unlink()  # as where it died between its last checkpoint and the files after it
-    run_local(table, "plain", (run, 0), resume="auto")
+    run_local(table, "plain", (run, 0), if_exists="resume")
     again = history(run)
     assert (
         again["finished"]

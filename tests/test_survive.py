@@ -127,7 +127,7 @@ class Job:
             "0",
             "--hang-seconds",
             str(HANG_SECONDS),
-            "--views",
+            "--tta",
             "1",
             *flags,
         ]

@@ -165,7 +165,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     result = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     assert (result["files"], result["scored"], result["unreadable"]) == (52, 48, 4)
     again = predict(
-        spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), overwrite=True)
+        spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), if_exists="overwrite")
     )
     assert again["predicted"] == result["predicted"]
     predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
@@ -203,11 +203,11 @@ def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, t
 
     np.testing.assert_allclose(odds(after) / odds(before), 0.05 / 0.95 / (training / (1 - training)), rtol=1e-4)
     done = predict(
-        spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), prevalence="estimate")
+        spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), prevalence="0.3")
     )
     predictions = pd.read_parquet(tmp_path / "p").set_index("path")
     assert (done["files"], done["scored"], len(predictions), predictions["reason"].notna().sum()) == (52, 48, 52, 4)
-    assert done["prevalence"] == pytest.approx(figures["prevalence"]["estimated"], abs=1e-4)
+    assert done["prevalence"] == pytest.approx({"SYNTHETIC_OPACITY": 0.3, "SYNTHETIC_NORMAL": 0.7})
     assert (predictions.loc[before.index, "predicted_label"] == before["predicted_label"]).all()
     shares = done["prevalence"]
     expected = shares["SYNTHETIC_OPACITY"] / shares["SYNTHETIC_NORMAL"] / (training / (1 - training))
@@ -245,7 +245,7 @@ def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions
     pd.DataFrame({"precious": [1]}).to_parquet(tmp_path / "part-0.parquet")
     (tmp_path / "_SUCCESS").touch()
     with pytest.raises(UserError, match="left alone"):
-        check_predict(PredictConfig(**config, overwrite=True))
+        check_predict(PredictConfig(**config, if_exists="overwrite"))
     with pytest.raises(UserError, match="apart from the images"):
         check_predict(PredictConfig(**{**config, "predictions": str(phantoms / "predictions")}))
 
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, 
                 launcher=launcher,
                 workers=2,
                 epochs=2,
-                overwrite=True,
+                if_exists="overwrite",
                 batch_size=4,
                 learning_rate=1e30,
             ),
@@ -337,7 +337,7 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, 
 def test_a_run_directory_that_holds_another_run_is_refused(table, trained):
     _, run = trained
     with pytest.raises(UserError, match="holds another run"):
-        check_train(TrainConfig(table=str(table), run=str(run), resume="never"))
+        check_train(TrainConfig(table=str(table), run=str(run), if_exists="fail"))
     with pytest.raises(UserError, match="--epochs: expected .*, with which the run began, got 99"):
         check_train(TrainConfig(table=str(table), run=str(run), augment="none", epochs=99))
 

@@ -36,9 +36,7 @@ def simulate(monkeypatch, epochs, first=0, rank=0, workers=2):
     exchanged = [0.0]
     worker.all_reduce_seconds = lambda: exchanged[0]
     worker.report_event = lambda event: events.append({**event, "at": watch.now})
-    told = Progress(
-        TrainConfig(table="t", run="r", epochs=epochs, batch_size=5, views=1), worker, plan(TRAIN), plan(VAL)
-    )
+    told = Progress(TrainConfig(table="t", run="r", epochs=epochs, batch_size=5, tta=1), worker, plan(TRAIN), plan(VAL))
     told.start(0, first, "torch")
     for epoch in range(epochs):
         todo = plan(TRAIN, epoch, first if epoch == 0 else 0)

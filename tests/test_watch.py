@@ -159,12 +159,12 @@ def test_a_new_run_leaves_the_old_one_whole_until_its_first_checkpoint(tmp_path)
     recorded(config(tmp_path), start(), step(500, 1.0), checkpoint(IMAGES))
     (tmp_path / "config.json").write_text("{}")
     before = kinds(tmp_path)
-    with pytest.raises(OSError, match="disk"), Recorder(config(tmp_path, overwrite=True), False) as watch:
+    with pytest.raises(OSError, match="disk"), Recorder(config(tmp_path, if_exists="overwrite"), False) as watch:
         watch.record(start())
         watch.record(step(300, 2.0))
         raise OSError("disk")
     assert kinds(tmp_path) == before and curve(tmp_path, "train/loss") == [(500, 1.0)]
-    recorded(config(tmp_path, overwrite=True), start(), step(300, 3.0), checkpoint(400), step(600, 4.0))
+    recorded(config(tmp_path, if_exists="overwrite"), start(), step(300, 3.0), checkpoint(400), step(600, 4.0))
     assert kinds(tmp_path) == [("start", 0), ("step", 300), ("checkpoint", 400), ("step", 600), ("end", None)]
     assert curve(tmp_path, "train/loss") == [(300, 3.0), (600, 4.0)]
 
@@ -415,11 +415,11 @@ def test_another_run_in_the_directory_is_another_run_of_mlflow(tmp_path, mlflow_
     recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
     first = json.loads((run / "mlflow.json").read_text())
     finished_run(run)
-    with pytest.raises(OSError), Recorder(config(run, mlflow="xrays", overwrite=True), resumes=False) as watch:
+    with pytest.raises(OSError), Recorder(config(run, mlflow="xrays", if_exists="overwrite"), resumes=False) as watch:
         watch.record(start())
         raise OSError("before its first checkpoint")
     assert json.loads((run / "mlflow.json").read_text()) == first
-    recorded(config(run, mlflow="xrays", overwrite=True), start(), checkpoint(500))
+    recorded(config(run, mlflow="xrays", if_exists="overwrite"), start(), checkpoint(500))
     assert json.loads((run / "mlflow.json").read_text()) not in ({}, first)
     assert sorted(found.info.status for found in runs(mlflow_store)) == ["FAILED", "FINISHED", "FINISHED"]
 

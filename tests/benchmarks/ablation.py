@@ -33,7 +33,7 @@ RECIPES = {
     "pose alone": {"augment": "light"},
     "strong": {"augment": "strong"},
     "no average": {"ema_epochs": 0.0},
-    "one view": {"views": 1},
+    "no test-time augmentation": {"tta": 1},
     "resnetd": {"model": "resnetd"},
     "plain": {"model": "plain"},
 }

@@ -42,7 +42,7 @@ RECIPES = {
         "warmup_epochs": 0.0,
         "weight_decay": 0.0,
         "ema_epochs": 0.0,
-        "views": 1,
+        "tta": 1,
     },
     "default": {},
 }

@@ -73,7 +73,7 @@ def run(spark, launcher: str, workers: int, apart: bool, scratch: str, tables: l
         epochs=1,
         batch_size=BATCH_ROWS,
         max_restarts=0,
-        views=1,
+        tta=1,
         tensorboard=False,
     )
     threads = int(spark.conf.get("spark.task.cpus"))

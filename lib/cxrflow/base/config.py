@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cxrflow.base.errors import UserError
 
 SPLITS = ("train", "val", "test")
+THRESHOLD_RULES = ("balanced", "youden")
 
 # user:password@ in front of a host or bucket. A password may hold slashes; a host, but no bucket, may have a port.
 _SECRET = re.compile(r"(?:(?:s3a?|gs|gcs)://[^/@]*:|[a-z0-9+.-]+://(?![^/@]*:\d+(?:/|$))[^/@]*:).*@", re.IGNORECASE)
@@ -103,15 +104,31 @@ def _rule(flag: str, expected: str, rule: str) -> None:
     _require(groups > 0, f"{flag}: expected {expected} with a (group), got {rule!r}")
 
 
-def parse_prevalence(prevalence: str) -> dict[str, float] | float | None:
-    """The shares of a flag ``--prevalence``: of the positive label for ``"0.1"``, of each label for ``"a=0.2,b=0.8"``, and None for
-    ``"estimate"``. Raises UserError for anything else."""
+def parse_threshold(rule: str) -> tuple[str, float | None]:
+    """The criterion and the sensitivity of ``--threshold``: ``("sensitivity", 0.95)`` for ``"sensitivity=0.95"``, otherwise
+    the name and None. Raises UserError for an unknown rule or a sensitivity outside (0, 1]."""
+    if rule in THRESHOLD_RULES:
+        return rule, None
+    name, _, share = rule.partition("=")
+    try:
+        sensitivity = float(share) if name == "sensitivity" else math.nan
+    except ValueError:
+        sensitivity = math.nan
+    _require(
+        0 < sensitivity <= 1,
+        f"--threshold: expected one of {', '.join(THRESHOLD_RULES)}, or sensitivity=SHARE with a share above 0 and at most 1; "
+        f"got {rule!r}",
+    )
+    return name, sensitivity
+
+
+def parse_prevalence(prevalence: str) -> dict[str, float] | float:
+    """The shares of ``--prevalence``: of the positive label for ``"0.1"``, of each label for ``"a=0.2,b=0.8"``. Raises
+    UserError for anything else."""
     expected = (
-        "--prevalence: expected estimate, the positive label's share such as 0.1, or label=share,label=share,... with "
+        "--prevalence: expected the positive label's share such as 0.1, or label=share,label=share,... with "
         f"shares above 0 and below 1; got {prevalence!r}"
     )
-    if prevalence == "estimate":
-        return None
     try:
         parts = [part.rpartition("=") for part in prevalence.split(",")]
         shares = {label.strip(): float(share) for label, _, share in parts}
@@ -170,8 +187,9 @@ class IngestConfig:
     """Make the table's samples a Delta table as well (needs the package deltalake)."""
     seed: int = 0
     """Seed of the deal of patients to splits."""
-    overwrite: bool = False
-    """Make the table anew if there is one, instead of adding what is new."""
+    if_exists: str = "extend"
+    """If the table exists: extend adds new files and replaces changed ones, overwrite builds the table again, fail stops with
+    an error."""
 
     @property
     def task(self) -> str:
@@ -186,6 +204,7 @@ class IngestConfig:
             self.max_bad is None or 0 <= self.max_bad <= 1,
             f"--max-bad: expected a share from 0 to 1, got {self.max_bad}",
         )
+        _one_of(self, "if_exists", "extend", "overwrite", "fail")
         memory = parse_bytes("--worker-memory", self.worker_memory)
         _require(memory >= 256 * 2**20, f"--worker-memory: expected at least 256m, got {self.worker_memory!r}")
         if self.shard_rows:
@@ -250,9 +269,9 @@ class TrainConfig:
     ema_epochs: float = 1.5
     """Epochs over which weights are averaged (exponentially: a step's share falls to 1/e over so many); the average is
     validated and kept. 0 keeps the weights of the last step."""
-    views: int = 5
-    """Views of an image over which the saved model averages: 5 (as it is, a little smaller and larger, and of other shapes), or
-    1, which scores five times as fast."""
+    tta: int = 5
+    """Copies of an image for test-time augmentation, over which the saved model averages its logits: 5 (the image, a smaller
+    and a larger one, and two of other shapes) or 1, which scores five times as fast."""
     precision: str = "float32"
     """What the layers compute in: float32, mixed_bfloat16 or mixed_float16 (Keras' dtype policies, made for GPUs with
     tensor cores). Weights, checkpoints, output and the saved model are float32."""
@@ -262,12 +281,9 @@ class TrainConfig:
     positive_label: str | None = None
     """With two labels, the one that sensitivity is about; if not given, the one that is not called normal."""
     threshold: str = "balanced"
-    """How the threshold of a call, with two labels or of each of several findings, is fitted to the validation data: balanced
-    (where a logistic regression of the truth on the score's logit, both classes of the same weight, says 0.5) or youden
-    (greatest sensitivity + specificity). With more than two labels there is none: that of the highest score is called."""
-    sensitivity: float | None = None
-    """A wanted sensitivity, such as 0.95: the threshold, with two labels or of each of several findings, is then the highest
-    that reaches it on the validation data."""
+    """Rule for the decision threshold, which is fitted to the validation data: balanced (where a logistic regression with
+    balanced classes gives 0.5), youden (greatest sensitivity + specificity), or sensitivity=0.95 (the highest threshold
+    with at least that sensitivity). With more than two labels the highest score decides."""
     feed_memory: str = "1g"
     """Memory that a worker's feed may take, such as 512m or 2g: for the rows that are being mixed, those read ahead,
     and batches."""
@@ -287,17 +303,15 @@ class TrainConfig:
     """Fewest workers that it starts again with, where the task slots of a lost one do not come back."""
     hang_seconds: float = 180
     """A worker that does not move for so long (a step, a read, a checkpoint) is held for lost."""
-    resume: str = "auto"
-    """What happens where the run directory holds a run: auto goes on from its last checkpoint, also inside an epoch and with
-    another number of workers, and does nothing where it is finished; never is an error."""
+    if_exists: str = "resume"
+    """If the run directory holds a run: resume continues from its last checkpoint, also with another number of workers, and
+    does nothing if the run is finished; overwrite replaces it; fail stops with an error."""
     tensorboard: bool = True
     """Write RUN/tensorboard, which tensorboard --logdir RUN/tensorboard shows; nothing where the driver has no package
     tensorboard (TensorFlow brings it)."""
     mlflow: str | None = None
     """MLflow experiment to record the run in, made if there is none; on Databricks a full path such as
     /Users/me@example.com/xrays. Where MLflow is, its own settings say (MLFLOW_TRACKING_URI). Needs mlflow-skinny."""
-    overwrite: bool = False
-    """Replace the run directory if it holds a run."""
     preflight_only: bool = False
     """Check versions, task slots, network, table, run directory, memory and one step of the model on the workers, as every
     training does first, and stop there: exit status 0 if all is well, otherwise 2."""
@@ -328,7 +342,7 @@ class TrainConfig:
             f"--min-workers: expected a number from 1 to --workers ({self.workers}), got {self.min_workers}",
         )
         _require(self.hang_seconds >= 10, f"--hang-seconds: expected 10 or more, got {self.hang_seconds:g}")
-        _one_of(self, "resume", "auto", "never")
+        _one_of(self, "if_exists", "resume", "overwrite", "fail")
         _require(
             self.mlflow is None or bool(self.mlflow.strip()), "--mlflow: expected the name of an experiment, got none"
         )
@@ -336,16 +350,12 @@ class TrainConfig:
         _require(self.weight_decay >= 0, f"--weight-decay: expected 0 or more, got {self.weight_decay:g}")
         _require(self.warmup_epochs >= 0, f"--warmup-epochs: expected 0 or more, got {self.warmup_epochs}")
         _require(self.ema_epochs >= 0, f"--ema-epochs: expected 0 or more, got {self.ema_epochs}")
-        _one_of(self, "views", 1, 5)
+        _one_of(self, "tta", 1, 5)
         _one_of(self, "device", "auto", "cpu", "gpu")
         _one_of(self, "lr_scaling", "sqrt", "linear", "none")
         _one_of(self, "precision", "float32", "mixed_bfloat16", "mixed_float16")
         _one_of(self, "batch_norm", "local", "global")
-        _one_of(self, "threshold", "balanced", "youden")
-        _require(
-            self.sensitivity is None or 0 < self.sensitivity <= 1,
-            f"--sensitivity: expected a share above 0, at most 1, got {self.sensitivity}",
-        )
+        parse_threshold(self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,8 +373,7 @@ class EvaluateConfig:
     searched in the path below the images folder and whose groups make up the part's name, such as '(bacteria|virus)'."""
     prevalence: str | None = None
     """Re-weight the scores for a clinic of another prevalence than the training data's: the positive label's share, such as
-    0.1; of more labels label=share,label=share,...; or estimate, which guesses it from the scores alone and takes other
-    kinds of images for another prevalence. As they are, if not given."""
+    0.1, or of more labels label=share,label=share,... If not given, scores are not re-weighted."""
     bootstrap: int = 1000
     """Resamples of the patients for the intervals of all figures that are no simple rates."""
     seed: int = 0
@@ -397,11 +406,12 @@ class PredictConfig:
     prevalence: str | None = None
     """Re-weight the scores for a clinic of another prevalence than the training data's; see evaluate. The same labels are
     predicted where the run has a threshold, which moves with the scores."""
-    overwrite: bool = False
-    """Replace the predictions if there are any."""
+    if_exists: str = "fail"
+    """If the predictions exist: overwrite replaces them, fail stops with an error."""
 
     def __post_init__(self):
         _places(self, "run", "images", "predictions")
+        _one_of(self, "if_exists", "overwrite", "fail")
         parse_bytes("--worker-memory", self.worker_memory)
         if self.prevalence is not None:
             parse_prevalence(self.prevalence)

@@ -259,7 +259,7 @@ def _check_given_splits(catalog: duckdb.DuckDBPyConnection) -> None:
         raise UserError(
             f"--labels: expected patient {moved[0]['patient_id']!r} in {moved[0]['split']}, where the table has "
             f"it, but the labels file says {moved[0]['given_split']}; a patient never changes its split: make the "
-            "table anew with --overwrite if it must"
+            "table anew with --if-exists overwrite if it must"
         )
 
 

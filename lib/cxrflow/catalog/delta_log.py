@@ -99,7 +99,7 @@ def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> No
         raise UserError(
             f"--table: expected the Delta table as ingest.py wrote it, but version {log.version()} of it has "
             f"{len(found - named)} other files and lacks {len(named - found)}: it was changed through Delta. Make the "
-            "table anew with jobs/ingest.py --overwrite --delta, without the images that are not to be in it"
+            "table anew with jobs/ingest.py --if-exists overwrite --delta, without the images that are not to be in it"
         )
     if not may_lag:
         raise UserError(

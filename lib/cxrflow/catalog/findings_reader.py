@@ -67,7 +67,7 @@ class FindingsReader:
         if self._asked is None and (more := set(found) - set(findings)):
             raise UserError(
                 f"--labels: expected findings that the table has ({', '.join(findings)}), got "
-                f"{', '.join(sorted(more))}, of which its images say nothing; make it anew with --overwrite"
+                f"{', '.join(sorted(more))}, of which its images say nothing; make it anew with --if-exists overwrite"
             )
         if not findings:
             raise UserError(

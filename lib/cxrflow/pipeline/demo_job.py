@@ -45,7 +45,8 @@ def run_demo(config: DemoConfig) -> dict:
             "--width",
             config.size,
             *dealing,
-            "--overwrite",
+            "--if-exists",
+            "overwrite",
         ],
         "train": [
             "--table",
@@ -58,10 +59,11 @@ def run_demo(config: DemoConfig) -> dict:
             config.workers,
             "--epochs",
             config.epochs,
-            "--overwrite",
+            "--if-exists",
+            "overwrite",
         ],
         "evaluate": ["--run", run, "--table", table, "--split", "test"],
-        "predict": ["--run", run, "--images", unseen, "--predictions", predictions, "--overwrite"],
+        "predict": ["--run", run, "--images", unseen, "--predictions", predictions, "--if-exists", "overwrite"],
         "report": ["--run", run, "--predictions", predictions],
     }
     results: dict[str, dict] = {}

@@ -152,8 +152,6 @@ def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.
         here = present.sum(axis=0) / known.sum(axis=0)
     prior = find_prior(config.prevalence, run) if config.prevalence else None
     estimate = Prior(run.prevalence, (), run.multi).estimated(scores)
-    if prior and not prior.clinic:
-        prior = estimate
 
     def named(shares) -> dict:
         return {

@@ -82,8 +82,13 @@ def check_ingest(config: IngestConfig) -> None:
 def _table_to_extend(config: IngestConfig) -> Manifest | None:
     """The table that is there and that files are added to, if there is one. Raises UserError where it was made in
     another way than ``config`` asks for."""
-    if not has_manifest(config.table) or config.overwrite:
+    if not has_manifest(config.table) or config.if_exists == "overwrite":
         return None
+    if config.if_exists == "fail":
+        raise UserError(
+            f"--table: expected a new folder, got the table {config.table!r}; name another folder, add files to it with "
+            "--if-exists extend, or replace it with --if-exists overwrite"
+        )
     manifest = read_manifest(config.table)
     asked = {name: getattr(config, name) for name in LASTING}
     made = {name: manifest.config.get(name) for name in LASTING}
@@ -99,7 +104,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
     if other:
         raise UserError(
             f"--table: {config.table!r} was made with {' '.join(other)}; expected the same, to add files to it, "
-            "or --overwrite, to make it anew"
+            "or --if-exists overwrite, to make it anew"
         )
     check_unchanged(config.table, manifest, may_lag=True)
     return manifest
@@ -165,7 +170,7 @@ class _Ingest:
         )
         if assigned.gone:
             log.warning(
-                "%s samples have no file any more; they stay in the table. Use --overwrite to make it anew.",
+                "%s samples have no file any more; they stay in the table. Use --if-exists overwrite to make it anew.",
                 f"{assigned.gone:,}",
             )
         if assigned.todo == 0:

@@ -40,10 +40,10 @@ def check_predict(config: PredictConfig) -> Run:
     check_images(config.images)
     check_apart(config.images, config.predictions, "--predictions")
     if storage.exists(config.predictions) and not storage.is_empty_folder(config.predictions):
-        if not config.overwrite:
+        if config.if_exists == "fail":
             raise UserError(
                 f"--predictions: expected a new folder, but {config.predictions!r} exists; "
-                "name another folder, or replace the predictions with --overwrite"
+                "name another folder, or replace the predictions with --if-exists overwrite"
             )
         if not is_predictions(config.predictions):
             raise UserError(
@@ -82,8 +82,7 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
         log.info("%s files below %s", f"{total:,}", config.images)
         warn_about_insecure_packages(spark)
         prior = find_prior(config.prevalence, run) if config.prevalence else None
-        given = prior if prior and prior.clinic else None
-        score = _ScoreFiles(memory, _Caller(run, given), Scorer(spark, run))
+        score = _ScoreFiles(memory, _Caller(run, prior), Scorer(spark, run))
         if is_local:
             parts = [files.repartition(max(min(total, 2 * registered_slots(spark)), total // FILES_PER_TASK), "path")]
         else:
@@ -96,10 +95,6 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
             rows = sum(row["rows"] for row in written)
             if rows != total:
                 raise RuntimeError(f"{total} files were listed, but {rows} became rows; run the job again")
-            if prior and not prior.clinic:
-                prior = _estimated(spark, prior, written, run.labels)
-                again = read_parts(spark, sorted({row["file"] for row in written}), columns)
-                written = _write(again, staging, columns, _Caller(run, prior))
             _replace(config.predictions, {row["file"] for row in written})
         finally:
             storage.remove(staging)
@@ -137,15 +132,6 @@ def _write_unread(
     return _write(unread, staging, columns)
 
 
-def _estimated(spark: SparkSession, prior: Prior, written: list[Row], labels: list[str]) -> Prior:
-    """The prior with the shares that the scores of all files tell: K numbers a file on the driver."""
-    columns = pa.schema([pa.field(score_column(label), pa.float32()) for label in labels])
-    scores = read_parts(spark, sorted({row["file"] for row in written}), columns).toPandas().dropna().to_numpy()
-    if not len(scores):
-        raise UserError("--prevalence estimate: expected images to estimate it from, but none could be read")
-    return prior.estimated(scores)
-
-
 def is_predictions(url: str) -> bool:
     """Whether the folder holds what ``predict`` writes."""
     files = storage.files(url, ".parquet")
@@ -167,7 +153,7 @@ def _replace(predictions: str, staged: set[str]) -> None:
 
 @dataclass(frozen=True)
 class _Caller:
-    """From the model's scores to those that are written, and to calls; also of the parts that were written already."""
+    """From the model's scores to those that are written, and to predicted labels."""
 
     run: Run
     prior: Prior | None
@@ -183,16 +169,6 @@ class _Caller:
             dict(zip(columns, row, strict=True)) | {"predicted_label": label}
             for row, label in zip(weighted.tolist(), called, strict=True)
         ]
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = batch.to_pylist()
-            readable = [row for row in rows if row["reason"] is None]
-            if readable:
-                scores = np.array([[row[score_column(label)] for label in self.run.labels] for row in readable])
-                for row, new in zip(readable, self.rows(scores), strict=True):
-                    row |= new
-            yield pa.RecordBatch.from_pylist(rows, schema=schema.predictions(self.run.labels))
 
 
 @dataclass(frozen=True)

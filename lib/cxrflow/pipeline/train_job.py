@@ -58,10 +58,14 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     feed_size(config, manifest)
     # A run that died before its first checkpoint has left nothing that is worth keeping.
-    if storage.exists(run.config) and not config.overwrite and (storage.exists(run.model) or has_checkpoint(run)):
+    if (
+        storage.exists(run.config)
+        and config.if_exists != "overwrite"
+        and (storage.exists(run.model) or has_checkpoint(run))
+    ):
         raise UserError(
             f"--run: expected a new folder, but {config.run!r} holds another run; name another folder, "
-            f"{'go on with it with --resume auto, ' if has_checkpoint(run) else ''}or replace it with --overwrite"
+            f"{'resume it with --if-exists resume, ' if has_checkpoint(run) else ''}or replace it with --if-exists overwrite"
         )
 
 
@@ -90,10 +94,10 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
                 f"{config.table!r} has none of {', '.join(missing)}; ingest more patients with that label, "
                 "or with another --split or --seed"
             )
-    if config.sensitivity is not None and len(manifest.labels) > 2:
+    if config.threshold.startswith("sensitivity=") and len(manifest.labels) > 2:
         raise UserError(
-            f"--sensitivity: expected none for a table of more than two labels, where the highest score decides; got "
-            f"{config.sensitivity:g}"
+            "--threshold: expected balanced or youden for a table of more than two labels, where the highest score "
+            f"decides; got {config.threshold}"
         )
     if config.positive_label is not None and config.positive_label not in manifest.labels:
         raise UserError(
@@ -144,7 +148,9 @@ def train(spark, config: TrainConfig) -> dict:
         return preflight(spark, config)
     if (finished := _finished(config)) is not None:
         log.info(
-            "%s is finished: all %d epochs are done. Nothing to do; --overwrite trains anew", config.run, config.epochs
+            "%s is finished: all %d epochs are done. Nothing to do; --if-exists overwrite trains anew",
+            config.run,
+            config.epochs,
         )
         return finished
     preflight(spark, config)
@@ -181,7 +187,7 @@ def _again(config: TrainConfig, slots: int, held: lease.Lease) -> TrainConfig:
     held.check()
     run, kept = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint
     if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
-        config = dataclasses.replace(config, overwrite=False, resume="auto")
+        config = dataclasses.replace(config, if_exists="resume")
         kept = read_checkpoint(run, arrays=False).state["feed"] if goes_on(run, config) else None
     return _with_room(config, slots, kept)
 

@@ -96,10 +96,9 @@ def read_run(url: str) -> Run:
 
 
 def find_prior(flag: str, run: Run) -> Prior:
-    """How scores are re-weighted for ``--prevalence``; without a clinic's shares, which are yet to be estimated, for
-    ``estimate``. Raises UserError where the flag does not suit the run."""
-    given = parse_prevalence(flag)
-    return Prior(run.prevalence, find_shares(given, run.labels, run.positive, run.multi) if given else (), run.multi)
+    """How scores are re-weighted for ``--prevalence``. Raises UserError if the flag does not suit the run."""
+    shares = find_shares(parse_prevalence(flag), run.labels, run.positive, run.multi)
+    return Prior(run.prevalence, shares, run.multi)
 
 
 class Scorer:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cxrflow import metrics
 from cxrflow.base import storage
-from cxrflow.base.config import TrainConfig
+from cxrflow.base.config import TrainConfig, parse_threshold
 from cxrflow.base.manifest import Manifest, RunDirectory
 from cxrflow.training.objectives import TASKS
 from cxrflow.training.predictor import build_predictor
@@ -46,9 +46,7 @@ class ModelKeeper:
         views, and ``facts`` float (n, 4), see ``metrics.shift.image_facts``."""
         temperature = metrics.fit_temperature(logits, truth)
         scores = metrics.with_temperature(logits, temperature, self._task.multi)
-        threshold = metrics.fit_threshold(
-            truth, scores, self.positive, self._config.threshold, self._config.sensitivity
-        )
+        threshold = metrics.fit_threshold(truth, scores, self.positive, *parse_threshold(self._config.threshold))
         self.record = {
             "epoch": epoch,
             "views": views,

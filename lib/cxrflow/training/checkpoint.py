@@ -42,10 +42,9 @@ FREE = {
     "max_restarts",
     "min_workers",
     "hang_seconds",
-    "resume",
     "tensorboard",
     "mlflow",
-    "overwrite",
+    "if_exists",
     "preflight_only",
 }
 
@@ -97,11 +96,11 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
         if state.get("version") != VERSION:
             raise UserError(
                 f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
-                "train again, with --overwrite"
+                "train again, with --if-exists overwrite"
             )
         return Checkpoint(state, found)
     raise UserError(
-        f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with --overwrite"
+        f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with --if-exists overwrite"
     )
 
 
@@ -111,7 +110,7 @@ def has_checkpoint(run: RunDirectory) -> bool:
 
 def goes_on(run: RunDirectory, config: TrainConfig) -> bool:
     """Whether training would go on with what the run directory holds, instead of beginning."""
-    return config.resume == "auto" and not config.overwrite and has_checkpoint(run)
+    return config.if_exists == "resume" and has_checkpoint(run)
 
 
 def table_digest(manifest: Manifest) -> str:
@@ -136,7 +135,7 @@ def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> Non
     if state["table"] != table_digest(manifest):
         raise UserError(
             f"--table: expected the table that the run was trained on, but {config.table!r} holds other "
-            "images now; name that table or another --run, or train anew with --overwrite"
+            "images now; name that table or another --run, or train anew with --if-exists overwrite"
         )
     now = to_dict(config)
     for name in sorted(now.keys() - FREE):
@@ -144,7 +143,7 @@ def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> Non
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{flag}: expected {was}, with which the run began, got {now[name]}; go on with "
-                f"{flag} {was}, name another --run, or train anew with --overwrite"
+                f"{flag} {was}, name another --run, or train anew with --if-exists overwrite"
             )
 
 

@@ -87,6 +87,6 @@ def _like(value: np.ndarray | None, variable) -> np.ndarray:
         found = "nothing" if value is None else f"the shape {value.shape}"
         raise UserError(
             f"--run: expected {variable.path} of the shape {tuple(variable.shape)} in the checkpoint, "
-            f"found {found}; was the network changed since? Train anew with --overwrite"
+            f"found {found}; was the network changed since? Train anew with --if-exists overwrite"
         )
     return value

@@ -126,7 +126,7 @@ class Progress:
         pace = sum(seconds for seconds, _ in timed) / sum(count for _, count in timed)
         beside = SCORE_SHARE * pace * self._val.steps if self._beside is None else self._beside
         this = 0.0 if steps is None else steps * pace + beside
-        last = self._config.views * beside  # the model that is kept is validated once more, on all of its views
+        last = self._config.tta * beside  # the model that is kept is validated once more, on all of its views
         return this + (self._config.epochs - self._epoch - 1) * (self._train.steps * pace + beside) + last
 
     def _images(self, epoch: int, samples: int) -> int:
