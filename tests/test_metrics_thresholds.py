@@ -79,7 +79,7 @@ def test_what_a_run_keeps():
 def test_the_command_line_knows_the_same_criteria():
     for name in metrics.CRITERIA:
         TrainConfig(table="t", run="r", threshold=name)
-    with pytest.raises(UserError, match=f"expected one of {', '.join(metrics.CRITERIA)}; .*got 'best'"):
+    with pytest.raises(UserError, match=f"expected one of {', '.join(metrics.CRITERIA)}, .*got 'best'"):
         TrainConfig(table="t", run="r", threshold="best")
 
 
