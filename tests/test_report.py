@@ -1,4 +1,4 @@
-"""The page of runs that no training here makes: of several findings an image, and one that was not evaluated."""
+"""The page of runs that no other test trains: multi-label runs, and runs without an evaluation."""
 
 import dataclasses
 import json
@@ -21,12 +21,12 @@ from cxrflow.report.page import write_report
 from cxrflow.spark.scorer import Run
 
 FINDINGS = ["Edema", "Effusion", "Mass", "Nodule"]
-TOLD = FINDINGS[:3]  # by the table that is judged
+TABLE_FINDINGS = FINDINGS[:3]
 
 
 @pytest.fixture
 def trained(table, tmp_path) -> RunDirectory:
-    """The records of a run on the phantoms, as if each image could have several of four findings."""
+    """The files of a multi-label run on the phantoms, with four findings."""
     manifest, run = read_manifest(str(table)), RunDirectory(str(tmp_path / "run"))
     counts = {"train": dict.fromkeys(FINDINGS, 13), "val": dict.fromkeys(FINDINGS, 5)}
     write_json(
@@ -52,14 +52,14 @@ def trained(table, tmp_path) -> RunDirectory:
         {"epoch": number, "loss": 0.7, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.9}
         for number, auc in ((1, 0.8), (2, 0.7))
     ]
-    kept = {"epoch": 2, "views": 5, "val_loss": 0.5, "val_auc": 0.912, "val_accuracy": 0.9}
+    saved = {"epoch": 2, "views": 5, "val_loss": 0.5, "val_auc": 0.912, "val_accuracy": 0.9}
     write_json(
         run.history,
         {
             "epochs": epochs,
             "best": epochs[0],
             "finished": True,
-            "kept": {**kept, "threshold": [0.5, 0.4, None, 0.6], "temperature": 2.0},
+            "kept": {**saved, "threshold": [0.5, 0.4, None, 0.6], "temperature": 2.0},
         },
     )
     return run
@@ -71,7 +71,7 @@ def change(url: str, **fields) -> None:
 
 
 def scored_rows(table) -> pd.DataFrame:
-    """What scoring would give: the table's rows with made-up truths and scores."""
+    """What scoring returns: the table's rows, with made-up labels and scores."""
     random = np.random.default_rng(0)
     rows = []
     for shard in read_manifest(str(table)).of_split("all"):
@@ -80,12 +80,13 @@ def scored_rows(table) -> pd.DataFrame:
     scored = pd.concat(rows, ignore_index=True)
     present = random.random((len(scored), 3)) < [0.4, 0.5, 0.05]
     words = [
-        [name for name, here in zip(TOLD, row, strict=True) if here] + ["?Mass"] * (not row[2] and place % 3 == 0)
+        [name for name, here in zip(TABLE_FINDINGS, row, strict=True) if here]
+        + ["?Mass"] * (not row[2] and place % 3 == 0)
         for place, row in enumerate(present)
     ]
     scored["label"] = ["|".join(row) or "No Finding" for row in words]
     for place, name in enumerate(FINDINGS):
-        here = present[:, place] if name in TOLD else 0
+        here = present[:, place] if name in TABLE_FINDINGS else 0
         scored[score_column(name)] = (0.3 * here + 0.7 * random.random(len(scored))).astype(np.float32)
     for name in (*IMAGE_FACTS, *SOURCE_FACTS):
         scored[name] = random.random(len(scored)).astype(np.float32)
@@ -106,65 +107,76 @@ def run_of(manifest: Manifest, trained: RunDirectory, temperature: float) -> Run
     )
 
 
-def test_several_findings_an_image_from_scores_to_page(table, trained):
-    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
-    write_json(
-        trained.reference,
-        {
-            "split": "val",
-            "patients": 40,
-            "groups": {
-                "all": {
-                    "n": 40,
-                    "facts": {name: np.linspace(0, 1, 40).tolist() for name in IMAGE_FACTS} | {"mean": [10.0] * 40},
-                }
-            },
-        },
-    )
-    (Path(trained.url) / "confusion.png").write_bytes(b"of an evaluation before")
+@dataclasses.dataclass
+class Evaluated:
+    """A multi-label evaluation of made-up scores: what the evaluate job would return and write."""
+
+    run: RunDirectory
+    scored: pd.DataFrame
+    result: dict
+
+
+@pytest.fixture
+def evaluated(table, trained) -> Evaluated:
+    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TABLE_FINDINGS), scored_rows(table)
+    facts = {name: np.linspace(0, 1, 40).tolist() for name in IMAGE_FACTS} | {"mean": [10.0] * 40}
+    write_json(trained.reference, {"split": "val", "patients": 40, "groups": {"all": {"n": 40, "facts": facts}}})
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=50, subgroups=r"(OPACITY|NORMAL)")
-    run = run_of(manifest, trained, temperature=2.0)
     result = {
         "split": "all",
         "table": str(table),
         "leakage": {"table": "own"},
-        **judge_scored(config, run, manifest, scored),
+        **judge_scored(config, run_of(manifest, trained, temperature=2.0), manifest, scored),
     }
+    _write(trained, scored, result)
+    return Evaluated(trained, scored, result)
+
+
+def page_text(run: RunDirectory) -> str:
+    """The page with each run of white space as one space."""
+    return " ".join(Path(run.report).read_text().split())
+
+
+def test_findings_are_evaluated_where_they_are_known(evaluated):
+    scored, result = evaluated.scored, evaluated.result
     mass = result["per_label"]["Mass"]
     assert mass["n"] == 48 - scored["label"].str.contains("?Mass", regex=False).sum() < 48
     assert mass["positives"] == scored["label"].str.split("|").map(lambda names: "Mass" in names).sum()
     assert result["prevalence"]["here"]["Mass"] == pytest.approx(mass["positives"] / mass["n"])
-    assert result["shift"]["large"] == ["mean"] and set(result["shift"]["facts"]) == {*IMAGE_FACTS}
     nodule = result["per_label"]["Nodule"]
-    assert (
-        nodule["n"] == 0
-        and nodule["auc"] is nodule["calibration"]["ece"] is result["prevalence"]["here"]["Nodule"] is None
-    )
+    assert nodule["n"] == 0 and result["prevalence"]["here"]["Nodule"] is None
+    assert nodule["auc"] is nodule["calibration"]["ece"] is None
     assert set(result["temperature"]["ece_before"]) == set(FINDINGS) and result["mistakes"]
     assert (scored["predicted_label"].str.contains("Edema") == (scored["score_Edema"] >= 0.5)).all()
-    _write(trained, scored, result)
-    assert json.loads(json.dumps(result, allow_nan=False)) == json.loads((table.parent / trained.metrics).read_text())
-    written = write_report(ReportConfig(run=trained.url, examples=2))
-    page = " ".join((table.parent / trained.report).read_text().split())
-    assert {place.rsplit("/", 1)[1] for place in written["pictures"]} == {
-        "loss.png",
-        "validation.png",
-        "roc.png",
-        "precision_recall.png",
-        "subgroups.png",
-    }
-    assert all(name in page for name in FINDINGS) and rate(result["auc"]) in page and "They do not." in page
-    assert "over 3 of 4 labels" in page and all(
-        f"{group['auc_labels']} findings; of all images {group['auc_of_all']:.3f}" in page
-        for group in result["subgroups"]["groups"].values()
-    )
-    # No model file here, so no heat: each image stands alone.
-    assert page.count("X-ray: truth") == 2 * 5 and "Grad-CAM over it" not in page
-    assert not (Path(trained.url) / "confusion.png").exists()
 
 
-def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained):
-    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TOLD), scored_rows(table)
+def test_multi_label_shift_ignores_scores(evaluated):
+    shift = evaluated.result["shift"]
+    assert shift["large"] == ["mean"] and set(shift["facts"]) == {*IMAGE_FACTS}
+
+
+def test_metrics_file_is_strict_json(evaluated):
+    written = json.loads(Path(evaluated.run.metrics).read_text())
+    assert json.loads(json.dumps(evaluated.result, allow_nan=False)) == written
+
+
+def test_page_of_a_multi_label_evaluation(evaluated):
+    (Path(evaluated.run.url) / "confusion.png").write_bytes(b"of an earlier evaluation")
+    written = write_report(ReportConfig(run=evaluated.run.url, examples=2))
+    text, result = page_text(evaluated.run), evaluated.result
+    pictures = {"loss.png", "validation.png", "roc.png", "precision_recall.png", "subgroups.png"}
+    assert {url.rsplit("/", 1)[1] for url in written["pictures"]} == pictures
+    assert not (Path(evaluated.run.url) / "confusion.png").exists()
+    assert all(name in text for name in FINDINGS) and rate(result["auc"]) in text and "over 3 of 4 labels" in text
+    assert "No, some measures differ much." in text
+    for group in result["subgroups"]["groups"].values():
+        assert f"{group['auc_labels']} findings; all images {group['auc_of_all']:.3f}" in text
+    # There is no model file here, so no example has a heat map beside it.
+    assert text.count("X-ray: label") == 2 * 5 and "Grad-CAM heat map" not in text
+
+
+def evaluate_at_prevalence(table, trained) -> dict:
+    manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TABLE_FINDINGS), scored_rows(table)
     config = EvaluateConfig(
         run=trained.url,
         table=str(table),
@@ -173,54 +185,85 @@ def test_another_prevalence_shows_in_errors_and_predictive_values(table, trained
         prevalence=",".join(f"{name}=0.1" for name in FINDINGS),
     )
     result = judge_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
+    _write(trained, scored, {"split": "all", "table": str(table), "leakage": {"table": "own"}, **result})
+    return result
+
+
+def test_calibration_error_is_of_adjusted_scores(table, trained):
+    result = evaluate_at_prevalence(table, trained)
     after = {name: figures["calibration"]["ece"] for name, figures in result["per_label"].items()}
     assert result["temperature"]["ece_before"] == pytest.approx(after, abs=1e-6) and after["Edema"] > 0.1
-    _write(trained, scored, {"split": "all", "table": str(table), "leakage": {"table": "own"}, **result})
+
+
+def test_page_shows_predictive_values_at_another_prevalence(table, trained):
+    result = evaluate_at_prevalence(table, trained)
     write_report(ReportConfig(run=trained.url, examples=1))
-    words = " ".join(Path(trained.report).read_text().split())
-    clinic, threshold = result["per_label"]["Edema"]["clinic"], result["thresholds"]["Edema"]
-    assert (
-        f"{rate(clinic['ppv'])}<small>{span(clinic['ppv_interval'])}</small><small>where 10.0 % have it</small>"
-        in words
-    )
-    assert (
-        rate(threshold) in words
-        and "re-weighted for another prevalence" in words
-        and "the split all was judged" in words
-    )
-    older = {name: value for name, value in json.loads(Path(trained.metrics).read_text()).items() if name != "leakage"}
-    write_json(trained.metrics, older)
-    with pytest.raises(UserError, match="is an older one's; run jobs/evaluate.py again"):
-        write_report(ReportConfig(run=trained.url))
+    text, clinic = page_text(trained), result["per_label"]["Edema"]["clinic"]
+    interval = span(clinic["ppv_interval"])
+    assert f"{rate(clinic['ppv'])}<small>{interval}</small><small>prevalence 10.0 %</small>" in text
+    assert rate(result["thresholds"]["Edema"]) in text and "adjusted to another prevalence" in text
 
 
-def test_a_run_that_was_not_evaluated(table, trained, tmp_path):
+def test_page_warns_about_splits_that_training_used(evaluated):
+    write_report(ReportConfig(run=evaluated.run.url, examples=1))
+    assert "the split all of the run&#39;s own table was evaluated" in page_text(evaluated.run)
+
+
+def test_metrics_of_an_older_version_are_refused(evaluated):
+    older = {name: value for name, value in evaluated.result.items() if name != "leakage"}
+    write_json(evaluated.run.metrics, older)
+    with pytest.raises(UserError, match=r"got those of an older one in .*; evaluate the run again"):
+        write_report(ReportConfig(run=evaluated.run.url))
+
+
+def test_page_without_an_evaluation(trained):
     result = write_report(ReportConfig(run=trained.url))
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert not result["evaluated"] and "was not evaluated yet" in page and "Model card" in page
-    assert "not a medical device" in page and page.count("data:image/") == len(result["pictures"]) == 2
-    words = " ".join(page.split())
-    rows = read_manifest(str(table)).rows("train")
-    assert (
-        f'<td class="number">{rows}</td> <td class="number">13</td> <td class="number">13</td> <td class="number">13<small>7 not known'
-        in words
-    )
-    assert (
-        f"<dd>{rows} images of" in words
-        and "a score from 0 to 1 for each of Edema, Effusion, Mass, Nodule. Trained from random weights" in words
-    )
-    assert (
-        "over 5 views of each image. Its validation AUC is 0.912. On one view, epoch 1 of 2 had the best, 0.800."
-        in words
-    )
-    assert (
-        "Edema from a score of 0.500 on, Effusion from a score of 0.400 on, Mass from a score of 0.500 on (too few validation images "
-        "to choose it), Nodule from a score of 0.600 on, chosen on validation data (criterion balanced)."
-    ) in words
+    text = page_text(trained)
+    assert not result["evaluated"] and "has not been evaluated" in text and "not a medical device" in text
+    assert text.count("data:image/") == len(result["pictures"]) == 2
 
 
-def test_predictions_that_were_reweighted(trained, tmp_path):
-    """Called where a prevalence moved the threshold of Edema to, 0.1: there, and not at 0.5, the model is least sure."""
+def test_page_counts_the_training_data(table, trained):
+    write_report(ReportConfig(run=trained.url))
+    text, rows = page_text(trained), read_manifest(str(table)).rows("train")
+    cells = [f'<td class="number">{count}' for count in (rows, 13, 13, 13)]
+    assert f"{'</td> '.join(cells)}<small>7 unknown" in text and f"<dd>{rows} images of" in text
+
+
+def test_page_describes_the_saved_model(trained):
+    write_report(ReportConfig(run=trained.url))
+    text = page_text(trained)
+    assert "a score from 0 to 1 for each of Edema, Effusion, Mass, Nodule. Trained from random weights" in text
+    assert "Its validation AUC is 0.912 with test-time augmentation over 5 copies of each image." in text
+    assert "Without test-time augmentation, epoch 1 of 2 had the best validation AUC, 0.800." in text
+    assert (
+        "Edema 0.500, Effusion 0.400, Mass 0.500 (default: too few validation images to choose it), Nodule 0.600. The "
+        "thresholds were chosen on validation data (rule balanced)."
+    ) in text
+
+
+def test_page_describes_a_binary_run_that_is_not_finished(trained):
+    """With two labels, and from the weights of another run."""
+    train = json.loads(Path(trained.config).read_text())["train"]
+    change(
+        trained.config,
+        task="single",
+        labels=["Edema", "Mass"],
+        positive_label="Mass",
+        train={**train, "init_weights": "/w.keras"},
+    )
+    saved = json.loads(Path(trained.history).read_text())["kept"] | {"epoch": 1, "views": 1, "threshold": 0.375}
+    change(trained.history, kept=saved, finished=False)
+    write_report(ReportConfig(run=trained.url))
+    text = page_text(trained)
+    assert "Training is not finished. The saved model has the weights after epoch 1, which has the best" in text
+    assert "Its validation AUC is 0.912 without test-time augmentation." in text
+    assert 'scores that add up to 1 for Edema, Mass. Trained from the weights of <span class="path">/w.keras' in text
+    assert "A temperature of 2.000 calibrates its scores. Mass is predicted if its score is at least 0.375." in text
+
+
+def test_page_of_predictions_at_another_prevalence(trained, tmp_path):
+    """The prevalence moved the threshold of Edema from 0.5 to 0.1, and the least certain prediction is beside 0.1."""
     edema = np.array([0.9, 0.5, 0.12, 0.01])
     columns = dict(zip(map(score_column, FINDINGS), (edema, 0.001, 0.001, 0.999), strict=True))
     (tmp_path / "p").mkdir()
@@ -233,46 +276,16 @@ def test_predictions_that_were_reweighted(trained, tmp_path):
         }
     ).to_parquet(tmp_path / "p" / "0.parquet")
     write_report(ReportConfig(run=trained.url, predictions=str(tmp_path / "p"), examples=1))
-    words = " ".join(Path(trained.report).read_text().split())
-    assert (
-        "called Edema|Nodule · score of Edema 0.120 · 2.png"
-        in words[words.index("Predictions: the model is least sure") :]
-    )
+    text = page_text(trained)
+    least_certain = text[text.index("Predictions: least certain predictions") :]
+    assert "predicted Edema|Nodule · score of Edema 0.120 · 2.png" in least_certain
     for label, files in (("Edema", 3), ("Nodule", 4)):
-        assert f'<tr><td>{label}</td><td class="number">{files}</td></tr>' in words
+        assert f'<tr><td>{label}</td><td class="number">{files}</td></tr>' in text
 
 
-def test_the_page_tells_what_was_kept(trained):
-    """Of two labels, from the weights of another run, and before training is finished."""
-    train = json.loads(Path(trained.config).read_text())["train"]
-    change(
-        trained.config,
-        task="single",
-        labels=["Edema", "Mass"],
-        positive_label="Mass",
-        train={**train, "init_weights": "/w.keras"},
-    )
-    kept = json.loads(Path(trained.history).read_text())["kept"] | {"epoch": 1, "views": 1, "threshold": 0.375}
-    change(trained.history, kept=kept, finished=False)
-    write_report(ReportConfig(run=trained.url))
-    words = " ".join(Path(trained.report).read_text().split())
-    assert (
-        "Training is not finished: kept, so far, is epoch 1, which has the best validation AUC, on one view of each image."
-        in words
-    )
-    assert (
-        'scores that add up to 1 for Edema, Mass. Trained from the weights of <span class="path">/w.keras</span> by'
-        in words
-    )
-    assert (
-        "calibrated by a temperature of 2.000. Mass is called from a score of 0.375 on, chosen on validation data (criterion"
-        in words
-    )
-
-
-def test_images_that_were_ingested_otherwise_are_refused(table, trained):
-    """Black borders, and their lack, tell the film's shape."""
+def test_evaluation_refuses_images_of_another_resize(table, trained):
+    """Black borders, and their absence, reveal the shape of the film."""
     Path(trained.model).touch()
     change(trained.config, recipe={**read_manifest(str(table)).recipe(), "resize": "pad"})
-    with pytest.raises(UserError, match="expected images ingested with --resize pad, .*, got --resize stretch"):
+    with pytest.raises(UserError, match=r"expected images ingested with --resize pad, .*, got --resize stretch"):
         check_evaluate(EvaluateConfig(run=trained.url, table=str(table)))

@@ -180,7 +180,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     page = (run / "report.html").read_text()
     assert len(written["pictures"]) == 8 and page.count("data:image/png;base64,") == 8
     # Grad-CAM, by the run's own backend; after three epochs there may be little to see.
-    assert page.count("what speaks for the label in bright colours") + page.count("nothing speaks for it") > 5
+    assert page.count("with its Grad-CAM heat map") + page.count("no evidence for this label") > 5
     assert page.count("<img") == page.count(' alt="') == page.count("data:image/")
     assert "not a medical device" in page and "http" not in page and rate(figures["auc"]) in page
 

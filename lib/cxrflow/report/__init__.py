@@ -1,2 +1,4 @@
-"""A finished run as pictures and one HTML page. No Spark, and Keras only in a process of its own (``gradcam``): it reads the
-files that jobs left."""
+"""A finished run as pictures and one HTML page, made from the files in the run directory.
+
+No Spark. Keras loads only in a separate process (``gradcam``).
+"""

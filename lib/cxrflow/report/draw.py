@@ -1,4 +1,4 @@
-"""Everything on the page that is a picture: figures of the run, and example images with what the model sees in them."""
+"""The pictures of the report: figures of the run, and example images with their Grad-CAM heat maps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from cxrflow.metrics.evaluation_text import rate, span
 from cxrflow.report import plots
 from cxrflow.report.gallery import Decision, Example, Row
 
-SMALLEST = 224  # a browser blurs a smaller picture that it enlarges
+MIN_SIDE = 224
+"""Pixels. Browsers blur smaller pictures when they enlarge them."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, with the words that stand for it where it is not seen."""
+    """A figure as PNG, with its caption and a text alternative."""
 
     png: bytes
     alt: str
@@ -32,98 +33,104 @@ class Picture:
 
     @property
     def source(self) -> str:
-        return _source("png", self.png)
+        """The PNG as a data URL."""
+        return _data_url("png", self.png)
 
 
 def of_training(history: dict) -> dict[str, Picture]:
-    epochs, kept = history["epochs"], history["kept"]
+    """Loss and validation figures over the epochs, by name. ``history``: the content of history.json."""
+    epochs, saved = history["epochs"], history["kept"]
     first, last = epochs[0]["val_loss"], epochs[-1]["val_loss"]
     return {
         "loss": _picture(
-            plots.loss(epochs, kept["epoch"]),
+            plots.loss(epochs, saved["epoch"]),
             "Loss on training and validation images",
             f"from {first:.3f} to {last:.3f} on validation images over {len(epochs)} epochs",
         ),
         "validation": _picture(
-            plots.validation(epochs, kept["epoch"]),
-            "AUC and accuracy on validation images, at the highest score",
-            f"AUC {rate(kept['val_auc'])} of what was kept after epoch {kept['epoch']}",
+            plots.validation(epochs, saved["epoch"]),
+            "AUC, and accuracy of the label with the highest score, on validation images",
+            f"AUC {rate(saved['val_auc'])} of the saved model, epoch {saved['epoch']}",
         ),
     }
 
 
 def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
-    """``truth``: int (n,), or float (n, K) for multi."""
+    """Pictures of an evaluation, by name.
+
+    ``metrics``: the content of metrics.json; ``scored``: that of scores.parquet, n rows; ``truth``: int (n,), or float
+    (n, K) for multi-label runs.
+    """
     pictures = _of_ranking(metrics, scored, truth, decision)
     if "confusion" in metrics:
         matrix, labels = metrics["confusion"], decision.labels
-        right = [
-            f"{label}: {row[place]} of {sum(row)} right"
-            for place, (label, row) in enumerate(zip(labels, matrix, strict=True))
+        correct = [
+            f"{label}: {row[index]} of {sum(row)} correct"
+            for index, (label, row) in enumerate(zip(labels, matrix, strict=True))
         ]
         pictures["confusion"] = _picture(
-            plots.confusion(matrix, labels), "What was called, by the truth; shares are of each row", "; ".join(right)
+            plots.confusion(matrix, labels), "Confusion matrix; percentages are of each row", "; ".join(correct)
         )
     return pictures | _of_scores(metrics, scored, truth, decision) | _of_subgroups(metrics)
 
 
 def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
-    """ROC and precision-recall curves: of the positive label, or of each against the rest."""
-    two, roc, precision = "threshold" in metrics, {}, {}
-    for place in [decision.positive] if two else range(len(decision.labels)):
-        label = decision.labels[place]
-        known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, place])
-        positive = (truth == place if truth.ndim == 1 else truth[:, place] == 1)[known]
+    """ROC and precision-recall curves of the positive label, or of each label against the rest."""
+    binary, roc, precision = "threshold" in metrics, {}, {}
+    for index in [decision.positive] if binary else range(len(decision.labels)):
+        label = decision.labels[index]
+        known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, index])
+        positive = (truth == index if truth.ndim == 1 else truth[:, index] == 1)[known]
         if positive.any() and not positive.all():
             roc[label], precision[label] = curves(
                 positive, scored[score_column(label)].to_numpy()[known], scored["patient_id"].to_numpy()[known]
             )
     if not roc:
         return {}
-    called = two and metrics["ppv"] is not None
-    average = metrics["average_precision"] if two else metrics["macro"]["average_precision"]
+    has_precision = binary and metrics["ppv"] is not None
+    average = metrics["average_precision"] if binary else metrics["macro"]["average_precision"]
     return {
         "roc": _picture(
-            plots.roc(roc, (metrics["sensitivity"], metrics["specificity"]) if two else None),
-            "ROC: sensitivity against false alarms at every threshold",
-            f"AUC {rate(metrics['auc'])}{_within(metrics['auc_interval'])}",
+            plots.roc(roc, (metrics["sensitivity"], metrics["specificity"]) if binary else None),
+            "ROC curve: sensitivity and false positive rate at every threshold",
+            f"AUC {rate(metrics['auc'])}{_with_interval(metrics['auc_interval'])}",
         ),
         "precision_recall": _picture(
             plots.precision_recall(
                 precision,
-                (metrics["sensitivity"], metrics["ppv"]) if called else None,
-                metrics["positives"] / metrics["n"] if two else None,
+                (metrics["sensitivity"], metrics["ppv"]) if has_precision else None,
+                metrics["positives"] / metrics["n"] if binary else None,
             ),
-            "Precision against sensitivity at every threshold; it depends on how common the finding is here",
+            "Precision-recall curve; precision depends on the prevalence in these images",
             f"average precision {rate(average)}",
         ),
     }
 
 
 def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
-    """Reliability and the histogram of scores: of the positive label, or of the scores that labels were called with."""
+    """Reliability diagram and histogram, of the positive label's scores or of the predicted labels' scores."""
     pictures = {}
     if "calibration" in metrics:
-        calibration, two = metrics["calibration"], "threshold" in metrics
-        name = f"mean score of {metrics['positive_label']}" if two else "mean score of the called label"
+        calibration, binary = metrics["calibration"], "threshold" in metrics
+        label = metrics["positive_label"] if binary else "the predicted label"
         pictures["reliability"] = _picture(
             plots.reliability(
-                calibration["bins"], name, f"share of {metrics['positive_label']}" if two else "share of right calls"
+                calibration["bins"], f"mean score of {label}", f"share of {label}" if binary else "share correct"
             ),
-            "Reliability: on the dotted line a score means what it says. A point is a bin, the larger the more images it has; lines are "
+            "Reliability diagram: calibrated scores lie on the dotted line. Larger points have more images; bars are "
             "95 % intervals (Wilson)",
-            f"expected calibration error {calibration['ece']:.3f}{_within(calibration['ece_interval'])}",
+            f"expected calibration error {calibration['ece']:.3f}{_with_interval(calibration['ece_interval'])}",
         )
     if "threshold" in metrics:
         own = scored[score_column(metrics["positive_label"])].to_numpy()
         ordered = [1 - decision.positive, decision.positive]
         pictures["scores"] = _picture(
             plots.histogram(
-                {decision.labels[place]: own[truth == place] for place in ordered},
+                {decision.labels[index]: own[truth == index] for index in ordered},
                 metrics["threshold"],
                 f"score of {metrics['positive_label']}",
             ),
-            "Scores by the truth; the scale is logarithmic above 10 images",
+            "Scores by label; the scale is logarithmic above 10 images",
             f"threshold {metrics['threshold']:.3f}",
         )
     return pictures
@@ -133,37 +140,39 @@ def _of_subgroups(metrics: dict) -> dict[str, Picture]:
     if not metrics["subgroups"]:
         return {}
     groups = metrics["subgroups"]["groups"]
-    figure = "accuracy" if "accuracy" in metrics else "auc"
-    name = "Accuracy" if figure == "accuracy" else "AUC"
-    wholes = [group.get("auc_of_all", metrics[figure]) for group in groups.values()]
-    over = "" if figure == "accuracy" else " over the same findings"
+    key = "accuracy" if "accuracy" in metrics else "auc"
+    name = "Accuracy" if key == "accuracy" else "AUC"
+    overall = [group.get("auc_of_all", metrics[key]) for group in groups.values()]
+    same = "" if key == "accuracy" else " over the same findings"
     return {
         "subgroups": _picture(
-            plots.forest(groups, figure, wholes),
-            f"{name} of each subgroup with its 95 % interval; the dotted line is that of all images{over}",
-            "; ".join(f"{name} {rate(group[figure])}" for name, group in groups.items()),
+            plots.forest(groups, key, overall),
+            f"{name} of each subgroup with its 95 % interval; the dotted line is all images{same}",
+            "; ".join(f"{name} {rate(group[key])}" for name, group in groups.items()),
         )
     }
 
 
 def of_example(example: Example, heat: np.ndarray | None) -> dict:
-    """What the page shows of an example: its image, the same with the heat over it, and the words."""
+    """What the page shows of an example: ``image`` and ``overlay`` (with the heat map) as data URLs, and ``caption``.
+
+    ``heat``: float (h, w), 0 to 1; without it, or where it is 0 everywhere, ``overlay`` is None.
+    """
     gray = Image.fromarray(example.pixels)
-    scale = max(1, -(-SMALLEST // min(gray.size)))
+    scale = max(1, -(-MIN_SIDE // min(gray.size)))
     gray = gray.resize((gray.width * scale, gray.height * scale), Image.Resampling.BICUBIC)
     overlay = None
     if heat is not None and heat.any():
-        warm = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(gray.size, Image.Resampling.BICUBIC)).clip(
-            0, 1
-        )
-        color = matplotlib.colormaps["inferno"](warm)[..., :3] * 255
-        share = 0.6 * warm[..., None]
+        enlarged = Image.fromarray(heat.astype(np.float32)).resize(gray.size, Image.Resampling.BICUBIC)
+        values = np.asarray(enlarged).clip(0, 1)
+        color = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+        share = 0.6 * values[..., None]
         overlay = _jpeg(Image.fromarray((np.asarray(gray)[..., None] * (1 - share) + color * share).astype(np.uint8)))
-    return {"image": _jpeg(gray), "overlay": overlay, "words": example.words}
+    return {"image": _jpeg(gray), "overlay": overlay, "caption": example.caption}
 
 
 def of_gallery(rows: list[Row], heat: np.ndarray | None) -> list[tuple[str, list[dict]]]:
-    """``heat``: float (m, h, w) of all examples in turn, or None."""
+    """Each row's title and its examples. ``heat``: float (m, h, w), in the order of all examples, or None."""
     maps = iter(heat) if heat is not None else None
     return [
         (title, [of_example(example, next(maps) if maps is not None else None) for example in examples])
@@ -171,22 +180,22 @@ def of_gallery(rows: list[Row], heat: np.ndarray | None) -> list[tuple[str, list
     ]
 
 
-def _picture(figure: Figure, caption: str, alt: str) -> Picture:
+def _picture(figure: Figure, caption: str, detail: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     plt.close(figure)
-    return Picture(buffer.getvalue(), f"{caption}: {alt}", caption)
+    return Picture(buffer.getvalue(), f"{caption}: {detail}", caption)
 
 
 def _jpeg(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    return _source("jpeg", buffer.getvalue())
+    return _data_url("jpeg", buffer.getvalue())
 
 
-def _source(kind: str, content: bytes) -> str:
+def _data_url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _within(interval: list[float] | None) -> str:
+def _with_interval(interval: list[float] | None) -> str:
     return f", 95 % interval {span(interval)}" if interval else ""

@@ -1,4 +1,4 @@
-"""Which images a reader should see: hits, misses and those that the model is least sure of."""
+"""Selects the example images of the report: correct, wrong and uncertain predictions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from cxrflow.metrics import Threshold, find_outcomes
 from cxrflow.metrics.evaluation_text import rate
 from cxrflow.metrics.outcomes import confidence
 
+UNCERTAIN = "Least certain predictions"
+
 
 @dataclass(frozen=True)
 class Decision:
-    """How a run outcomes a label: by thresholds, or with more than two labels by the highest score."""
+    """How a run predicts a label: by thresholds, or with more than two labels by the highest score."""
 
     labels: list[str]
     positive: int | None
@@ -30,20 +32,21 @@ class Decision:
 
 @dataclass(frozen=True)
 class Example:
-    """An image and what is said of it."""
+    """An image with its caption."""
 
     pixels: np.ndarray
     """uint8 (H, W), 0 is black."""
-    place: int
-    """The label that its score, and where the model sees it, is about."""
-    words: list[str]
+    label_index: int
+    """The label that the score in the caption and the Grad-CAM heat map are about."""
+    caption: list[str]
 
 
 Row = tuple[str, list[Example]]
+"""Title and examples."""
 
 
 def read_predictions(url: str) -> pd.DataFrame:
-    """The predictions table, as predict.py wrote it: a few hundred bytes a file."""
+    """Read the predictions table that the predict job wrote, a few hundred bytes a file."""
     return pd.concat(
         [pq.read_table(io.BytesIO(storage.read_bytes(file))).to_pandas() for file in storage.files(url, ".parquet")],
         ignore_index=True,
@@ -53,88 +56,86 @@ def read_predictions(url: str) -> pd.DataFrame:
 def from_scores(
     scored: pd.DataFrame, truth: np.ndarray, decision: Decision, table: str, recipe: Recipe, count: int
 ) -> list[Row]:
-    """Rows of evaluated samples, whose truth is known; pixels come from the table's shards.
+    """Rows of at most ``count`` evaluated samples each, with pixels from the table's shards.
 
-    Raises UserError where the table is no longer the one that was scored.
+    Raises UserError if the table no longer has the shards that were scored.
     """
     scores = scored[[score_column(label) for label in decision.labels]].to_numpy()
-    outcomes = find_outcomes(truth, scores, decision.positive, decision.threshold)
+    found = find_outcomes(truth, scores, decision.positive, decision.threshold)
     present = (
-        truth[outcomes.rows] == outcomes.label_indices
-        if truth.ndim == 1
-        else truth[outcomes.rows, outcomes.label_indices] == 1
+        truth[found.rows] == found.label_indices if truth.ndim == 1 else truth[found.rows, found.label_indices] == 1
     )
     if truth.ndim == 1 and len(decision.labels) > 2:
         rows = [
-            ("Right, and sure", outcomes.most_confident(outcomes.correct, count)),
-            ("Wrong, and sure", outcomes.most_confident(~outcomes.correct, count)),
+            ("Most confident correct predictions", found.most_confident(found.correct, count)),
+            ("Most confident wrong predictions", found.most_confident(~found.correct, count)),
         ]
     else:
-        finding = decision.labels[decision.positive] if truth.ndim == 1 else "the finding"
+        finding = f": {decision.labels[decision.positive]}" if truth.ndim == 1 else ""
         rows = [
-            (f"Hits: {finding}, and called so", outcomes.most_confident(outcomes.correct & present, count)),
-            (f"Misses: {finding}, but not called", outcomes.most_confident(~outcomes.correct & present, count)),
-            (f"False alarms: not {finding}, but called", outcomes.most_confident(~outcomes.correct & ~present, count)),
-            (f"Not {finding}, and not called", outcomes.most_confident(outcomes.correct & ~present, count)),
+            (f"True positives{finding}", found.most_confident(found.correct & present, count)),
+            (f"False negatives{finding}", found.most_confident(~found.correct & present, count)),
+            (f"False positives{finding}", found.most_confident(~found.correct & ~present, count)),
+            (f"True negatives{finding}", found.most_confident(found.correct & ~present, count)),
         ]
-    rows.append(("The model is least sure of these", outcomes.least_confident(count)))
+    rows.append((UNCERTAIN, found.least_confident(count)))
 
-    def example(call: int) -> Example:
-        row, place = scored.iloc[outcomes.rows[call]], int(outcomes.label_indices[call])
+    def example(outcome: int) -> Example:
+        row, index = scored.iloc[found.rows[outcome]], int(found.label_indices[outcome])
         return Example(
-            _stored(table, row, recipe),
-            place,
+            _read_pixels(table, row, recipe),
+            index,
             [
-                f"truth {row.label}",
-                f"called {row.predicted_label}",
-                _score(row, decision.labels[place]),
+                f"label {row.label}",
+                f"predicted {row.predicted_label}",
+                _score(row, decision.labels[index]),
                 _name(row.path),
             ],
         )
 
-    return [(title, [example(call) for call in found]) for title, found in rows if len(found)]
+    return [(title, [example(outcome) for outcome in selected]) for title, selected in rows if len(selected)]
 
 
 def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Recipe, count: int) -> list[Row]:
-    """Rows of files that were scored without a known truth; pixels come from the files."""
+    """Rows of at most ``count`` files each that were scored without a label, with pixels from the files."""
     scored = predictions[predictions["reason"].isna()].reset_index(drop=True)
     columns = [score_column(label) for label in decision.labels]
     scores = scored[columns].to_numpy()
-    words = [set(text.split("|")) for text in scored["predicted_label"]]
-    called = np.array([[label in said for label in decision.labels] for said in words], bool).reshape(scores.shape)
-    sure = confidence(scores, decision.positive, _threshold(scores, called, decision))
+    names = [set(text.split("|")) for text in scored["predicted_label"]]
+    predicted = np.array([[label in row for label in decision.labels] for row in names], bool).reshape(scores.shape)
+    certainty = confidence(scores, decision.positive, _threshold(scores, predicted, decision))
     rows = [
-        (f"Surest {label}", place, scored[called[:, place]].nlargest(count, columns[place]))
-        for place, label in enumerate(decision.labels)
+        (f"Highest scores of {label}", index, scored[predicted[:, index]].nlargest(count, columns[index]))
+        for index, label in enumerate(decision.labels)
     ]
-    least = np.argsort(sure.min(axis=1), kind="stable")[:count]
-    rows.append(("The model is least sure of these", None, scored.iloc[least]))
+    least = np.argsort(certainty.min(axis=1), kind="stable")[:count]
+    rows.append((UNCERTAIN, None, scored.iloc[least]))
 
-    def example(row: pd.Series, place: int | None) -> Example:
-        two = len(decision.labels) == 2 and not isinstance(decision.threshold, list)
-        about = decision.positive if two else int(sure[row.name].argmin()) if place is None else place
-        pixels, note = _from_file(row.path, recipe)
+    def example(row: pd.Series, index: int | None) -> Example:
+        binary = len(decision.labels) == 2 and not isinstance(decision.threshold, list)
+        about = decision.positive if binary else int(certainty[row.name].argmin()) if index is None else index
+        pixels, note = _decode_file(row.path, recipe)
         return Example(
             pixels,
             about,
-            [f"called {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note],
+            [f"predicted {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note],
         )
 
-    return [(title, [example(row, place) for _, row in part.iterrows()]) for title, place, part in rows if len(part)]
+    return [(title, [example(row, index) for _, row in part.iterrows()]) for title, index, part in rows if len(part)]
 
 
-def _threshold(scores: np.ndarray, called: np.ndarray, decision: Decision) -> Threshold:
-    """The one that the outcomes, bool (n, K), tell of: it moves where scores were re-weighted for another prevalence."""
+def _threshold(scores: np.ndarray, predicted: np.ndarray, decision: Decision) -> Threshold:
+    """The threshold that the predictions, bool (n, K), imply. ``--prevalence`` moves it together with the scores."""
 
-    def told(place: int, threshold: float | None) -> float | None:
-        positive, own = called[:, place], scores[:, place]
+    def implied(index: int, threshold: float | None) -> float | None:
+        positive, own = predicted[:, index], scores[:, index]
         if threshold is None or positive.all() or not positive.any():
             return threshold
         return float((own[positive].min() + own[~positive].max()) / 2)
 
     if isinstance(decision.threshold, list):
-        return [told(place, threshold) for place, threshold in enumerate(decision.threshold)]
-    return None if decision.threshold is None else told(decision.positive, decision.threshold)
+        return [implied(index, threshold) for index, threshold in enumerate(decision.threshold)]
+    return None if decision.threshold is None else implied(decision.positive, decision.threshold)
 
 
 def _score(row: pd.Series, label: str) -> str:
@@ -145,18 +146,16 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[1]
 
 
-def _stored(table: str, row: pd.Series, recipe: Recipe) -> np.ndarray:
-    place = storage.join(table, row.shard)
-    if not storage.exists(place):
-        raise UserError(
-            f"--run: expected the table that was evaluated, but {place!r} is gone; run jobs/evaluate.py again"
-        )
-    shard = read_shard(place, ["pixels"])
+def _read_pixels(table: str, row: pd.Series, recipe: Recipe) -> np.ndarray:
+    url = storage.join(table, row.shard)
+    if not storage.exists(url):
+        raise UserError(f"--run: expected the shard {url!r} of the evaluated table, found none; evaluate the run again")
+    shard = read_shard(url, ["pixels"])
     return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
 
 
-def _from_file(path: str, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
-    """The file's image; a gray square, and a word that says so, where the file cannot be read from here."""
+def _decode_file(path: str, recipe: Recipe) -> tuple[np.ndarray, list[str]]:
+    """The image of a file and no note, or a gray square and a note if the file cannot be read here."""
     try:
         return decode_image(storage.read_bytes(path), recipe).pixels, []
     except (OSError, UserError, DecodeError):  # UserError: there is no package for the file system

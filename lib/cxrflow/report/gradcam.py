@@ -1,7 +1,7 @@
-"""Where in an image a model sees a label: Grad-CAM (Selvaraju et al. 2017), with the run's own model.
+"""Grad-CAM heat maps (Selvaraju et al. 2017) of the run's model: which parts of an image raise the score of a label.
 
-The one place of the report that loads Keras, and therefore a process of its own, on one thread, with the backend that the
-run was trained with: ``python -m cxrflow.report.gradcam MODEL IN OUT``.
+This is the only part of the report that loads Keras. It runs in a separate process with one thread and the backend of
+the training: ``python -m cxrflow.report.gradcam MODEL INPUT OUTPUT``.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NU
 
 @dataclass(frozen=True)
 class Heatmaps:
-    """What the model says of itself and of images."""
+    """Heat maps of images, and what the page states about the model."""
 
     heat: np.ndarray
-    """float32 (m, h, w), 0 to 1, of the size of the feature map: 1 is where the image speaks most for the label; 0 everywhere
-    where nothing speaks for it."""
+    """float32 (m, h, w), 0 to 1, of the size of the feature map. 1 is the strongest evidence for the label; a map
+    without any evidence is 0 everywhere."""
     layer: str
-    """The feature map's layer."""
+    """Name of the layer whose output is the feature map."""
     parameters: int
+    """Number of the model's parameters."""
 
 
-def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.ndarray) -> Heatmaps | str:
-    """``model``: place of the file; ``pixels``: uint8 (m, H, W); ``places``: int (m,), the label that is asked about. Why there is
-    nothing to see, in words, where the framework or a feature map is missing."""
+def compute_heatmaps(
+    model: str, backend: str, multi: bool, pixels: np.ndarray, label_indices: np.ndarray
+) -> Heatmaps | str:
+    """Compute the heat map of each image for one label.
+
+    ``model``: URL of the file; ``pixels``: uint8 (m, H, W); ``label_indices``: int (m,). Returns the reason as text if
+    the framework or a feature map is missing.
+    """
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
-        file, asked, answer = (Path(folder) / name for name in ("model.keras", "in.npz", "out.npz"))
+        file, given, answer = (Path(folder) / name for name in ("model.keras", "in.npz", "out.npz"))
         file.write_bytes(storage.read_bytes(model))
-        np.savez(asked, pixels=pixels, places=places, multi=multi)
-        # It finds cxrflow where this process did, which may be an archive that Spark brought.
+        np.savez(given, pixels=pixels, label_indices=label_indices, multi=multi)
+        # The process imports cxrflow from where this one did, which may be an archive from Spark.
         environment = {
             **os.environ,
             **_ONE_THREAD,
@@ -50,7 +56,7 @@ def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.n
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(file), str(asked), str(answer)],
+            [sys.executable, "-m", __name__, str(file), str(given), str(answer)],
             capture_output=True,
             text=True,
             env=environment,
@@ -61,24 +67,27 @@ def look(model: str, backend: str, multi: bool, pixels: np.ndarray, places: np.n
             return Heatmaps(found["heat"], str(found["layer"]), int(found["parameters"]))
 
 
-def _main(model_path: str, asked: str, answer: str) -> None:
+def _main(model_path: str, input_path: str, output_path: str) -> None:
     import keras
 
     model = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     layer = _feature_layer(model)
-    kept = _keep_outputs(layer)
-    with np.load(asked) as given:
+    outputs = _record_outputs(layer)
+    with np.load(input_path) as given:
         logits = _logits_of(model, bool(given["multi"]))
         heat = [
-            _heat(logits, kept, image, int(place), bool(given["multi"]))
-            for image, place in zip(given["pixels"], given["places"], strict=True)
+            _heat(logits, outputs, image, int(label), bool(given["multi"]))
+            for image, label in zip(given["pixels"], given["label_indices"], strict=True)
         ]
-    np.savez(answer, heat=np.stack(heat).astype(np.float32), layer=layer.name, parameters=model.count_params())
+    np.savez(output_path, heat=np.stack(heat).astype(np.float32), layer=layer.name, parameters=model.count_params())
 
 
 def _logits_of(model, multi: bool) -> Callable:
-    """From images to logits (1, K). Of our own models they are what comes before the scores, which are 1 or 0, and without
-    a gradient, where the model is sure; of others the logarithms of the scores, for multi of their odds."""
+    """A function from images to logits (1, K).
+
+    Our own models have a layer of logits. We use it because a score of exactly 0 or 1 has no gradient. For other models
+    the logits are the logarithms of the scores, or of their odds for multi-label models.
+    """
     import keras
     from keras import ops
 
@@ -94,7 +103,7 @@ def _logits_of(model, multi: bool) -> Callable:
 
 
 def _feature_layer(model):
-    """The last layer of the network proper whose output is still a map, and was not pooled."""
+    """The last layer of the network whose output is a feature map and that does not pool."""
     import keras
 
     network = next((layer for layer in model.layers if layer.name == NETWORK), model)
@@ -107,7 +116,7 @@ def _feature_layer(model):
         and not isinstance(layer, keras.layers.InputLayer)
     ]
     if not maps:
-        raise ValueError("the model has no layer whose output is a map")
+        raise ValueError("expected a layer whose output is a feature map, found none in the model")
     return maps[-1]
 
 
@@ -115,57 +124,59 @@ def _flat(network) -> list:
     return [inner for layer in network.layers for inner in (_flat(layer) if hasattr(layer, "layers") else [layer])]
 
 
-def _keep_outputs(layer) -> list:
-    """A list that what the layer gives is added to, at every call: of a network inside a network it cannot be asked for by
-    name."""
-    kept, call = [], layer.call
+def _record_outputs(layer) -> list:
+    """A list to which the layer adds its output at every call. Keras cannot return the output of a nested network's
+    layer."""
+    outputs, call = [], layer.call
 
-    def keeping(*arguments, **options):
-        kept.append(call(*arguments, **options))
-        return kept[-1]
+    def recording(*arguments, **options):
+        outputs.append(call(*arguments, **options))
+        return outputs[-1]
 
-    layer.call = keeping
-    return kept
+    layer.call = recording
+    return outputs
 
 
-def _heat(logits: Callable, kept: list, image: np.ndarray, place: int, multi: bool) -> np.ndarray:
-    """float (h, w): the feature map's channels, each weighted by its mean gradient, where their sum is above 0; as a share of
-    the highest. Of several views of an image the first counts, which is the image as it is."""
+def _heat(logits: Callable, outputs: list, image: np.ndarray, label: int, multi: bool) -> np.ndarray:
+    """float (h, w), 0 to 1: the sum of the channels, each weighted by its mean gradient; negative sums become 0.
+
+    With test-time augmentation the first copy counts, which is the unchanged image.
+    """
     from keras import ops
 
-    features, gradients = _gradients(logits, kept, image.astype(np.float32)[None, ..., None], place, multi)
+    features, gradients = _gradients(logits, outputs, image.astype(np.float32)[None, ..., None], label, multi)
     features, gradients = (ops.convert_to_numpy(ops.cast(values, "float32"))[0] for values in (features, gradients))
     heat = np.maximum((features * gradients.mean(axis=(0, 1))).sum(axis=-1), 0)
     return heat / heat.max() if heat.max() > 0 else heat
 
 
-def _odds(logits, place: int, multi: bool):
+def _log_odds(logits, label: int, multi: bool):
     """The logarithm of the odds of a label, from logits (1, K)."""
     from keras import ops
 
-    mine = logits[0, place]
-    return mine if multi else mine - ops.logsumexp(ops.concatenate([logits[0, :place], logits[0, place + 1 :]]))
+    own = logits[0, label]
+    return own if multi else own - ops.logsumexp(ops.concatenate([logits[0, :label], logits[0, label + 1 :]]))
 
 
-def _gradients(logits: Callable, kept: list, images: np.ndarray, place: int, multi: bool) -> tuple:
-    """(features, gradients of the label's log odds by them) of the first call of the layer, tensors (V, h, w, C)."""
+def _gradients(logits: Callable, outputs: list, images: np.ndarray, label: int, multi: bool) -> tuple:
+    """(features, gradients of the label's log odds by them) of the layer's first call, tensors (copies, h, w, C)."""
     import keras
 
-    kept.clear()
+    outputs.clear()
     if keras.backend.backend() == "torch":
         import torch
 
         inputs = keras.ops.convert_to_tensor(images).requires_grad_()
         with torch.enable_grad():
-            odds = _odds(logits(inputs, training=False), place, multi)
-        return kept[0].detach(), torch.autograd.grad(odds, kept[0])[0]
+            log_odds = _log_odds(logits(inputs, training=False), label, multi)
+        return outputs[0].detach(), torch.autograd.grad(log_odds, outputs[0])[0]
     import tensorflow as tf
 
     inputs = tf.constant(images)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        odds = _odds(logits(inputs, training=False), place, multi)
-    return kept[0], tape.gradient(odds, kept[0])
+        log_odds = _log_odds(logits(inputs, training=False), label, multi)
+    return outputs[0], tape.gradient(log_odds, outputs[0])
 
 
 if __name__ == "__main__":

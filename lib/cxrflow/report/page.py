@@ -1,4 +1,4 @@
-"""The report: PNG files beside the run, and one HTML page that holds them all and needs no network."""
+"""The report: PNG files beside the run, and one HTML page that contains them all and needs no network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 from cxrflow.base import storage
 from cxrflow.base.config import SPLITS, ReportConfig
@@ -16,20 +16,21 @@ from cxrflow.base.manifest import PICTURES, RunDirectory
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.base.shard_files import count_labels
 from cxrflow.images import Recipe
+from cxrflow.metrics import Threshold
 from cxrflow.metrics.evaluation_text import rate, span, warnings
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.report import draw, gallery
-from cxrflow.report.gradcam import Heatmaps, look
+from cxrflow.report.gradcam import Heatmaps, compute_heatmaps
 
 log = logging.getLogger(__name__)
 
 
 def write_report(config: ReportConfig) -> dict:
-    """Draw the run's curves, and all that is known of it where it was evaluated.
+    """Write the page and the pictures of a run, with its evaluation if there is one.
 
-    With ``config.predictions`` there are examples of that table as well as of the last evaluation. Returns the places of the
-    page and of the pictures. Raises UserError where the run or the predictions are missing, or an
-    older cxrflow judged it.
+    With ``config.predictions`` the page also shows examples from that table. Returns ``report`` (URL of the page),
+    ``pictures`` (their URLs) and ``evaluated``. Raises UserError if the run or the predictions are missing, or an older
+    cxrflow wrote metrics.json.
     """
     run = RunDirectory(config.run)
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
@@ -37,7 +38,8 @@ def write_report(config: ReportConfig) -> dict:
     metrics = run.read(run.metrics, "evaluate") if evaluated else None
     if metrics and "leakage" not in metrics:
         raise UserError(
-            f"--run: expected figures of this cxrflow, but {run.metrics!r} is an older one's; run jobs/evaluate.py again"
+            f"--run: expected figures of this version of cxrflow, got those of an older one in {run.metrics!r}; "
+            "evaluate the run again"
         )
     labels, recipe = settings["labels"], Recipe(**settings["recipe"])
     multi = settings["task"] == "multi"
@@ -47,9 +49,9 @@ def write_report(config: ReportConfig) -> dict:
     if metrics:
         scored = pd.read_parquet(io.BytesIO(storage.read_bytes(run.scores)))
         truth = _truth(scored, labels, multi)
-        judged = gallery.Decision(labels, decision.positive, _threshold(metrics))
-        pictures |= draw.of_evaluation(metrics, scored, truth, judged)
-        rows = gallery.from_scores(scored, truth, judged, metrics["table"], recipe, config.examples)
+        evaluation = gallery.Decision(labels, decision.positive, _threshold(metrics))
+        pictures |= draw.of_evaluation(metrics, scored, truth, evaluation)
+        rows = gallery.from_scores(scored, truth, evaluation, metrics["table"], recipe, config.examples)
     if config.predictions:
         predictions = _read_predictions(config.predictions, labels)
         summary = _summary(predictions, settings["task"])
@@ -57,11 +59,11 @@ def write_report(config: ReportConfig) -> dict:
             (f"Predictions: {title[0].lower()}{title[1:]}", examples)
             for title, examples in gallery.from_predictions(predictions, decision, recipe, config.examples)
         ]
-    seen = _look(run, settings, multi, rows)
+    heatmaps = _heatmaps(run, settings, multi, rows)
     for name in PICTURES:
         if name in pictures:
             storage.write_bytes(run.picture(name), pictures[name].png)
-        else:  # one of an evaluation that the page no longer speaks of
+        else:  # left by an earlier evaluation, which the page no longer shows
             storage.remove(run.picture(name))
     page = _template().render(
         run=run.url,
@@ -70,8 +72,8 @@ def write_report(config: ReportConfig) -> dict:
         metrics=metrics,
         summary=summary,
         pictures=pictures,
-        seen=seen,
-        gallery=draw.of_gallery(rows, seen.heat if seen else None),
+        heatmaps=heatmaps,
+        gallery=draw.of_gallery(rows, heatmaps.heat if heatmaps else None),
         warnings=warnings(metrics) if metrics else [],
         facts={**IMAGE_FACTS, **SOURCE_FACTS},
         splits=SPLITS,
@@ -81,61 +83,61 @@ def write_report(config: ReportConfig) -> dict:
 
 
 def _truth(scored: pd.DataFrame, labels: list[str], multi: bool) -> np.ndarray:
-    """int (n,), places in the labels; for multi float (n, K), 1, 0 or NaN."""
+    """int (n,), index of the label; for multi-label runs float (n, K), 1, 0 or NaN."""
     if multi:
         return scored[[truth_column(label) for label in labels]].to_numpy()
-    return scored["label"].map({label: place for place, label in enumerate(labels)}).to_numpy()
+    return scored["label"].map({label: index for index, label in enumerate(labels)}).to_numpy()
 
 
-def _threshold(metrics: dict):
-    """Of the scores as they were judged."""
+def _threshold(metrics: dict) -> Threshold:
+    """The threshold of the evaluation, which ``--prevalence`` may have moved."""
     return list(metrics["thresholds"].values()) if "thresholds" in metrics else metrics.get("threshold")
 
 
-def _look(run: RunDirectory, settings: dict, multi: bool, rows: list[gallery.Row]) -> Heatmaps | None:
-    """What the model sees in the examples; None, and a word of warning, where it does not load here."""
+def _heatmaps(run: RunDirectory, settings: dict, multi: bool, rows: list[gallery.Row]) -> Heatmaps | None:
+    """Grad-CAM of the examples; None, with a warning, if the model cannot be loaded here."""
     examples = [example for _, part in rows for example in part]
     if not examples or not storage.exists(run.model):
         return None
-    seen = look(
+    found = compute_heatmaps(
         run.model,
         settings["backend"],
         multi,
         np.stack([example.pixels for example in examples]),
-        np.array([example.place for example in examples]),
+        np.array([example.label_index for example in examples]),
     )
-    if isinstance(seen, str):
-        log.warning("the report has no Grad-CAM: %s", seen)
+    if isinstance(found, str):
+        log.warning("the report has no Grad-CAM: %s", found)
         return None
-    return seen
+    return found
 
 
 def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
     if not storage.files(url, ".parquet"):
         raise UserError(
-            f"--predictions: expected a table that predict.py wrote, found no Parquet file in {url!r}; "
-            "run jobs/predict.py first or name another folder"
+            f"--predictions: expected a folder that the predict job wrote, found no Parquet file in {url!r}; "
+            "run cxrflow predict first or name another folder"
         )
     predictions = gallery.read_predictions(url)
     missing = {score_column(label) for label in labels} - set(predictions.columns)
     if missing:
         raise UserError(
-            f"--predictions: expected scores of {', '.join(labels)}, which the run knows; {url!r} lacks "
+            f"--predictions: expected scores of the run's labels ({', '.join(labels)}), {url!r} lacks the columns "
             f"{', '.join(sorted(missing))}; predict with this run first"
         )
     return predictions
 
 
 def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict[str, int]]:
-    """Files by what is called in them, of which there may be several findings, and by why they were not scored."""
-    called = predictions["predicted_label"].dropna().value_counts().to_dict()
+    """Numbers of files: ``predicted`` by label (a file may have several findings), ``unreadable`` by reason."""
+    predicted = predictions["predicted_label"].dropna().value_counts().to_dict()
     return {
-        "predicted": count_labels(called, task)["labels"],
+        "predicted": count_labels(predicted, task)["labels"],
         "unreadable": predictions["reason"].dropna().value_counts().to_dict(),
     }
 
 
-def _template():
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("cxrflow.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

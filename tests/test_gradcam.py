@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from cxrflow.report.gradcam import look
+from cxrflow.report.gradcam import compute_heatmaps
 
 SAVE = """
 import sys, keras, numpy
@@ -39,15 +39,15 @@ def models(tmp_path_factory):
 def test_what_speaks_for_a_label_is_where_it_must_be(models, name, backend):
     image = np.zeros((12, 16), np.uint8)
     image[2:6, 4:8], image[8:10, 10:14] = 250, 100
-    seen = look(str(models / f"{name}.keras"), backend, False, np.stack([image, image]), np.array([1, 0]))
-    assert (seen.layer, seen.parameters, seen.heat.shape) == ("features", 22, (2, 12, 16))
+    found = compute_heatmaps(str(models / f"{name}.keras"), backend, False, np.stack([image, image]), np.array([1, 0]))
+    assert (found.layer, found.parameters, found.heat.shape) == ("features", 22, (2, 12, 16))
     # The brightness is the one feature that counts, and it speaks for label 1 everywhere and for label 0 nowhere.
-    np.testing.assert_allclose(seen.heat[0], image / 250, atol=1e-5)
-    assert not seen.heat[1].any()
+    np.testing.assert_allclose(found.heat[0], image / 250, atol=1e-5)
+    assert not found.heat[1].any()
 
 
 def test_a_model_that_does_not_load_is_said_in_a_line(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"no model")
-    assert "model.keras" in look(
+    assert "model.keras" in compute_heatmaps(
         str(tmp_path / "model.keras"), "torch", False, np.zeros((1, 4, 4), np.uint8), np.array([0])
     )
