@@ -145,7 +145,7 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         import numpy as np
         from keras import ops
 
-        from cxrflow.training.batch_norm import combine, synchronise
+        from cxrflow.training.batch_norm import combine_statistics, synchronise
         from cxrflow.training.optimizer import build_optimizer
 
         if keras.backend.backend() == "torch":
@@ -229,8 +229,8 @@ def test_what_is_exchanged_in_a_step(spark, launcher):
         model = keras.Model(inputs, inner(inputs))
         layer = inner.layers[0]
         model(mine, training=True)
-        combine(model, worker)
-        combine(model, worker)  # which changes nothing any more
+        combine_statistics(model, worker)
+        combine_statistics(model, worker)  # which changes nothing any more
         mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
         found["combined"] = [
             float(np.max(np.abs(array(layer.moving_mean) - mean))),

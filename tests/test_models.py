@@ -101,19 +101,19 @@ INITIAL = """
 import json, os, sys
 import keras, numpy
 from cxrflow.base.errors import UserError
-from cxrflow.training.pretrained import load_initial
+from cxrflow.training.pretrained import load_pretrained
 from cxrflow.training.models import APPLICATIONS, build_model
-from cxrflow.training.layer_walk import parts
+from cxrflow.training.layer_walk import walk_models
 
 folder, size = sys.argv[1], (64, 48)
 pixels = numpy.random.default_rng(0).integers(0, 256, (4, *size, 1), numpy.uint8)
 score = lambda model: keras.ops.convert_to_numpy(model(pixels, training=False))
-inner = lambda model: list(parts(model))[1]
+inner = lambda model: list(walk_models(model))[1]
 
 def refusal(model, file):
     before = model.get_weights()
     try:
-        load_initial(model, f"{folder}/{file}")
+        load_pretrained(model, f"{folder}/{file}")
     except UserError as error:
         return str(error) if all(map(numpy.array_equal, before, model.get_weights())) else "it was changed"
 
@@ -140,12 +140,12 @@ start = mine.get_weights()
 files = {"a.weights.h5": network, "a.keras": network, "a.h5": network, "top.weights.h5": top, "model.keras": earlier}
 for file, weights in files.items():
     mine.set_weights(start)
-    load_initial(mine, f"{folder}/{file}")
+    load_pretrained(mine, f"{folder}/{file}")
     inside = weights if weights is network else inner(weights) if weights is earlier else None
     wanted = inside.get_weights() if inside else top.get_weights()[:len(network.weights)]
     found["loaded"][file] = all(map(numpy.array_equal, inner(mine).get_weights(), wanted))
 same = build("applications/MobileNetV3Small", 2)
-load_initial(same, f"{folder}/model.keras")
+load_pretrained(same, f"{folder}/model.keras")
 found["loaded"]["head too"] = bool((score(same) == score(earlier)).all())
 
 # A layer that computes with a copy of its weights takes the new ones over.
@@ -153,7 +153,7 @@ normal, other = build("test_models:own"), build("test_models:own")
 layer = next(layer for layer in normal.layers if isinstance(layer, keras.layers.Normalization))
 layer.adapt_mean.assign([3.0])
 normal.save_weights(f"{folder}/own.weights.h5")
-load_initial(other, f"{folder}/own.weights.h5")
+load_pretrained(other, f"{folder}/own.weights.h5")
 layer.finalize_state()
 found["loaded"]["normalisation"] = bool(numpy.allclose(score(other), score(normal)))
 

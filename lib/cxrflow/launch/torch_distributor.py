@@ -63,9 +63,9 @@ def worker_main(
             os.environ["GLOO_SOCKET_IFNAME"] = name
         gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # statistics and plain data stay on CPUs
-        from cxrflow.training.torch_layers import own_process
+        from cxrflow.training.keras_patches import prepare_torch_process
 
-        own_process()
+        prepare_torch_process()
         try:
             result = function(config, TorchWorker(agent))
             # Torch's threads now and then outlive the objects that own them while the process ends, which aborts it

@@ -131,10 +131,10 @@ def _load(content: bytes, backend: str):
         os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
         import keras
 
-        from cxrflow.training.torch_layers import native
+        from cxrflow.training.keras_patches import with_torch_layers
 
         with tempfile.NamedTemporaryFile(suffix=".keras") as file:
             file.write(content)
             file.flush()
-            _loaded[key] = native(keras.saving.load_model(file.name, compile=False, safe_mode=True))
+            _loaded[key] = with_torch_layers(keras.saving.load_model(file.name, compile=False, safe_mode=True))
     return _loaded[key]

@@ -19,9 +19,9 @@ from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, writ
 from cxrflow.distributed.worker import Worker
 from cxrflow.metrics.shift import image_facts
 from cxrflow.training.augment import augment, find_policy
-from cxrflow.training.batch_norm import combine, put
+from cxrflow.training.batch_norm import combine_statistics, set_statistics
 from cxrflow.training.best_model import ModelKeeper
-from cxrflow.training.build_network import begin_with_file, saved_network, trained_network
+from cxrflow.training.build_network import load_initial_weights, saved_network, trained_network
 from cxrflow.training.checkpoint import (
     GO_ON,
     SAVE,
@@ -38,17 +38,16 @@ from cxrflow.training.checkpoint import (
 )
 from cxrflow.training.feed import Batch, Feed
 from cxrflow.training.feed_budget import feed_size
+from cxrflow.training.keras_patches import refresh_derived_state, with_torch_layers
 from cxrflow.training.model_state import capture, restore
 from cxrflow.training.objectives import TASKS
 from cxrflow.training.optimizer import build_optimizer
 from cxrflow.training.predictor import show_views
-from cxrflow.training.pretrained import refresh_derived_state
 from cxrflow.training.progress import Progress
 from cxrflow.training.run_summary import summarise
 from cxrflow.training.sample_audit import SampleAudit
 from cxrflow.training.shard_source import find_fetch
 from cxrflow.training.shuffle_quality import batch_variance, rank_correlation
-from cxrflow.training.torch_layers import native
 from cxrflow.training.weight_average import WeightAverage
 
 
@@ -91,7 +90,7 @@ class _Trainer:
         self._steps = self._train.plan().steps
         self._model = trained_network(config, self._manifest, worker)
         self._model.compile(
-            optimizer=build_optimizer(config, worker, self._steps, self._ahead()),
+            optimizer=build_optimizer(config, worker, self._steps, self._step_offset()),
             loss=self._task.loss(self._manifest),
             jit_compile=False,
         )  # Horovod's operations cannot be compiled by XLA
@@ -124,7 +123,7 @@ class _Trainer:
         check_resumable(found.state, self._config, self._manifest)
         return found
 
-    def _ahead(self) -> float:
+    def _step_offset(self) -> float:
         """Steps that the learning rate is further than the optimizer's own count; see ``build_optimizer``."""
         start = self._start
         global_batch = self._worker.size * self._config.batch_size
@@ -137,7 +136,7 @@ class _Trainer:
             restore(self._model, self._average, arrays, self._worker)
         else:
             if self._config.init_weights and self._worker.rank == 0:
-                begin_with_file(self._model, self._config, self._manifest)
+                load_initial_weights(self._model, self._config, self._manifest)
             self._model.set_weights(self._worker.broadcast(self._model.get_weights()))
         refresh_derived_state(self._model)
         self._average.begin(self._start["steps"])
@@ -185,15 +184,15 @@ class _Trainer:
         yield
         for statistics in averaged:
             with self._average.applied():
-                put(self._model, statistics)
-        put(self._model, own)
+                set_statistics(self._model, statistics)
+        set_statistics(self._model, own)
 
     def _combine(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """Combine the statistics of the model and, where there is one, of its average; returns what this worker had. Collective."""
-        own = [combine(self._model, self._worker)]
+        own = [combine_statistics(self._model, self._worker)]
         if self._average.variables:
             with self._average.applied():
-                own.append(combine(self._model, self._worker))
+                own.append(combine_statistics(self._model, self._worker))
         return own
 
     def _claim(self) -> None:
@@ -410,7 +409,9 @@ class _Trainer:
         """Keep what the last epoch has made, and return the summary of the run; collective."""
         seen = show_views(self._averaged(), self._config.tta)
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
-        self._kept.fit(len(self._epochs), self._config.tta, *self._score_val(native(seen)), self._val_facts)
+        self._kept.fit(
+            len(self._epochs), self._config.tta, *self._score_val(with_torch_layers(seen)), self._val_facts
+        )
         if self._worker.rank == 0:
             self._worker.report_progress("checkpoint", epoch=len(self._epochs))
             with self._writing():

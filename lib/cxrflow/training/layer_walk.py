@@ -1,4 +1,4 @@
-"""A network's layers, also where it has other models among its layers. Imports Keras."""
+"""Walk through a network's layers, including those of models nested in it. Imports Keras."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import keras
 
 
-def parts(model) -> Iterator:
-    """The model and every model within it, outermost first."""
+def walk_models(model) -> Iterator:
+    """Yield the model and every model nested in it, outermost first."""
     yield model
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from parts(layer)
+            yield from walk_models(layer)
 
 
-def layers_of(model) -> Iterator:
-    """All layers, but for the models among them: of those, their layers."""
-    return (layer for part in parts(model) for layer in part.layers if not isinstance(layer, keras.Model))
+def walk_layers(model) -> Iterator:
+    """Yield all layers, including those of nested models, but not the nested models themselves."""
+    return (layer for part in walk_models(model) for layer in part.layers if not isinstance(layer, keras.Model))

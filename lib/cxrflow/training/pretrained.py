@@ -17,13 +17,14 @@ import keras
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
-from cxrflow.training.layer_walk import layers_of, parts
+from cxrflow.training.keras_patches import refresh_derived_state
+from cxrflow.training.layer_walk import walk_models
 from cxrflow.training.models import HEAD
 
 log = logging.getLogger(__name__)
 
 
-def load_initial(model, url: str) -> None:
+def load_pretrained(model, url: str) -> None:
     """Give ``model`` the weights of a file.
 
     A file names its arrays by their place in a network. The model, or a model within it that has most of its weights, is
@@ -45,15 +46,8 @@ def load_initial(model, url: str) -> None:
     log.info("initial weights: %d of the network's %d arrays are those of %s", count, len(model.weights), url)
 
 
-def refresh_derived_state(model) -> None:
-    """Have layers that compute with copies of their weights take them over, after weights were set by hand."""
-    for layer in layers_of(model):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
-
-
 def _candidates(model) -> list:
-    return [part for part in parts(model) if 2 * part.count_params() >= model.count_params()]
+    return [part for part in walk_models(model) if 2 * part.count_params() >= model.count_params()]
 
 
 def _open(url: str, path: str) -> h5py.File:

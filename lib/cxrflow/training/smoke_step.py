@@ -37,9 +37,9 @@ def run_step(config) -> dict:
     from cxrflow.base.manifest import read_manifest
     from cxrflow.distributed.worker import Worker
     from cxrflow.training.augment import augment, find_policy
-    from cxrflow.training.build_network import begin_with_file, trained_network
+    from cxrflow.training.build_network import load_initial_weights, trained_network
     from cxrflow.training.feed import Feed
-    from cxrflow.training.layer_walk import layers_of
+    from cxrflow.training.layer_walk import walk_layers
     from cxrflow.training.objectives import TASKS
     from cxrflow.training.optimizer import build_optimizer
 
@@ -47,7 +47,7 @@ def run_step(config) -> dict:
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
     if config.init_weights:
-        begin_with_file(model, config, manifest)
+        load_initial_weights(model, config, manifest)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
     # Of a single shard, since a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
@@ -70,7 +70,7 @@ def run_step(config) -> dict:
         "image_bytes": KEPT
         * sum(
             (2 if "16" in layer.compute_dtype else 4) * math.prod(tensor.shape[1:])
-            for layer in layers_of(model)
+            for layer in walk_layers(model)
             for tensor in keras.tree.flatten(layer.output)
         ),
     }
@@ -115,9 +115,9 @@ def main() -> None:
     config = TrainConfig(**asked["config"])
     threading.Thread(target=_end_with_starter, daemon=True).start()
     gpus = load_framework(config.launcher, asked["threads"], config.device)
-    from cxrflow.training.torch_layers import own_process
+    from cxrflow.training.keras_patches import prepare_torch_process
 
-    own_process()
+    prepare_torch_process()
     print(json.dumps({**run_step(config), "gpus": gpus, "own_seconds": time.monotonic() - started}), flush=True)
     # Neither framework's threads have anything left to do, and taking them down takes time, or aborts the process.
     sys.stderr.flush()

@@ -125,9 +125,9 @@ def _features(name: str, body: Callable, x):
 def _require_portable(name: str, model) -> None:
     import keras
 
-    from cxrflow.training.layer_walk import layers_of, parts
+    from cxrflow.training.layer_walk import walk_layers, walk_models
 
-    for layer in (*parts(model), *layers_of(model)):
+    for layer in (*walk_models(model), *walk_layers(model)):
         if not type(layer).__module__.startswith("keras.") or isinstance(layer, keras.layers.Lambda):
             raise UserError(
                 f"--model {name}: expected Keras' own layers, but no Lambda, so that model.keras loads without "

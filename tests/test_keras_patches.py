@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 from cxrflow.training.models import build_model
-from cxrflow.training.torch_layers import NATIVE, native
+from cxrflow.training.keras_patches import TORCH_LAYERS, with_torch_layers
 
 policy, size = sys.argv[1], int(sys.argv[2])
 keras.config.set_dtype_policy(policy)
@@ -45,9 +45,9 @@ for name in ("residual", "plain", "mixed"):
     random = np.random.default_rng(1)
     pixels = random.uniform(0, 255, (8, *model.input_shape[1:])).astype("float32")
     targets = np.eye(2, dtype="float32")[random.integers(0, 2, 8)]
-    twin = native(model)
-    known = [type(layer) for layer in twin.layers if type(layer).__mro__[2] in NATIVE]
-    assert len(known) == sum(type(layer) in NATIVE for layer in model.layers) > 0
+    twin = with_torch_layers(model)
+    known = [type(layer) for layer in twin.layers if type(layer).__mro__[2] in TORCH_LAYERS]
+    assert len(known) == sum(type(layer) in TORCH_LAYERS for layer in model.layers) > 0
     start = model.get_weights()
     (losses, scores, weights), (own, own_scores, own_weights) = (steps(m, pixels, targets) for m in (model, twin))
     assert [w.shape for w in weights] == [w.shape for w in own_weights]
@@ -77,7 +77,7 @@ def test_two_steps_are_those_of_the_model_that_is_saved(policy, size, close):
 
 
 def test_on_tensorflow_it_is_the_model_itself():
-    code = "import keras; from cxrflow.training.torch_layers import native; m = keras.Sequential([keras.layers.ReLU()]); assert native(m) is m"
+    code = "import keras; from cxrflow.training.keras_patches import with_torch_layers; m = keras.Sequential([keras.layers.ReLU()]); assert with_torch_layers(m) is m"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
 
 
@@ -86,13 +86,13 @@ import sys
 from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.worker import Worker
 from cxrflow.training.models import build_model
-from cxrflow.training.torch_layers import native, own_process
+from cxrflow.training.keras_patches import prepare_torch_process, with_torch_layers
 from cxrflow.training.optimizer import build_optimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 
-own_process()
+prepare_torch_process()
 model = build_model("plain", 2, (16, 16))
-native(model)
+with_torch_layers(model)
 model.save(sys.argv[1])
 optimizer = build_optimizer(TrainConfig(table="t", run="r"), Worker(), 1)
 print("tensorflow" in sys.modules, isinstance(optimizer, TorchParallelOptimizer))
