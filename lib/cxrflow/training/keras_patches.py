@@ -27,7 +27,8 @@ from cxrflow.training.layer_walk import walk_layers
 # - a pooling layer copies its input once: https://github.com/keras-team/keras/issues/23649;
 # - batch normalisation in training is ten operations over all values instead of torch's one kernel;
 # - each call of a layer costs about 0.2 ms of Python: https://github.com/keras-team/keras/issues/22561.
-# On one CPU core this is a third to a half of a training step. The layers below compute the same numbers up to rounding.
+# On one CPU core this is a third to a half of a training step. The layers below compute the same numbers up to
+# rounding.
 
 
 def with_torch_layers(model, replace_batch_norm: bool = True):
@@ -205,8 +206,8 @@ def prepare_torch_process() -> None:
 def _hide_tensorflow() -> None:
     """Make Keras treat TensorFlow as not installed.
 
-    Otherwise Keras imports an installed TensorFlow only to test whether an object is one of TensorFlow's. This takes two
-    seconds and some hundred megabytes. https://github.com/keras-team/keras/issues/18455 (closed, still so in 3.15).
+    Otherwise Keras imports an installed TensorFlow only to test whether an object is one of TensorFlow's. This takes
+    two seconds and some hundred megabytes. https://github.com/keras-team/keras/issues/18455 (closed, still so in 3.15).
     """
     from keras.src.utils import module_utils
 
@@ -232,9 +233,9 @@ def _keep_freed_memory() -> None:
 def adamw_class() -> type[keras.optimizers.Optimizer]:
     """Return the class of the AdamW that Keras really makes.
 
-    On torch, ``keras.optimizers.AdamW()`` returns an instance of another class, which updates all variables in one call.
-    A subclass of ``keras.optimizers.AdamW`` misses it and updates them one by one, a tenth of a step slower. There is no
-    issue; see ``TorchOptimizer.__new__`` in Keras <= 3.15.
+    On torch, ``keras.optimizers.AdamW()`` returns an instance of another class, which updates all variables in one
+    call. A subclass of ``keras.optimizers.AdamW`` misses it and updates them one by one, a tenth of a step slower.
+    There is no issue; see ``TorchOptimizer.__new__`` in Keras <= 3.15.
     """
     return type(keras.optimizers.AdamW())
 
@@ -308,8 +309,8 @@ def set_batch_moments(layer: keras.layers.BatchNormalization, moments: Callable)
 def refresh_derived_state(model) -> None:
     """Update the copies of weights that some layers compute with. Call it after ``set_weights``.
 
-    ``Normalization`` computes with a mean and a deviation that it derives from its weights. Keras refreshes them when it
-    loads a file, but not in ``set_weights``: https://github.com/keras-team/keras/issues/20147.
+    ``Normalization`` computes with a mean and a deviation that it derives from its weights. Keras refreshes them when
+    it loads a file, but not in ``set_weights``: https://github.com/keras-team/keras/issues/20147.
     """
     for layer in walk_layers(model):
         if isinstance(layer, layers.Normalization):

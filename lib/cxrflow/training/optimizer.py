@@ -18,8 +18,8 @@ def build_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Build AdamW (Loshchilov and Hutter 2019) with linear warm-up and then cosine decay to zero.
 
-    The peak learning rate is the one of a single worker times a factor that ``--lr-scaling`` chooses: the square root of
-    the number of workers (Malladi et al. 2022, for Adam), the number itself (Goyal et al. 2017, for SGD), or 1.
+    The peak learning rate is the one of a single worker times a factor that ``--lr-scaling`` chooses: the square root
+    of the number of workers (Malladi et al. 2022, for Adam), the number itself (Goyal et al. 2017, for SGD), or 1.
 
     With mixed_float16 Keras scales the loss (Micikevicius et al. 2018). A step whose gradients overflow is skipped, and
     the scale is halved.
