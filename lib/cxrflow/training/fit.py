@@ -409,9 +409,7 @@ class _Trainer:
         """Keep what the last epoch has made, and return the summary of the run; collective."""
         seen = show_views(self._averaged(), self._config.tta)
         self._begun.discard("validate")  # another graph, which is compiled at its first batch
-        self._kept.fit(
-            len(self._epochs), self._config.tta, *self._score_val(with_torch_layers(seen)), self._val_facts
-        )
+        self._kept.fit(len(self._epochs), self._config.tta, *self._score_val(with_torch_layers(seen)), self._val_facts)
         if self._worker.rank == 0:
             self._worker.report_progress("checkpoint", epoch=len(self._epochs))
             with self._writing():
