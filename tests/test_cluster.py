@@ -1,4 +1,4 @@
-"""The standalone cluster's scripts, on real master and worker processes that listen on the loopback address only."""
+"""The scripts for a standalone cluster, with real master and worker processes on the loopback address."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
-# Any free ports, so that a cluster that the tester runs is not in the way.
+# Any free ports, because the developer may run a cluster as well.
 ANY_PORTS = ["--port", "0", "--webui-port", "0"]
 
-# Both tasks of a barrier stage run at the same time, so with one core a worker they are on two workers. An
-# executor's Python processes work in its folder, which is named after the executor.
+# Both tasks of a barrier stage run at the same time, so with one core per worker they are on two workers. An
+# executor's Python processes run in its folder, which is named after the executor.
 JOB = """
 import os
 from pyspark import BarrierTaskContext
@@ -48,7 +48,7 @@ def process_ids(state: Path) -> dict[str, int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether the process still does something; one that ended may be listed until somebody asks for its status."""
+    """Whether the process runs. One that has ended may be listed as a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -64,14 +64,14 @@ def master_json(state: Path) -> dict:
 
 @pytest.fixture
 def state(tmp_path):
-    """A fresh state folder. Whatever runs in it, or in a folder below it, is stopped at the end."""
+    """A new state folder. The processes of this one and of ``elsewhere`` are stopped at the end."""
     yield tmp_path / "state"
     for folder in (tmp_path / "state", tmp_path / "elsewhere"):
         script("stop", "--state", folder)
 
 
 @pytest.mark.parametrize(
-    ("flags", "sentence"),
+    ("flags", "message"),
     [
         (["--wrokers", "2"], "expected a known flag, got '--wrokers'"),
         (["--workers"], "--workers: expected a value after it, got --state"),
@@ -88,22 +88,22 @@ def state(tmp_path):
         ),
     ],
 )
-def test_bad_flag_of_start(state, flags, sentence):
+def test_bad_flag_of_start(state, flags, message):
     done = script("start", *flags, "--state", state)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert not state.exists()
 
 
 def test_bad_flag_of_stop():
-    for flags, sentence in (
+    for flags, message in (
         (["--sate", "x"], "expected a known flag, got '--sate'"),
         (["--state"], "--state: expected a value after it, got nothing"),
     ):
         done = script("stop", *flags)
         assert (done.returncode, done.stdout) == (2, "")
-        assert sentence in done.stderr
+        assert message in done.stderr
 
 
 @pytest.mark.parametrize("name", ["start", "stop"])
@@ -113,6 +113,7 @@ def test_help(name):
     assert "--state DIR" in done.stdout
 
 
+@pytest.mark.cluster
 def test_two_workers_run_a_job_and_stop(state, tmp_path):
     url = start(state, "--workers", 2, "--cores", 1, *ANY_PORTS)
     assert re.fullmatch(r"spark://127\.0\.0\.1:\d+", url)
@@ -133,7 +134,7 @@ def test_two_workers_run_a_job_and_stop(state, tmp_path):
 
     job = tmp_path / "job.py"
     job.write_text(JOB)
-    # Spark starts no barrier stage without all its slots; only a stated number of cores makes it wait for them.
+    # A barrier stage needs all its slots at the start, and Spark waits for them only if the number of cores is given.
     submit = [
         "spark-submit",
         "--master",
@@ -159,6 +160,7 @@ def test_two_workers_run_a_job_and_stop(state, tmp_path):
     assert process_ids(state) == {}
 
 
+@pytest.mark.cluster
 def test_workers_join_a_master_elsewhere(state, tmp_path):
     url = start(state, "--workers", 1, *ANY_PORTS)
     elsewhere = tmp_path / "elsewhere"
@@ -172,6 +174,7 @@ def test_workers_join_a_master_elsewhere(state, tmp_path):
     assert all(map(runs, here.values()))
 
 
+@pytest.mark.cluster
 def test_taken_port(state):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -184,7 +187,7 @@ def test_taken_port(state):
 
 
 def test_stop_leaves_a_process_that_took_over_the_id(state):
-    """After a restart of the machine, a recorded id may belong to anything."""
+    """After a restart of the machine, a recorded id may belong to another process."""
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             state.mkdir()

@@ -1,3 +1,5 @@
+"""Connections that a key authenticates."""
+
 import socket
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
@@ -7,31 +9,33 @@ import pytest
 from cxrflow.distributed.connection import LOST, Listener, check_reachable, open_connection
 
 
-def test_who_has_the_key_is_served():
-    heard = []
-    with Listener(
-        "127.0.0.1", lambda connection: (heard.append(connection.recv_bytes()), connection.send_bytes(b"ok"))
-    ) as door:
-        with open_connection(door.address) as connection:
-            connection.send_bytes(b"hello")
-            assert connection.recv_bytes() == b"ok"
-    assert heard == [b"hello"]
+def test_a_client_with_the_key_is_served():
+    received = []
+
+    def serve(connection):
+        received.append(connection.recv_bytes())
+        connection.send_bytes(b"ok")
+
+    with Listener("127.0.0.1", serve) as listener, open_connection(listener.address) as connection:
+        connection.send_bytes(b"hello")
+        assert connection.recv_bytes() == b"ok"
+    assert received == [b"hello"]
 
 
-def test_a_stranger_without_the_key_is_not_heard_and_keeps_nobody_waiting():
-    heard = []
+def test_a_client_without_the_key_is_not_served_and_a_silent_one_blocks_nobody():
+    received = []
     with (
-        Listener("127.0.0.1", lambda connection: heard.append(connection.recv_bytes())) as door,
-        socket.create_connection((door.address.host, door.address.port)),
-    ):  # and one who says nothing
+        Listener("127.0.0.1", lambda connection: received.append(connection.recv_bytes())) as listener,
+        socket.create_connection((listener.address.host, listener.address.port)),  # silent
+    ):
         with pytest.raises((AuthenticationError, OSError, EOFError)):
-            Client((door.address.host, door.address.port), authkey=b"wrong").send_bytes(b"spam")
-        check_reachable(door.address)
-    assert b"spam" not in heard
+            Client((listener.address.host, listener.address.port), authkey=b"wrong").send_bytes(b"spam")
+        check_reachable(listener.address)
+    assert b"spam" not in received
 
 
-def test_a_door_that_is_shut():
-    with Listener("127.0.0.1") as door:
+def test_a_listener_that_has_closed_is_not_reachable():
+    with Listener("127.0.0.1") as listener:
         pass
     with pytest.raises(LOST):
-        check_reachable(door.address)
+        check_reachable(listener.address)

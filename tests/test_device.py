@@ -1,4 +1,4 @@
-"""Where workers are placed: a pure function, and what it comes to on a machine without GPUs."""
+"""The device of each worker: a pure function, and its effect on a machine without GPUs."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from cxrflow.distributed.device import choose_gpu
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "place", "expected"),
+    ("device", "gpus", "index", "expected"),
     [
         ("auto", 0, 3, None),  # any number of workers share a CPU
         ("cpu", 4, 1, None),
@@ -20,21 +20,21 @@ from cxrflow.distributed.device import choose_gpu
         ("gpu", 1, 0, 0),
     ],
 )
-def test_one_worker_a_gpu(device, gpus, place, expected):
-    assert choose_gpu(device, gpus, place) == expected
+def test_one_worker_per_gpu(device, gpus, index, expected):
+    assert choose_gpu(device, gpus, index) == expected
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "place", "words"),
+    ("device", "gpus", "index", "message"),
     [
         ("gpu", 0, 0, "expected a GPU that this framework can use on .*, found none"),
         ("gpu", 2, 2, "--device gpu: expected a GPU for each worker on .*, found 2 for worker 3"),
         ("auto", 1, 1, "--device auto: expected a GPU for each worker on .*, found 1 for worker 2"),
     ],
 )
-def test_a_worker_without_a_gpu_is_refused(device, gpus, place, words):
-    with pytest.raises(UserError, match=words):
-        choose_gpu(device, gpus, place)
+def test_a_worker_without_a_gpu_is_refused(device, gpus, index, message):
+    with pytest.raises(UserError, match=message):
+        choose_gpu(device, gpus, index)
 
 
 PIN = """
@@ -47,11 +47,11 @@ print(keras.ops.sum(keras.ops.ones(3)).device)
 """
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_keras_computes_where_the_worker_was_placed(backend):
+def test_keras_computes_on_the_chosen_device(backend):
     environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", PIN, backend, "auto"], env=environment, capture_output=True, text=True, check=True
-    )
-    placed, device = done.stdout.split()
-    assert placed == "0" and "cpu" in device.lower()
+    command = [sys.executable, "-c", PIN, backend, "auto"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    gpus, device = done.stdout.split()
+    assert gpus == "0" and "cpu" in device.lower()

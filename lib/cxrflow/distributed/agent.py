@@ -1,17 +1,18 @@
-"""A small process beside each worker: it tells the driver where the worker is, keeps its last words, and ends it.
+"""A worker's agent: a small process beside it that reports to the driver for it, and kills it on request.
 
-It outlives the worker, so it can say how far a worker came that was killed; and it is not the worker, so it also speaks
-for one that hangs or is stopped. It ends the worker where the driver says so, or has not been heard for a while: a
-worker whose driver died, or lies on the other side of a cut network, must not go on writing to the run directory.
+The agent outlives the worker, so it can report how far a killed worker came. It is a process of its own, so it can also
+report a worker that hangs or is stopped. It kills the worker when the driver orders it, or when it has not heard the
+driver for a while: a worker whose driver has died, or is cut off by the network, must not write to the run directory.
 
-``Agent`` is the worker's end of it. ``python -m cxrflow.distributed.agent`` is the process: standard input is a socket to the
-worker, over which both send lines of JSON, and the first line from the worker says who it is and where the driver is.
+``Agent`` is the worker's end. ``python -m cxrflow.distributed.agent`` is the process: its standard input is a socket
+to the worker, and its argument is the number of the pipe that the worker's standard error goes through. ``messages``
+lists what they send to each other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
-import json
 import os
 import re
 import selectors
@@ -22,243 +23,294 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
 
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.executor_process import executor_id, python_path
 from cxrflow.distributed.connection import LOST, Address, open_connection
+from cxrflow.distributed.messages import (
+    Attach,
+    Event,
+    Exited,
+    Failure,
+    Finished,
+    Heartbeat,
+    Message,
+    MessageError,
+    Order,
+    Progress,
+    Ready,
+    Refused,
+    Registration,
+    decode,
+    encode,
+)
+from cxrflow.distributed.timeouts import Timeouts
 
-TICK_SECONDS = 1.0
-DRIVER_SILENT_SECONDS = 12.0
-"""Without a word from the driver, after which a worker is ended. Shorter than the driver waits for an agent before it starts
-others (``monitor.SILENT_SECONDS``), so that two never write to one run directory."""
 LAST_LINES = 20
 LINE_BYTES = 10_000
-DRAIN_SECONDS = 1.0
-"""For a dead worker's last words, whose pipe a child of it may hold open."""
 
-
-EXCHANGE = re.compile(
+COLLECTIVE_ERROR = re.compile(
     r"horovod|gloo|nccl|process ?group|rendezvous|torch.distributed|connection (reset|closed|refused)|broken pipe",
     re.IGNORECASE,
 )
-"""In the words of an error that shows in one worker because another one is gone."""
+"""Matches the error that a worker gets because another worker is gone."""
+
+
+@dataclass(frozen=True)
+class MonitorEndpoint:
+    """Where the driver's monitor listens, and the timeouts that it shares with the agents."""
+
+    address: Address
+    timeouts: Timeouts
 
 
 class Agent:
-    """A worker's connection to its agent, and through that to the driver; a context manager around its work, whose
-    failure it reports."""
+    """A worker's connection to its agent, and through it to the driver.
 
-    def __init__(self, address: Address, rank: int):
-        """Start the process. What this process writes to standard error passes through it from now on.
+    As a context manager around the worker's training it reports success, or the exception that ended it.
+    """
 
-        Raises ConnectionError where it cannot reach the driver.
+    def __init__(self, monitor: MonitorEndpoint, rank: int):
+        """Start the agent's process, and send this process's standard error through it.
+
+        Raises ConnectionError if the agent cannot reach the driver.
         """
-        self._socket, theirs = socket.socketpair()
+        self._socket, agents_end = socket.socketpair()
         self._unread = b""
-        words, into = os.pipe()
-        with theirs:
+        stderr_read, stderr_write = os.pipe()
+        with agents_end:
+            # Launchers kill whole process groups, and the agent must live to report that.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cxrflow.distributed.agent", str(words)],
-                stdin=theirs,
-                pass_fds=[words],
+                [sys.executable, "-m", "cxrflow.distributed.agent", str(stderr_read)],
+                stdin=agents_end.fileno(),
+                pass_fds=[stderr_read],
                 env={**os.environ, "PYTHONPATH": python_path()},
                 start_new_session=True,
-            )  # launchers end whole groups, and it has something to say then
-        os.close(words)
-        self._send(
-            {
-                "rank": rank,
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "executor": executor_id(),
-                "driver": [address.host, address.port, address.key.hex()],
-            }
-        )
-        ready = self._socket.recv(LINE_BYTES)
-        if not ready.startswith(b"ready\n"):
-            os.close(into)
-            raise ConnectionError(
-                f"worker {rank} on {socket.gethostname()} cannot reach the driver at "
-                f"{address.host}:{address.port} ({ready.decode().strip() or 'its agent ended'})"
             )
-        self._unread = ready.removeprefix(b"ready\n")
-        os.dup2(into, 2)
-        os.close(into)
+        os.close(stderr_read)
+        host, address = socket.gethostname(), monitor.address
+        self._send(
+            Attach(
+                rank=rank,
+                pid=os.getpid(),
+                host=host,
+                executor=executor_id(),
+                driver_host=address.host,
+                driver_port=address.port,
+                driver_key=address.key.hex(),
+                timeouts=dataclasses.asdict(monitor.timeouts),
+            )
+        )
+        answer = self._read_answer()
+        if not isinstance(answer, Ready):
+            os.close(stderr_write)
+            reason = answer.reason if isinstance(answer, Refused) else "its agent ended"
+            raise ConnectionError(
+                f"worker {rank} on {host} cannot reach the driver at {address.host}:{address.port} ({reason})"
+            )
+        os.dup2(stderr_write, 2)
+        os.close(stderr_write)
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
 
-    def report_progress(self, phase: str, **where) -> None:
-        """Say what this worker begins to do now; the driver measures how long it takes."""
-        self._send({"at": {"phase": phase, **where}})
+    def _read_answer(self) -> Message | None:
+        """The agent's first message; None if its process ended."""
+        while b"\n" not in self._unread:
+            data = self._socket.recv(LINE_BYTES)
+            if not data:
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return decode(line)
+
+    def report_progress(
+        self, phase: str, *, epoch: int | None = None, step: int | None = None, shard: str | None = None
+    ) -> None:
+        """Report what this worker begins to do now. The agent measures how long it takes."""
+        self._send(Progress(phase=phase, epoch=epoch, step=step, shard=shard))
 
     def report_event(self, event: dict) -> None:
-        """Send an event to the driver."""
-        self._send({"event": event})
+        """Send a training event (``watch.events``) to the driver."""
+        self._send(Event(content=event))
 
     def __enter__(self) -> Agent:
         return self
 
-    def __exit__(self, kind, error: BaseException | None, _) -> None:
-        failure = {} if error is None else _describe(error)
-        self._send({"end": failure})
-        if failure.get("exchange"):
-            # Of a worker whose peer is gone a stack trace would only hide whose fault it was.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failure = None if error is None else _failure_of(error)
+        self._send(Finished(failure=failure))
+        if failure and failure.collective:
+            # Another worker is to blame, so a stack trace of this one would only mislead.
             print(
-                f"stopped, since the exchange with the other workers broke: {failure['why'].splitlines()[0]}",
+                f"stopped: a collective operation with the other workers failed: {failure.reason.splitlines()[0]}",
                 file=sys.stderr,
                 flush=True,
             )
             os._exit(1)
 
     def stop_requested(self) -> bool:
-        """Whether the driver asked for a last checkpoint and the end."""
+        """Whether the driver asked this worker to save a checkpoint and stop."""
         with suppress(BlockingIOError):
             self._unread += self._socket.recv(LINE_BYTES, socket.MSG_DONTWAIT)
-        return b"stop\n" in self._unread
+        return encode(Order(action="stop")) in self._unread
 
-    def _send(self, message: dict) -> None:
-        with suppress(OSError):  # without its agent the driver will miss this worker soon, and say so
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _describe(error: BaseException) -> dict:
-    """``why``, whose fault it is (``exchange``: another worker's; ``user``: bad input)."""
-    expected = isinstance(error, (UserError, JobError))
-    words = f"{type(error).__name__}: {error}"
-    return {
-        "why": str(error) if expected else words[:LINE_BYTES],
-        "expected": expected,
-        "user": isinstance(error, UserError),
-        "exchange": not expected and bool(EXCHANGE.search(f"{type(error).__module__}.{words}")),
-    }
+    def _send(self, message: Message) -> None:
+        with suppress(OSError):  # the agent is gone; the driver will notice and report it
+            self._socket.sendall(encode(message))
 
 
-class _Watch:
-    """The process: one loop over the worker's messages, its standard error, its end, and the driver."""
+def _failure_of(error: BaseException) -> Failure:
+    expected = isinstance(error, UserError | JobError)
+    text = f"{type(error).__name__}: {error}"
+    return Failure(
+        reason=str(error) if expected else text[:LINE_BYTES],
+        expected=expected,
+        bad_input=isinstance(error, UserError),
+        collective=not expected and bool(COLLECTIVE_ERROR.search(f"{type(error).__module__}.{text}")),
+    )
 
-    def __init__(self, worker: socket.socket, words: int):
-        self._worker, self._words = worker, words
-        self._hello = self._read_hello()
-        self._process = os.pidfd_open(self._hello["pid"])
-        host, port, key = self._hello.pop("driver")
-        self._driver = open_connection(Address(host, port, bytes.fromhex(key)))
-        self._heard = self._since = time.monotonic()
-        self._at: dict = {"phase": "start"}
-        self._unread = self._unfinished = b""
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
 
-    def _read_hello(self) -> dict:
-        return json.loads(self._worker.makefile("rb", buffering=0).readline())
+class _AgentProcess:
+    """The agent's process: one loop over the worker's messages, its standard error, its end, and the driver's
+    orders."""
+
+    def __init__(self, worker: socket.socket, stderr: int):
+        """``stderr``: the descriptor of the pipe with the worker's standard error. Raises one of ``LOST`` if the driver
+        cannot be reached."""
+        self._worker, self._stderr = worker, stderr
+        attach = decode(worker.makefile("rb", buffering=0).readline())
+        if not isinstance(attach, Attach):
+            raise MessageError(f"expected Attach first, got {type(attach).__name__}")
+        self._pid = attach.pid
+        self._process = os.pidfd_open(attach.pid)
+        self._timeouts = Timeouts(**attach.timeouts)
+        self._driver = open_connection(
+            Address(attach.driver_host, attach.driver_port, bytes.fromhex(attach.driver_key))
+        )
+        self._registration = Registration(rank=attach.rank, pid=attach.pid, host=attach.host, executor=attach.executor)
+        self._progress = Progress()
+        self._driver_heard = self._progress_since = time.monotonic()
+        self._partial_message = self._partial_line = b""
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
     def run(self) -> None:
-        self._tell_driver({"hello": self._hello})
-        self._worker.sendall(b"ready\n")
+        self._send_driver(self._registration)
+        self._worker.sendall(encode(Ready()))
         sources = selectors.DefaultSelector()
-        for source, read in (
-            (self._worker, self._read_worker),
-            (self._words, self._read_words),
-            (self._driver, self._read_driver),
-            (self._process, None),
-        ):
-            sources.register(source, selectors.EVENT_READ, read)
-        due = 0.0
+        sources.register(self._worker, selectors.EVENT_READ, self._read_worker)
+        sources.register(self._stderr, selectors.EVENT_READ, self._read_stderr)
+        sources.register(self._driver, selectors.EVENT_READ, self._read_driver)
+        sources.register(self._process, selectors.EVENT_READ, None)
+        next_heartbeat = 0.0
         while True:
-            ready = [key for key, _ in sources.select(max(0.0, due - time.monotonic()))]
+            ready = [key for key, _ in sources.select(max(0.0, next_heartbeat - time.monotonic()))]
             for key in ready:
                 if key.data and not key.data():
                     sources.unregister(key.fileobj)
             if any(key.fd == self._process for key in ready):
                 break
-            if time.monotonic() >= due:
-                due = time.monotonic() + TICK_SECONDS
+            if time.monotonic() >= next_heartbeat:
+                next_heartbeat = time.monotonic() + self._timeouts.agent_heartbeat_seconds
                 self._tick()
-        ended = time.monotonic()
+        exited = time.monotonic()
         self._read_worker()
-        self._drain()
-        self._tell_driver({"gone": {"at": self._at, "lines": list(self._lines), "ago": time.monotonic() - ended}})
+        self._drain_stderr()
+        self._send_driver(
+            Exited(progress=self._progress, last_lines=list(self._last_lines), seconds_ago=time.monotonic() - exited)
+        )
 
     def _read_worker(self) -> bool:
+        """False at the end of the stream, as with the other readers."""
         try:
             data = self._worker.recv(2**20, socket.MSG_DONTWAIT)
         except OSError:
             return False
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for message in map(json.loads, lines):
-            if "at" in message:
-                self._at, self._since = message["at"], time.monotonic()
-            elif "event" in message:
-                self._tell_driver(message)
+        *lines, self._partial_message = (self._partial_message + data).split(b"\n")
+        for message in map(decode, lines):
+            if isinstance(message, Progress):
+                self._progress, self._progress_since = message, time.monotonic()
+            elif isinstance(message, Finished):
+                self._send_driver(dataclasses.replace(message, last_lines=list(self._last_lines)))
             else:
-                self._tell_driver({**message, "lines": list(self._lines)})
+                self._send_driver(message)
         return bool(data)
 
-    def _read_words(self) -> bool:
-        data = os.read(self._words, 2**16)
+    def _read_stderr(self) -> bool:
+        data = os.read(self._stderr, 2**16)
         with suppress(OSError):
             os.write(2, data)
-        *lines, self._unfinished = (self._unfinished + data)[-LINE_BYTES * LAST_LINES :].split(b"\n")
-        self._lines.extend(line[:LINE_BYTES].decode(errors="replace") for line in lines if line.strip())
+        *lines, self._partial_line = (self._partial_line + data)[-LINE_BYTES * LAST_LINES :].split(b"\n")
+        self._last_lines.extend(line[:LINE_BYTES].decode(errors="replace") for line in lines if line.strip())
         return bool(data)
 
-    def _drain(self) -> None:
-        deadline = time.monotonic() + DRAIN_SECONDS
-        with selectors.DefaultSelector() as words:
-            words.register(self._words, selectors.EVENT_READ)
-            while words.select(max(0.0, deadline - time.monotonic())) and self._read_words():
+    def _drain_stderr(self) -> None:
+        deadline = time.monotonic() + self._timeouts.last_lines_seconds
+        with selectors.DefaultSelector() as source:
+            source.register(self._stderr, selectors.EVENT_READ)
+            while source.select(max(0.0, deadline - time.monotonic())) and self._read_stderr():
                 pass
 
     def _read_driver(self) -> bool:
         try:
-            order = self._driver.recv_bytes(LINE_BYTES)
+            order = decode(self._driver.recv_bytes(LINE_BYTES))
         except LOST:
-            self._kill()
+            self._signal(signal.SIGKILL)
             return False
-        self._heard = time.monotonic()
-        if order == b"stop":
+        except MessageError as error:
+            os.write(2, f"the driver sent an order that this agent does not know: {error}\n".encode())
+            self._signal(signal.SIGKILL)
+            return False
+        self._driver_heard = time.monotonic()
+        action = order.action if isinstance(order, Order) else "heartbeat"
+        if action == "stop":
             with suppress(OSError):
-                self._worker.sendall(b"stop\n")
-        elif order == b"kill":
-            self._kill()
-        elif order == b"dump":
+                self._worker.sendall(encode(order))
+        elif action == "kill":
+            self._signal(signal.SIGKILL)
+        elif action == "dump_stacks":
             self._signal(signal.SIGUSR1)
         return True
 
     def _tick(self) -> None:
-        if time.monotonic() - self._heard > DRIVER_SILENT_SECONDS:
-            self._kill()
-        self._tell_driver({"alive": {"at": self._at, "idle": time.monotonic() - self._since, "state": self._state()}})
+        if time.monotonic() - self._driver_heard > self._timeouts.driver_silence_seconds:
+            self._signal(signal.SIGKILL)
+        idle = time.monotonic() - self._progress_since
+        self._send_driver(
+            Heartbeat(progress=self._progress, idle_seconds=idle, process_state=self._read_process_state())
+        )
 
-    def _state(self) -> str:
-        """The kernel's letter for what the worker's process does; T where it is stopped."""
+    def _read_process_state(self) -> str:
         try:
-            with open(f"/proc/{self._hello['pid']}/stat") as stat:
+            with open(f"/proc/{self._pid}/stat") as stat:
                 return stat.read().rpartition(")")[2].split()[0]
         except OSError:
             return ""
-
-    def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process, number)
 
-    def _tell_driver(self, message: dict) -> None:
-        with suppress(*LOST):  # reading from it shows the same, and that ends the worker
-            self._driver.send_bytes(json.dumps(message).encode())
+    def _send_driver(self, message: Message) -> None:
+        with suppress(*LOST):  # the next read fails as well, and that kills the worker
+            self._driver.send_bytes(encode(message))
 
 
 def main() -> None:
-    # Ctrl-C in a terminal, and a launcher that ends its processes, mean the worker.
+    """Run an agent's process."""
+    # Ctrl-C in a terminal and a launcher's SIGTERM are meant for the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     worker = socket.socket(fileno=0)
     try:
-        watch = _Watch(worker, int(sys.argv[1]))
+        agent = _AgentProcess(worker, int(sys.argv[1]))
     except LOST as error:
-        worker.sendall(f"{type(error).__name__}: {error}\n".encode())
+        worker.sendall(encode(Refused(reason=f"{type(error).__name__}: {error}")))
         return
-    watch.run()
+    agent.run()
 
 
 if __name__ == "__main__":

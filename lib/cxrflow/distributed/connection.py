@@ -1,7 +1,7 @@
-"""Connections between the driver and its workers' machines that a random key authenticates.
+"""Connections between the driver and the workers' machines, authenticated by a random key.
 
-A challenge in both directions (HMAC, as ``multiprocessing`` does it) keeps strangers out. Only bytes are exchanged and
-nothing is unpickled; what is sent is not encrypted.
+Both ends answer a challenge (HMAC, as in ``multiprocessing``), so that only holders of the key connect. The connection
+carries bytes that are never unpickled. It is not encrypted.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from types import TracebackType
 
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5
 
 LOST = (AuthenticationError, OSError, EOFError)
-"""What a connection raises that cannot be opened, or that has ended."""
+"""What a connection raises if it cannot be opened or has ended."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the driver listens, and the key that opens it."""
+    """Where the driver listens, and the key for it."""
 
     host: str
     port: int
@@ -32,58 +33,66 @@ class Address:
 
 
 class Listener:
-    """Calls ``serve(connection)`` for each caller who has the key, in a thread of its own; a context manager, at whose
-    end the door is shut."""
+    """Calls ``serve(connection)`` for every client that has the key, each in a thread of its own.
 
-    def __init__(self, host: str, serve: Callable[[Connection], None] = lambda connection: None):
+    A context manager: it listens within the block and accepts no connection after it.
+    """
+
+    def __init__(self, host: str, serve: Callable[[Connection], object] = lambda connection: None):
         """``host``: the driver's address as executors reach it (``spark.driver.host``)."""
         try:
             self._socket = socket.create_server((host, 0))
-        except OSError:  # behind a translated address, as in a container, the name is not this machine's own
+        except OSError:  # behind NAT, as in a container, that address is not this machine's own
             self._socket = socket.create_server(("", 0))
         self._socket.settimeout(POLL_SECONDS)
         self.address = Address(host, self._socket.getsockname()[1], secrets.token_bytes(32))
-        self._serve, self._over = serve, threading.Event()
+        self._serve, self._closed = serve, threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Listener:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._over.set()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Accept no more connections; those that are open stay so."""
+        self._closed.set()
         self._thread.join()
         self._socket.close()
 
     def _listen(self) -> None:
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
                 accepted, _ = self._socket.accept()
             except TimeoutError:
                 continue
-            # Each in a thread of its own: a stranger who connects and says nothing must not keep the others waiting.
-            threading.Thread(target=self._meet, args=(accepted,), daemon=True).start()
+            # In a thread of its own, because a client that sends nothing must not block the others.
+            threading.Thread(target=self._authenticate, args=(accepted,), daemon=True).start()
 
-    def _meet(self, accepted: socket.socket) -> None:
-        with Connection(accepted.detach()) as connection, suppress(*LOST):  # a stranger, or one who went away
+    def _authenticate(self, accepted: socket.socket) -> None:
+        with Connection(accepted.detach()) as connection, suppress(*LOST):  # a wrong key, or a client that left
             deliver_challenge(connection, self.address.key)
             answer_challenge(connection, self.address.key)
             self._serve(connection)
 
 
 def open_connection(address: Address) -> Connection:
-    """Raises one of ``LOST`` where the driver cannot be reached."""
-    # multiprocessing's own Client would wait for minutes where a firewall swallows the call.
+    """An authenticated connection to the driver. Raises one of ``LOST`` if the driver cannot be reached."""
+    # multiprocessing's own Client waits for minutes if a firewall drops the packets.
     connected = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
     connected.settimeout(None)
     connection = Connection(connected.detach())
     if not connection.poll(CONNECT_SECONDS):
-        raise TimeoutError("something listens there, but says nothing")
+        raise TimeoutError("something listens there, but does not answer")
     answer_challenge(connection, address.key)
     deliver_challenge(connection, address.key)
     return connection
 
 
 def check_reachable(address: Address) -> None:
-    """Raise one of ``LOST`` where the driver cannot be reached."""
+    """Raise one of ``LOST`` if the driver cannot be reached."""
     open_connection(address).close()

@@ -1,4 +1,4 @@
-"""Names of this machine's network interfaces, for libraries that take them instead of addresses. Standard library only."""
+"""Names of this machine's network interfaces, for libraries that need a name, not an address. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ SIOCGIFADDR = 0x8915
 
 
 def interface_towards(host: str) -> str | None:
-    """The interface that has the address from which this machine talks to ``host``, its own or another's; None where
-    that cannot be told, as with IPv6."""
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asked, suppress(OSError):
-        asked.connect((host, 9))  # of a datagram socket: it looks for the way and sends nothing
-        own = asked.getsockname()[0]
+    """The interface whose address this machine uses to reach ``host``; None if unknown, for example with IPv6."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe, suppress(OSError):
+        probe.connect((host, 9))  # a datagram socket only looks up the route, and sends nothing
+        own_address = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(asked, SIOCGIFADDR, struct.pack("16s24x", name.encode()))
-                if socket.inet_ntoa(answer[20:24]) == own:
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("16s24x", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == own_address:
                     return name
     return None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while workers train: first a last checkpoint, then the end."""
+"""Ctrl-C and SIGTERM during training: the first saves a checkpoint and stops, the second stops at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from cxrflow.base.errors import Stopped
 
@@ -16,59 +18,61 @@ log = logging.getLogger(__name__)
 
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM}
 
-SAME_SECONDS = 1.0
-"""Within which a signal that ended Python's main thread is taken for the same one, which came by another way."""
+SAME_SIGNAL_SECONDS = 1.0
+"""One Ctrl-C may reach Python's main thread twice, directly and through Java. After one has raised in the main
+thread, a second one within this time counts as the same."""
 
 _received: list[tuple[int, str]] = []
-"""Number and who caught it: one Ctrl-C in a terminal reaches both Python and Java."""
-_raised: list[float] = []
-"""When one ended Python's main thread."""
+"""Signal number and receiver (python or java) of each: one Ctrl-C in a terminal reaches both."""
+_raised_at: list[float] = []
+"""When a signal raised in Python's main thread; of ``time.monotonic``."""
 
 
-def wanted() -> bool:
-    """Whether one came since ``held`` was entered."""
+def stop_requested() -> bool:
+    """Whether a signal has come since ``catch_stop_signals`` was entered."""
     return bool(_received)
 
 
-def insisted() -> bool:
-    """Whether the same one of Python and Java was signalled more than once."""
-    catchers = [catcher for _, catcher in _received]
-    return len(catchers) > len(set(catchers))
+def stop_repeated() -> bool:
+    """Whether Python or Java alone has received more than one signal."""
+    receivers = [receiver for _, receiver in _received]
+    return len(receivers) > len(set(receivers))
 
 
-def stopped(result: dict) -> Stopped:
-    """What to raise after a training that was stopped in good order; ``result`` is what it returned."""
+def stopped_with_checkpoint(result: dict) -> Stopped:
+    """The exception for a training that has saved a checkpoint and stopped; ``result`` is what it returned."""
     return Stopped(
         _received[0][0],
         f"stopped, with a checkpoint after {result['epochs']} epochs and {result['samples']} samples "
-        "of the next. The same command goes on from there",
+        "of the next. Run the same command to resume from it",
     )
 
 
-def stopped_without(why: str) -> Stopped:
-    """What to raise where there was no time for a checkpoint."""
+def stopped_without_checkpoint(reason: str) -> Stopped:
+    """The exception for a training that could not save a checkpoint before it stopped."""
     return Stopped(
         _received[0][0],
-        f"stopped without a last checkpoint: {why}. The same command goes on from the one before, if there is one",
+        f"stopped without a last checkpoint: {reason}. Run the same command to resume from the previous checkpoint, "
+        "if there is one",
     )
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Note the signals, instead of ending the process, for the length of a block; the second one ends it.
+def catch_stop_signals() -> Iterator[None]:
+    """Within the block, the first Ctrl-C or SIGTERM only sets ``stop_requested``; the second raises Stopped.
 
-    Under spark-submit the process that a person or a scheduler signals is Java's, and it would take Python and, in local
-    mode, the workers along; so Java hands its signals to Python. Nothing is done outside Python's main thread, where
-    signals cannot be caught.
+    Under spark-submit, people and schedulers signal the Java process. It would end at once and take Python and, in
+    local mode, the workers along, so here Java passes its signals to Python. Outside Python's main thread the block
+    changes nothing, because Python handles signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _received.clear()
-    _raised.clear()
-    before = {number: signal.signal(number, _catch) for number in SIGNALS.values()}
+    _raised_at.clear()
+    before = {number: signal.signal(number, _handle) for number in SIGNALS.values()}
     try:
-        with _java_hands_over():
+        with _forward_java_signals():
             yield
     finally:
         for number, handler in before.items():
@@ -76,36 +80,38 @@ def held() -> Iterator[None]:
         _received.clear()
 
 
-def _catch(number: int, _) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     _note(number, "python")
-    if insisted() and not _just_raised():
-        _raised.append(time.monotonic())
-        raise Stopped(number, "stopped at once. The same command goes on from the last checkpoint, if there is one")
+    if stop_repeated() and not _just_raised():
+        _raised_at.append(time.monotonic())
+        raise Stopped(
+            number, "stopped at once. Run the same command to resume from the last checkpoint, if there is one"
+        )
 
 
 def _just_raised() -> bool:
-    return bool(_raised) and time.monotonic() - _raised[-1] < SAME_SECONDS
+    return bool(_raised_at) and time.monotonic() - _raised_at[-1] < SAME_SIGNAL_SECONDS
 
 
-def _note(number: int, catcher: str) -> None:
+def _note(number: int, receiver: str) -> None:
     if not _received:
-        log.warning("stopping: a last checkpoint is written first; once more ends it at once")
-    _received.append((number, catcher))
+        log.warning("stopping after a last checkpoint; press Ctrl-C or send SIGTERM again to stop at once")
+    _received.append((number, receiver))
 
 
 @contextmanager
-def _java_hands_over() -> Iterator[None]:
-    # Where Python started Java, Java ends with Python; PySpark keeps Ctrl-C from it.
+def _forward_java_signals() -> Iterator[None]:
+    # When Python has started Java, Java ends with Python and PySpark shields it from Ctrl-C.
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         yield
         return
     from pyspark import SparkContext
     from pyspark.java_gateway import ensure_callback_server_started
 
-    SparkContext._ensure_initialized()  # a training by one worker opens no session
+    SparkContext._ensure_initialized()  # the local launcher opens no session
     ensure_callback_server_started(SparkContext._gateway)
     java = SparkContext._jvm.sun.misc.Signal
-    before = {name: java.handle(java(name), _Handler()) for name in SIGNALS}
+    before = {name: java.handle(java(name), _JavaSignalHandler()) for name in SIGNALS}
     try:
         yield
     finally:
@@ -113,13 +119,14 @@ def _java_hands_over() -> Iterator[None]:
             java.handle(java(name), handler)
 
 
-class _Handler:
+class _JavaSignalHandler:
     """``sun.misc.SignalHandler``, in Python."""
 
-    def handle(self, caught) -> None:
+    def handle(self, caught: Any) -> None:
+        """Called by Java with a ``sun.misc.Signal``, in a thread of its own."""
         _note(caught.getNumber(), "java")
-        if insisted() and not _just_raised():  # what ends Python's main thread, whatever it does
-            os.kill(os.getpid(), caught.getNumber())
+        if stop_repeated() and not _just_raised():
+            os.kill(os.getpid(), caught.getNumber())  # raises in Python's main thread
 
     class Java:
-        implements = ["sun.misc.SignalHandler"]
+        implements = ["sun.misc.SignalHandler"]  # noqa: RUF012, py4j reads it so

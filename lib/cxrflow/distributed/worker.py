@@ -1,8 +1,9 @@
-"""The one value that knows which worker this is and how workers talk to each other."""
+"""A worker's rank and its collective operations with the other workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,38 +11,44 @@ from cxrflow.distributed import signals
 from cxrflow.distributed.agent import Agent
 from cxrflow.watch.terminal import show
 
+Tensor = Any
+"""A tensor of Keras' backend: TensorFlow's or torch's."""
+
 
 class Worker:
-    """A worker on its own; each launcher has a subclass that talks to the others.
+    """The only worker of a training. Each launcher has a subclass for several workers.
 
-    Every method that exchanges is collective: all workers call it in the same order, with arrays of the same
-    dtypes, and of the same shapes but for ``all_gather``.
+    ``all_*`` methods and ``broadcast`` are collective: all workers must call them in the same order, with arrays of
+    the same dtypes and, except for ``all_gather``, the same shapes.
     """
 
     rank: int = 0
-    """Which worker this is: 0 to size - 1. Only rank 0 writes files."""
+    """From 0 to size - 1. Only rank 0 writes files."""
     size: int = 1
     """Number of workers."""
     report_event: Callable[[dict], None] = staticmethod(show)
-    """Hand an event (``watch.events``) to whoever watches the training; rank 0 alone has something to tell."""
+    """Send a training event (``watch.events``) to the driver's recorder. Only rank 0 reports events."""
 
-    def report_progress(self, phase: str, **where) -> None:
-        """Say what this worker begins to do, and where (``epoch``, ``step``, ``shard``), for whoever watches over it."""
+    def report_progress(
+        self, phase: str, *, epoch: int | None = None, step: int | None = None, shard: str | None = None
+    ) -> None:
+        """Report what this worker begins to do (``messages.Progress``), for the driver's monitor."""
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked for a last checkpoint and the end; what rank 0 hears is decisive."""
-        return signals.wanted()
+        """Whether the user asked to save a checkpoint and stop. Workers follow rank 0's answer."""
+        return signals.stop_requested()
 
-    def all_reduce_mean_gradients(self, gradients: list) -> list:
-        """The mean over all workers of each float32 tensor of Keras' backend, in one exchange; called in the train step."""
+    def all_reduce_mean_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        """The mean over all workers of each float32 tensor, in one operation; for the train step."""
         return gradients
 
     def all_reduce_seconds(self) -> float:
-        """What ``all_reduce_mean_gradients`` took until now: waiting for the slowest worker, and the transfer."""
+        """The time that ``all_reduce_mean_gradients`` has taken so far: waiting for the slowest worker, and
+        transfer."""
         return 0.0
 
-    def all_reduce_mean_tensor(self, tensor):
-        """The mean over all workers of a tensor of Keras' backend, through which gradients flow; for a train step."""
+    def all_reduce_mean_tensor(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all workers. It is differentiable; for the train step."""
         return tensor
 
     def all_reduce_mean(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -53,20 +60,25 @@ class Worker:
         return arrays
 
     def all_gather(self, array: np.ndarray) -> np.ndarray:
-        """All workers' arrays, laid end to end along the first axis in order of rank."""
+        """All workers' arrays, concatenated along the first axis in order of rank."""
         return array
 
 
-class WatchedWorker(Worker):
-    """A worker with an agent, through which it talks to the driver."""
+class MonitoredWorker(Worker):
+    """A worker with an agent, through which it reports to the driver."""
 
     agent: Agent
 
     def report_event(self, event: dict) -> None:
+        """See ``Worker``."""
         self.agent.report_event(event)
 
-    def report_progress(self, phase: str, **where) -> None:
-        self.agent.report_progress(phase, **where)
+    def report_progress(
+        self, phase: str, *, epoch: int | None = None, step: int | None = None, shard: str | None = None
+    ) -> None:
+        """See ``Worker``."""
+        self.agent.report_progress(phase, epoch=epoch, step=step, shard=shard)
 
     def stop_requested(self) -> bool:
+        """See ``Worker``."""
         return self.agent.stop_requested()

@@ -1,42 +1,69 @@
-"""Starting workers: one file a launcher, chosen by name.
+"""Launchers, which start the workers: one module each, chosen by name.
 
-A launcher's module has a class ``...Launch(spark, config, driver)``: ``run(function)`` calls ``function(config, worker)`` on
-every worker and returns what rank 0 returned, and ``cancel()``, from another thread, has it end soon. Each worker starts
-an ``agent.Agent`` first of all. A module is loaded when it is chosen, since each needs packages of its own; its constructor loads
-those that the driver needs, and ``run`` none (``load_packages``).
+A launcher's module has a class ``...Launch(spark, config, monitor)`` with two methods: ``run(function)`` calls
+``function(config, worker)`` on every worker and returns rank 0's result; ``cancel()``, called from another thread,
+makes ``run`` end soon. Each worker starts an ``Agent`` before anything else.
+
+A launcher's module is imported only when it is chosen, because each needs other packages. Its constructor imports all
+packages that the driver needs, and ``run`` none: see ``load_packages``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from cxrflow.base.errors import UserError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from cxrflow.base.config import TrainConfig
+    from cxrflow.distributed.agent import MonitorEndpoint
+    from cxrflow.distributed.worker import Worker
+
+
+class Launch(Protocol):
+    """One start of a training's workers."""
+
+    def __init__(self, spark: SparkSession, config: TrainConfig, monitor: MonitorEndpoint): ...
+
+    def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
+        """Rank 0's result. Raises an exception of the launcher's own if a worker fails."""
+        ...
+
+    def cancel(self) -> None:
+        """Make ``run`` end soon, if possible."""
+        ...
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where a launcher is, and what it needs."""
+    """Where a launcher's code is, and what it needs."""
 
     module: str
     launch_class: str | None
-    """Name of the launcher class in ``module``; None for the local launcher, which runs in this process."""
+    """Name of the launch class in ``module``; None for the local launcher, which runs in the driver's process."""
     requires: str
     """Module that must be installed."""
     install: str
-    """What to do where it is missing."""
+    """What to do if it is missing."""
     backend: str
     """Keras' backend on its workers."""
 
-    def load(self) -> type:
-        """The launcher class."""
+    def load(self) -> type[Launch]:
+        """The launch class. Raises ValueError for the local launcher."""
+        if self.launch_class is None:
+            raise ValueError(f"{self.module} has no launch class; call its launch function")
         return getattr(importlib.import_module(self.module), self.launch_class)
 
 
 def load_packages(*names: str) -> None:
-    """Load what a launcher's ``run`` needs before it runs in a thread of its own. Python's import now and then stops for ever
-    where two threads load packages at a time."""
+    """Import what a launcher's ``run`` needs, before ``run`` starts in a thread of its own. Python's import system
+    sometimes deadlocks when two threads import packages at the same time."""
     for name in names:
         importlib.import_module(name)
 
@@ -69,7 +96,7 @@ LAUNCHERS = {
 
 
 def find_launcher(name: str) -> Launcher:
-    """The launcher of that name. Raises UserError for an unknown name or where its package is missing."""
+    """The launcher of that name. Raises UserError for an unknown name, or if its package is missing."""
     if name not in LAUNCHERS:
         raise UserError(f"--launcher: expected one of {', '.join(LAUNCHERS)}; got {name!r}")
     launcher = LAUNCHERS[name]

@@ -1,8 +1,8 @@
-"""Workers started by Databricks' ``HorovodRunner``, with TensorFlow under Keras.
+"""Workers started by Databricks' ``HorovodRunner``, with TensorFlow as Keras' backend.
 
-Its documented contract: ``HorovodRunner(np=n).run(main, **kwargs)`` waits for n task slots, calls ``main(**kwargs)`` on each
-of n workers, in which ``hvd.init()`` works, and returns what rank 0 returned; a negative n starts -n processes on the
-driver's machine, which is all that a cluster of a single node has.
+Its documented contract: ``HorovodRunner(np=n).run(main, **kwargs)`` waits for n task slots, calls ``main(**kwargs)``
+in n worker processes, where ``hvd.init()`` works, and returns rank 0's result. A negative n starts -n processes on
+the driver's machine, the only machine of a single-node cluster.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import secrets
 import threading
 from collections.abc import Callable
 
+from pyspark.sql import SparkSession
+
 from cxrflow.base.config import TrainConfig
-from cxrflow.distributed.connection import Address
+from cxrflow.distributed.agent import MonitorEndpoint
 from cxrflow.distributed.worker import Worker
 from cxrflow.launch import load_packages
-from cxrflow.launch.horovod import as_guest, worker_main
+from cxrflow.launch.horovod import worker_main
+from cxrflow.launch.horovod_patches import patched_horovod
 
 
 class HorovodRunnerLaunch:
-    """One launch, which another thread can cancel."""
+    """See ``launch.Launch``."""
 
-    def __init__(self, spark, config: TrainConfig, driver: Address):
-        self._spark, self._config, self._driver = spark, config, driver
+    def __init__(self, spark: SparkSession, config: TrainConfig, monitor: MonitorEndpoint):
+        self._spark, self._config, self._monitor = spark, config, monitor
         self._group = f"cxrflow horovodrunner {secrets.token_hex(8)}"
         self._abort = threading.Event()
         load_packages("sparkdl", "horovod.runner.gloo_run", "horovod.spark.runner")
 
     def run(self, function: Callable[[TrainConfig, Worker], dict]) -> dict:
-        """What rank 0 returned. Raises what HorovodRunner does where a worker ended otherwise."""
+        """Rank 0's result. Raises what HorovodRunner raises if a worker fails."""
         from sparkdl import HorovodRunner
 
         context = self._spark.sparkContext
@@ -36,10 +39,12 @@ class HorovodRunnerLaunch:
         workers = self._config.workers
         runner = HorovodRunner(np=-workers if context.master.startswith("local") else workers)
         threads = int(self._spark.conf.get("spark.task.cpus", "1"))
-        with as_guest(self._abort):
-            return runner.run(worker_main, function=function, config=self._config, threads=threads, driver=self._driver)
+        with patched_horovod(self._abort):
+            return runner.run(
+                worker_main, function=function, config=self._config, threads=threads, monitor=self._monitor
+            )
 
     def cancel(self) -> None:
-        """Have ``run`` end soon, if it can."""
+        """Make ``run`` end soon, if possible."""
         self._abort.set()
         self._spark.sparkContext.cancelJobGroup(self._group)

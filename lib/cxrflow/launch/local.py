@@ -1,4 +1,4 @@
-"""One worker in this process."""
+"""One worker in the driver's process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ from cxrflow.distributed.device import pin
 from cxrflow.distributed.worker import Worker
 
 
+class LocalWorker(Worker):
+    """Reports to the driver's recorder by a plain call."""
+
+    def __init__(self, record: Callable[[dict], None], check: Callable[[], None]):
+        self.report_event = record
+        self._check = check
+
+    def report_progress(
+        self, phase: str, *, epoch: int | None = None, step: int | None = None, shard: str | None = None
+    ) -> None:
+        """Make sure before each checkpoint that this job still owns the run directory."""
+        if phase == "checkpoint":
+            self._check()
+
+
 def launch(
     function: Callable[[TrainConfig, Worker], dict],
     config: TrainConfig,
     record: Callable[[dict], None],
     check: Callable[[], None],
 ) -> dict:
-    """What ``function(config, worker)`` returns; ``record`` is called with the events that the worker tells, ``check`` before it
-    writes a checkpoint, and what that raises ends the training. Raises Stopped after Ctrl-C or SIGTERM, and a checkpoint."""
+    """Call ``function(config, worker)`` and return its result.
+
+    ``record`` receives the worker's events. ``check`` is called before each checkpoint, and an exception from it ends
+    the training. Raises Stopped after Ctrl-C or SIGTERM, once a checkpoint is saved.
+    """
     pin(os.environ.setdefault("KERAS_BACKEND", "tensorflow"), config.device, 0)
-    worker = Worker()
-    worker.report_event, worker.report_progress = record, lambda phase, **_: check() if phase == "checkpoint" else None
-    with signals.held():
-        result = function(config, worker)
+    with signals.catch_stop_signals():
+        result = function(config, LocalWorker(record, check))
         if result.get("stopped"):
-            raise signals.stopped(result)
+            raise signals.stopped_with_checkpoint(result)
         return result

@@ -1,256 +1,299 @@
-"""The driver's view of its workers: where each is, which are lost, and the orders that go to them."""
+"""The driver's view of its workers: what each one does, which are lost, and the orders that they get."""
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from types import TracebackType
 
+from cxrflow.distributed.agent import MonitorEndpoint
 from cxrflow.distributed.connection import LOST, Listener
+from cxrflow.distributed.messages import (
+    Action,
+    Event,
+    Exited,
+    Failure,
+    Finished,
+    Heartbeat,
+    Message,
+    MessageError,
+    Order,
+    Progress,
+    Registration,
+    decode,
+    encode,
+)
+from cxrflow.distributed.timeouts import Timeouts
 
-SILENT_SECONDS = 18.0
-"""An agent speaks every second: after so many without a word its machine is gone, or the network to it. By then it has ended
-its worker (``agent.DRIVER_SILENT_SECONDS``)."""
-START_SECONDS = 120.0
-"""For every worker to report, which Spark starts a task for, and that a process; and for what takes long only once: loading
-a framework, compiling the first step."""
-WORD_SECONDS = 2.0
-"""Between two signs of life of the driver."""
+log = logging.getLogger(__name__)
+
 MESSAGE_BYTES = 500_000
 
-ONCE = ("start", "first train", "first validate")
+SLOW_ONCE = ("start", "first train", "first validate")
 """Phases that take longer than any later one."""
-ALONE = ("start", "feed", "checkpoint")
-"""Phases in which a worker waits for no other."""
+INDEPENDENT = ("start", "feed", "checkpoint")
+"""Phases in which a worker does not wait for another worker."""
 
 
 @dataclass
 class WorkerState:
-    """A worker as the driver knows it. Times are of ``time.monotonic``."""
+    """What the driver knows of a worker. Times are of ``time.monotonic``."""
 
     rank: int
     host: str = ""
     pid: int = 0
     executor: str | None = None
-    at: dict = field(default_factory=dict)
-    """What it does: ``phase`` and, where they apply, ``epoch``, ``step`` and ``shard``."""
-    since: float = 0.0
-    """When it began to do that."""
-    heard: float = 0.0
-    state: str = ""
-    """Of its process, the kernel's letter."""
-    end: dict | None = None
-    """Empty where it finished, or why it failed: ``why``, ``expected`` (a sentence for people), ``user`` (bad input),
-    ``exchange`` (because of another worker)."""
-    gone: bool = False
-    """Its process has ended, or its agent cannot be reached any more."""
-    ended: float = 0.0
-    """When it said why it ends, or, if it never did, its process had ended or its agent was not reached any more."""
-    lines: list[str] = field(default_factory=list)
-    """The last that it wrote to standard error."""
+    """Id of the Spark executor; None in local mode."""
+    progress: Progress = field(default_factory=Progress)
+    progress_since: float = 0.0
+    """When the worker reported ``progress``."""
+    last_heard: float = 0.0
+    """When the last message of its agent came."""
+    process_state: str = ""
+    """The kernel's letter for the state of its process."""
+    finished: bool = False
+    """It has reported its end: success, or ``failure``."""
+    failure: Failure | None = None
+    disconnected: bool = False
+    """Its process has ended, or the connection to its agent has."""
+    ended_at: float = 0.0
+    """When it finished; for a worker that never did, when its process or the connection to its agent ended."""
+    last_lines: list[str] = field(default_factory=list)
+    """The last lines that it wrote to standard error."""
 
-    def name(self) -> str:
+    def __str__(self) -> str:
         return f"worker {self.rank} (process {self.pid} on {self.host})"
-
-    def place(self) -> str:
-        """Where it was, in words."""
-        words = [f"in {self.at.get('phase', 'start')}"]
-        if "epoch" in self.at:
-            words.append(f"of epoch {self.at['epoch']}")
-        if "step" in self.at:
-            words.append(f"at step {self.at['step']}")
-        if "shard" in self.at:
-            words.append(f"with {self.at['shard']}")
-        return " ".join(words)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A worker that cannot go on, and how that showed."""
+    """A worker that cannot go on, and the reason."""
 
-    seen: WorkerState
-    why: str
-    silent: bool = False
-    """Its machine cannot be reached: Spark does not know yet that the executor there is lost."""
-    hangs: bool = False
+    worker: WorkerState
+    reason: str
+    unreachable: bool = False
+    """Its machine does not answer. Spark does not know yet that the executor there is lost."""
+    hung: bool = False
+    """Its process runs, or is stopped, without progress."""
+
+    def __str__(self) -> str:
+        return f"{self.worker} was lost {self.worker.progress}: {self.reason}"
 
 
-def find_losses(workers: list[WorkerState], now: float, hang_seconds: float) -> list[Loss]:
-    """The workers that are lost at the time ``now``; of those that hang only the ones that keep the others waiting.
+def find_losses(workers: list[WorkerState], now: float, hang_seconds: float, timeouts: Timeouts) -> list[Loss]:
+    """The workers that are lost at the time ``now``. Of hung workers, only those that block the others.
 
-    Workers wait for each other at every step, so when one hangs all stand still. The one at fault is stopped, or does
-    something that needs nobody else, or is behind the others.
+    Workers wait for each other at every step, so one hung worker stops them all. The one to blame is stopped by a
+    signal, or is in a phase that needs no other worker, or is behind the others.
     """
-    losses = []
-    for seen in workers:
-        if seen.gone:
-            if seen.end is None:
-                losses.append(Loss(seen, "its process ended without a word; was it killed, or short of memory?"))
-        elif now - seen.heard > SILENT_SECONDS:
-            losses.append(
-                Loss(
-                    seen,
-                    f"nothing was heard of it for {now - seen.heard:.0f} s; is its machine, or the "
-                    "network to it, down?",
-                    silent=True,
-                )
-            )
-    running = [seen for seen in workers if seen.end is None and not seen.gone]
-    late = [
-        seen
-        for seen in running
-        if now - seen.since
-        > (max(hang_seconds, START_SECONDS) if seen.at.get("phase", "start") in ONCE else hang_seconds)
-    ]
-    if losses or not late:
+    losses = [loss for worker in workers if (loss := _loss_of(worker, now, timeouts))]
+    if losses:
         return losses
-    stopped = [seen for seen in late if seen.state in ("T", "t")]
+    running = [worker for worker in workers if not worker.finished and not worker.disconnected]
+    late = [worker for worker in running if now - worker.progress_since > _limit(worker, hang_seconds, timeouts)]
+    if not late:
+        return []
+    stopped = [worker for worker in late if worker.process_state in ("T", "t")]
     if stopped:
         return [
-            Loss(seen, f"its process is stopped and has not moved for {now - seen.since:.0f} s", hangs=True)
-            for seen in stopped
+            Loss(
+                worker,
+                f"its process is stopped and has made no progress for {now - worker.progress_since:.0f} s",
+                hung=True,
+            )
+            for worker in stopped
         ]
     first = min(map(_position, running))
-    behind = [seen for seen in running if _position(seen) == first]
-    suspects = [seen for seen in behind if seen.at.get("phase", "start") in ALONE] or behind
+    behind = [worker for worker in running if _position(worker) == first]
+    suspects = [worker for worker in behind if worker.progress.phase in INDEPENDENT] or behind
     return [
-        Loss(seen, f"it has not moved for {now - seen.since:.0f} s", hangs=True) for seen in suspects if seen in late
+        Loss(worker, f"it has made no progress for {now - worker.progress_since:.0f} s", hung=True)
+        for worker in suspects
+        if worker in late
     ]
 
 
-def _position(seen: WorkerState) -> tuple[int, int]:
-    return seen.at.get("epoch", 0), seen.at.get("step", 0)
+def _loss_of(worker: WorkerState, now: float, timeouts: Timeouts) -> Loss | None:
+    """How the worker is lost, whatever the others do."""
+    silent = now - worker.last_heard
+    if worker.disconnected:
+        if worker.finished:
+            return None
+        return Loss(worker, "its process ended without a message; was it killed, or out of memory?")
+    if silent > timeouts.agent_silence_seconds:
+        reason = f"no message from it for {silent:.0f} s; is its machine down, or the network to it?"
+        return Loss(worker, reason, unreachable=True)
+    return None
+
+
+def _limit(worker: WorkerState, hang_seconds: float, timeouts: Timeouts) -> float:
+    return max(hang_seconds, timeouts.start_seconds) if worker.progress.phase in SLOW_ONCE else hang_seconds
+
+
+def _position(worker: WorkerState) -> tuple[int, int]:
+    return worker.progress.epoch or 0, worker.progress.step or 0
 
 
 class Monitor:
-    """Listens to the agents of one launch; a context manager around it. At its end all workers are ended that
+    """Listens to the agents of one launch. A context manager around the launch; at its end it kills the workers that
     still run."""
 
-    def __init__(self, host: str, workers: int, hang_seconds: float, record: Callable[[dict], None]):
+    def __init__(
+        self,
+        host: str,
+        workers: int,
+        hang_seconds: float,
+        record: Callable[[dict], None],
+        timeouts: Timeouts,
+    ):
         """``host``: the driver's address as executors reach it; ``record(event)`` is called with rank 0's events."""
-        self._workers, self._hang_seconds, self._record = workers, hang_seconds, record
+        self._size, self._hang_seconds, self._record, self._timeouts = workers, hang_seconds, record, timeouts
         self._listener = Listener(host, self._serve)
-        self.address = self._listener.address
-        self._seen: dict[int, WorkerState] = {}
+        self.endpoint = MonitorEndpoint(self._listener.address, timeouts)
+        self._workers: dict[int, WorkerState] = {}
         self._connections: dict[int, Connection] = {}
         self._lock = threading.RLock()
-        self._quiet = threading.Condition(self._lock)
-        self._over = threading.Event()
+        self._changed = threading.Condition(self._lock)
+        self._closed = threading.Event()
         self._stopping = False
-        self._started = self._looked = time.monotonic()
+        self._started = self._last_check = time.monotonic()
 
     def __enter__(self) -> Monitor:
         self._listener.__enter__()
-        threading.Thread(target=self._speak, daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.kill()
-        self._over.set()
-        self._listener.__exit__()
+        self._closed.set()
+        self._listener.close()
         with self._lock:
             for connection in self._connections.values():
                 connection.close()
 
     def losses(self) -> list[Loss]:
-        """The workers that are lost; those that did not report within ``START_SECONDS`` too. To be called all the
-        while."""
-        now = time.monotonic()
+        """The workers that are lost, with those that did not register within ``start_seconds``. Call it regularly."""
+        now, start_seconds = time.monotonic(), self._timeouts.start_seconds
         with self._lock:
-            if now - self._looked > SILENT_SECONDS / 2:  # the driver itself was stopped, and has not heard anybody
-                for seen in self._seen.values():
-                    seen.heard = now
-            self._looked = now
-            if now - self._started > START_SECONDS and (missing := set(range(self._workers)) - self._seen.keys()):
-                return [
-                    Loss(WorkerState(rank), f"it did not start within {START_SECONDS:.0f} s")
-                    for rank in sorted(missing)
-                ]
-            return find_losses(list(self._seen.values()), now, self._hang_seconds)
+            # After a long gap between two calls this process itself was stopped, and could not hear anybody.
+            if now - self._last_check > self._timeouts.agent_silence_seconds / 2:
+                for worker in self._workers.values():
+                    worker.last_heard = now
+            self._last_check = now
+            missing = sorted(set(range(self._size)) - self._workers.keys())
+            if missing and now - self._started > start_seconds:
+                return [Loss(WorkerState(rank), f"it did not start within {start_seconds:.0f} s") for rank in missing]
+            return find_losses(list(self._workers.values()), now, self._hang_seconds, self._timeouts)
 
-    def names(self) -> list[str]:
-        """Of all workers, once they have reported; until then nothing."""
+    def all_workers(self) -> list[WorkerState]:
+        """The workers by rank, once all have registered; empty until then."""
         with self._lock:
-            return [seen.name() for _, seen in sorted(self._seen.items())] if len(self._seen) == self._workers else []
+            return [worker for _, worker in sorted(self._workers.items())] if len(self._workers) == self._size else []
 
-    def failures(self) -> list[WorkerState]:
-        """The workers that said themselves why they fail."""
+    def failed_workers(self) -> list[WorkerState]:
+        """The workers that have reported a failure, by rank."""
         with self._lock:
-            return [seen for _, seen in sorted(self._seen.items()) if seen.end]
+            return [worker for _, worker in sorted(self._workers.items()) if worker.failure]
 
     def wait_until_all_ended(self, seconds: float) -> None:
-        """Wait until every worker that reported has ended, or for ``seconds``: what one's end does to the others is
-        heard in any order."""
-        with self._quiet:
-            self._quiet.wait_for(lambda: all(seen.gone for seen in self._seen.values()), seconds)
+        """Wait until every registered worker has ended, for at most ``seconds``. After that, the consequences of one
+        worker's end for the others are known."""
+        with self._changed:
+            self._changed.wait_for(lambda: all(worker.disconnected for worker in self._workers.values()), seconds)
 
     def stop(self) -> None:
-        """Ask for a last checkpoint and the end, also those who have yet to report."""
+        """Ask all workers to save a checkpoint and stop, including those that have yet to register."""
         self._stopping = True
-        self._order(b"stop")
+        self._send("stop")
 
-    def dump(self, ranks: list[int]) -> None:
-        """Have these workers write to their logs what each of their threads does."""
-        self._order(b"dump", ranks)
+    def dump_stacks(self, ranks: list[int]) -> None:
+        """Have these workers write the stacks of their threads to standard error."""
+        self._send("dump_stacks", ranks)
 
     def kill(self) -> None:
-        """End every worker."""
-        self._order(b"kill")
+        """Kill every worker."""
+        self._send("kill")
 
-    def lines(self, rank: int) -> list[str]:
+    def last_lines(self, rank: int) -> list[str]:
         """The last lines that a worker wrote to standard error."""
         with self._lock:
-            return self._seen[rank].lines if rank in self._seen else []
+            return self._workers[rank].last_lines if rank in self._workers else []
 
-    def _order(self, order: bytes, ranks: list[int] | None = None) -> None:
+    def _send(self, action: Action, ranks: list[int] | None = None) -> None:
         with self._lock:
             for rank, connection in self._connections.items():
                 if ranks is None or rank in ranks:
                     with suppress(*LOST):
-                        connection.send_bytes(order)
+                        connection.send_bytes(encode(Order(action=action)))
 
-    def _speak(self) -> None:
-        while not self._over.wait(WORD_SECONDS):
-            self._order(b"here")
+    def _send_heartbeats(self) -> None:
+        while not self._closed.wait(self._timeouts.driver_heartbeat_seconds):
+            self._send("heartbeat")
 
     def _serve(self, connection: Connection) -> None:
-        hello = json.loads(connection.recv_bytes(MESSAGE_BYTES))["hello"]
-        now = time.monotonic()
-        seen = WorkerState(hello["rank"], hello["host"], hello["pid"], hello["executor"], since=now, heard=now)
-        with self._lock:
-            if self._over.is_set() or seen.rank in self._seen:
-                # Of an older launch, or started once more by Spark, which knows nothing of checkpoints.
-                connection.send_bytes(b"kill")
-                return
-            self._seen[seen.rank], self._connections[seen.rank] = seen, connection
-            if self._stopping:
-                connection.send_bytes(b"stop")
+        """Take the messages of one agent until its connection ends."""
+        try:
+            registration = decode(connection.recv_bytes(MESSAGE_BYTES))
+            if not isinstance(registration, Registration):
+                raise MessageError(f"expected Registration first, got {type(registration).__name__}")
+        except MessageError as error:
+            log.error("a worker's agent cannot register: %s", error)
+            return
+        worker = self._register(registration, connection)
+        if worker is None:
+            return
         try:
             while True:
-                self._take(seen, json.loads(connection.recv_bytes(MESSAGE_BYTES)))
+                self._handle(worker, decode(connection.recv_bytes(MESSAGE_BYTES)))
+        except MessageError as error:
+            log.error("%s sent an unknown message: %s", worker, error)
         except LOST:
             pass
         finally:
-            with self._quiet:
-                seen.gone, seen.ended = True, seen.ended or time.monotonic()
-                self._connections.pop(seen.rank, None)
-                self._quiet.notify_all()
+            with self._changed:
+                worker.disconnected, worker.ended_at = True, worker.ended_at or time.monotonic()
+                self._connections.pop(worker.rank, None)
+                self._changed.notify_all()
 
-    def _take(self, seen: WorkerState, message: dict) -> None:
-        if "event" in message:
-            self._record(message["event"])
+    def _register(self, registration: Registration, connection: Connection) -> WorkerState | None:
+        """The new worker; None if it belongs to an older launch, or Spark has started it a second time by itself."""
+        now = time.monotonic()
+        worker = WorkerState(
+            registration.rank,
+            registration.host,
+            registration.pid,
+            registration.executor,
+            progress_since=now,
+            last_heard=now,
+        )
+        with self._lock:
+            if self._closed.is_set() or worker.rank in self._workers:
+                connection.send_bytes(encode(Order(action="kill")))
+                return None
+            self._workers[worker.rank], self._connections[worker.rank] = worker, connection
+            if self._stopping:
+                connection.send_bytes(encode(Order(action="stop")))
+        return worker
+
+    def _handle(self, worker: WorkerState, message: Message) -> None:
+        if isinstance(message, Event):
+            self._record(message.content)
             return
         with self._lock:
-            seen.heard = time.monotonic()
-            if "alive" in message:
-                seen.at, seen.state = message["alive"]["at"], message["alive"]["state"]
-                seen.since = seen.heard - message["alive"]["idle"]
-            elif "end" in message:
-                seen.end, seen.lines, seen.ended = message["end"], message["lines"], seen.heard
-            elif "gone" in message:
-                seen.at, seen.lines = message["gone"]["at"], message["gone"]["lines"]
-                seen.ended = seen.ended or seen.heard - message["gone"]["ago"]
+            worker.last_heard = time.monotonic()
+            if isinstance(message, Heartbeat):
+                worker.progress, worker.process_state = message.progress, message.process_state
+                worker.progress_since = worker.last_heard - message.idle_seconds
+            elif isinstance(message, Finished):
+                worker.finished, worker.failure, worker.last_lines = True, message.failure, message.last_lines
+                worker.ended_at = worker.last_heard
+            elif isinstance(message, Exited):
+                worker.progress, worker.last_lines = message.progress, message.last_lines
+                worker.ended_at = worker.ended_at or worker.last_heard - message.seconds_ago

@@ -1,4 +1,4 @@
-"""A call that the processes which a launcher starts can make, also where ``--py-files`` is all that brings cxrflow."""
+"""Function calls that a launcher's processes can unpickle, also if ``--py-files`` is the only source of cxrflow."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pyspark import SparkFiles, cloudpickle
 from pyspark.sql import SparkSession
 
 
-def portable(spark: SparkSession, function: Callable, *arguments) -> Callable[[], Any]:
-    """``function(*arguments)`` as a function that needs nothing of cxrflow to be unpickled.
+def portable(spark: SparkSession, function: Callable, *arguments: object) -> Callable[[], Any]:
+    """``function(*arguments)`` as a function without arguments that can be unpickled where cxrflow is not on the path.
 
-    Spark puts what ``--py-files`` names on the path of its own Python processes, but a launcher's child of one of them
-    would not find it. There the files lie in the folder that it starts in.
+    Spark puts the files of ``--py-files`` on the path of its own Python processes, but not of the processes that a
+    launcher starts from them. Those start in the folder that holds the files.
     """
     context = spark.sparkContext
     folder = SparkFiles.getRootDirectory() if context.master.startswith("local") else ""
     files = [os.path.join(folder, name) for name in context._python_includes]
     content = cloudpickle.dumps((function, arguments))
 
-    def call():  # nested, so that it is pickled by value
+    def call() -> Any:  # nested, so that it is pickled by value
         import os
         import pickle
         import sys

@@ -1,8 +1,8 @@
-"""Workers that are watched while they train: who is lost is named, and training starts again from the last checkpoint
-with what is left."""
+"""Supervised training: names each lost worker, and restarts training from the last checkpoint with the workers left."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -13,143 +13,156 @@ from pyspark.util import InheritableThread
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.distributed import signals
-from cxrflow.launch import find_launcher
+from cxrflow.distributed.timeouts import Timeouts
+from cxrflow.distributed.worker import Worker
+from cxrflow.launch import Launch, find_launcher
 from cxrflow.launch.monitor import Loss, Monitor, WorkerState
 from cxrflow.spark.session import exclude_host_of, wait_for_slots
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-SETTLE_SECONDS = 5.0
-"""For the others to show what a worker's end did to them."""
-END_SECONDS = 20.0
-"""For a launcher to give up, once all its workers have ended; then it is left alone. Where a machine is gone it may wait for
-that one, so ``SETTLE_SECONDS`` have to do."""
-STOP_SECONDS = 60.0
-"""For a last checkpoint, after Ctrl-C or SIGTERM, and as long as a worker may take for one thing (``hang_seconds``): nobody looks
-for a signal in a validation."""
-EARLIER_SECONDS = 0.5
-"""By so much a failure must have come before another worker's end to be its cause: news of both travel."""
-SLOTS_SECONDS = 30.0
-"""For the task slots of a lost worker to come back, before it is gone on with fewer."""
+CONF_PREFIX = "spark.cxrflow."
+
+WorkerMain = Callable[[TrainConfig, Worker], dict]
 
 
 class WorkersLost(Exception):
-    """Workers that could go on no more, for no fault of the training itself."""
+    """Workers were lost, but training itself is not to blame."""
 
-    def __init__(self, losses: list[Loss], why: str):
-        super().__init__(why)
+    def __init__(self, losses: list[Loss], reason: str):
+        super().__init__(reason)
         self.losses = losses
 
 
 def supervise(
     spark: SparkSession,
     config: TrainConfig,
-    function: Callable,
-    again: Callable[[TrainConfig, int], TrainConfig],
+    function: WorkerMain,
+    reconfigure: Callable[[TrainConfig, int], TrainConfig],
     record: Callable[[dict], None],
-    require: Callable[[], None],
+    check: Callable[[], None],
 ) -> dict:
-    """Run ``function(config, worker)`` on the launcher's workers until it ends, and return what it returned on rank 0, with
-    ``restarts`` and ``lost``. ``record`` is called with the events (``watch.events``) that rank 0 tells, and of each restart;
-    ``require`` all the while, and what it raises ends the training.
+    """Run ``function(config, worker)`` on the launcher's workers, and restart it after the loss of workers.
 
-    After the loss of a worker it starts once more, ``config.max_restarts`` times at most, with what ``again(config, slots)`` makes
-    of the configuration, for as many workers as there are task slots within ``SLOTS_SECONDS``, at least
-    ``config.min_workers``. Raises UserError or JobError with a worker's own reason where it failed by itself, JobError where
-    too many were lost, and Stopped after Ctrl-C or SIGTERM.
+    Args:
+        reconfigure: called before a restart with ``config`` and the number of workers that there are task slots for, at
+            most ``config.workers``; returns the configuration to restart with.
+        record: receives rank 0's events (``watch.events``), and an event for each restart.
+        check: called all the time; an exception from it ends the training.
+
+    Returns: the result on rank 0, with ``restarts`` (their number) and ``lost`` (their reasons).
+
+    Raises:
+        UserError, JobError: a worker failed for a reason of its own.
+        JobError: more than ``config.max_restarts`` losses, or too few task slots within ``slots_seconds``.
+        Stopped: after Ctrl-C or SIGTERM.
     """
-    lost: list[str] = []
+    timeouts = read_timeouts(spark)
+    reasons: list[str] = []
     attempt = config
     excluded: frozenset[str] = frozenset()
-    with signals.held():
+    with signals.catch_stop_signals():
         while True:
             try:
-                result = _attempt(spark, attempt, function, record, require)
-                return {**result, "restarts": len(lost), "lost": lost}
+                result = _run_attempt(spark, attempt, function, record, check, timeouts)
+                return {**result, "restarts": len(reasons), "lost": reasons}
             except WorkersLost as error:
-                lost.append(str(error))
-                if signals.wanted():
-                    raise signals.stopped_without("a worker was lost meanwhile") from None
-                if len(lost) > config.max_restarts:
+                reasons.append(str(error))
+                if signals.stop_requested():
+                    raise signals.stopped_without_checkpoint("a worker was lost meanwhile") from None
+                if len(reasons) > config.max_restarts:
                     raise JobError(
-                        f"{error}; that was after {config.max_restarts} restarts, as many as --max-restarts allows. "
-                        "The same command goes on from the last checkpoint"
+                        f"{error}; that was after {config.max_restarts} restarts, the most that --max-restarts allows. "
+                        "Run the same command to resume from the last checkpoint"
                     ) from None
-                excluded = excluded.union(
-                    *(exclude_host_of(spark, loss.seen.executor) for loss in error.losses if loss.silent)
-                )
-                attempt = _next(spark, config, again, error, excluded)
-                if signals.wanted():
-                    raise signals.stopped_without("a worker was lost just before") from None
+                for loss in error.losses:
+                    if loss.unreachable:
+                        excluded |= exclude_host_of(spark, loss.worker.executor)
+                free = _wait_for_restart_slots(spark, config, excluded, timeouts, error)
+                attempt = reconfigure(config, min(config.workers, free))
+                log.warning("restarting with %d workers", attempt.workers)
+                if signals.stop_requested():
+                    raise signals.stopped_without_checkpoint("a worker was lost just before") from None
                 record({"event": "restart", "why": str(error), "workers": attempt.workers})
 
 
-def _next(
-    spark: SparkSession,
-    config: TrainConfig,
-    again: Callable[[TrainConfig, int], TrainConfig],
-    error: WorkersLost,
-    excluded: frozenset[str],
-) -> TrainConfig:
-    """The configuration of the next attempt, with the workers that there is room for outside the ``excluded`` executors."""
-    free = wait_for_slots(spark, config.workers, SLOTS_SECONDS, excluded)
+def read_timeouts(spark: SparkSession) -> Timeouts:
+    """The default timeouts, with those that ``--conf spark.cxrflow.NAME=SECONDS`` changes. Raises UserError for bad
+    values."""
+    values = {}
+    for known in dataclasses.fields(Timeouts):
+        text = spark.conf.get(CONF_PREFIX + known.name, None)
+        if text is None:
+            continue
+        try:
+            values[known.name] = float(text)
+        except ValueError:
+            raise UserError(f"--conf {CONF_PREFIX}{known.name}: expected a number of seconds, got {text!r}") from None
+    try:
+        return Timeouts(**values)
+    except ValueError as error:
+        raise UserError(f"--conf {CONF_PREFIX}{error}") from None
+
+
+def _wait_for_restart_slots(
+    spark: SparkSession, config: TrainConfig, excluded: frozenset[str], timeouts: Timeouts, error: WorkersLost
+) -> int:
+    """The number of free task slots outside the ``excluded`` executors. Raises JobError for too few."""
+    free = wait_for_slots(spark, config.workers, timeouts.slots_seconds, excluded)
     if free < config.min_workers:
         raise JobError(
-            f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. The same command "
-            "goes on from the last checkpoint"
+            f"{error}; only {free} task slots are left, and --min-workers is {config.min_workers}. Run the same "
+            "command to resume from the last checkpoint"
         )
-    config = again(config, min(config.workers, free))
-    log.warning("starting again with %d workers", config.workers)
-    return config
+    return free
 
 
-def _attempt(
+def _run_attempt(
     spark: SparkSession,
     config: TrainConfig,
-    function: Callable,
+    function: WorkerMain,
     record: Callable[[dict], None],
-    require: Callable[[], None],
+    check: Callable[[], None],
+    timeouts: Timeouts,
 ) -> dict:
-    """One launch. Raises WorkersLost, or what a worker's own failure means."""
-    with Monitor(spark.conf.get("spark.driver.host"), config.workers, config.hang_seconds, record) as monitor:
-        launch = LaunchThread(find_launcher(config.launcher).load()(spark, config, monitor.address), function)
-        losses = []
+    """One launch. Raises WorkersLost, or the error that a worker's own failure means."""
+    host = spark.conf.get("spark.driver.host")
+    with Monitor(host, config.workers, config.hang_seconds, record, timeouts) as monitor:
+        launch = LaunchThread(find_launcher(config.launcher).load()(spark, config, monitor.endpoint), function)
+        losses: list[Loss] = []
         try:
-            losses = _watch(launch, monitor, require, max(STOP_SECONDS, config.hang_seconds))
+            losses = _wait_for_end_or_loss(
+                launch, monitor, check, timeouts, max(timeouts.stop_seconds, config.hang_seconds)
+            )
             if not losses and launch.result is not None:
-                monitor.wait_until_all_ended(SETTLE_SECONDS)  # rank 0's last events come another way than its result
+                # Rank 0's last events come by another connection than its result.
+                monitor.wait_until_all_ended(timeouts.settle_seconds)
                 if launch.result.get("stopped"):
-                    raise signals.stopped(launch.result)
+                    raise signals.stopped_with_checkpoint(launch.result)
                 return launch.result
             if not losses:
-                monitor.wait_until_all_ended(SETTLE_SECONDS)
+                monitor.wait_until_all_ended(timeouts.settle_seconds)
                 losses = monitor.losses()
-            for loss in losses:  # at once: to end a launch on a machine that is gone takes a while
-                log.warning("%s", _sentence(loss))
-            if hanging := [loss.seen.rank for loss in losses if loss.hangs]:
-                monitor.dump(hanging)
-                time.sleep(1)  # what they write takes a moment to arrive, and nothing tells when it is all
-            failures = monitor.failures()
+            for loss in losses:  # now, because it takes a while to end a launch on a lost machine
+                log.warning("%s", loss)
+            if hung := [loss.worker.rank for loss in losses if loss.hung]:
+                monitor.dump_stacks(hung)
+                time.sleep(1)  # the stacks take a moment to arrive, and have no end mark
+            failed = monitor.failed_workers()
         finally:
-            launch.end(monitor, SETTLE_SECONDS if any(loss.silent for loss in losses) else END_SECONDS)
-        for failed in failures:
-            # What another worker's end did to one may look like its own fault; but not where it came before.
-            if failed.end["expected"] or (
-                not failed.end["exchange"] and all(_came_before(failed, loss) for loss in losses)
-            ):
-                why = f"{failed.end['why']} ({failed.name()}, {failed.place()})"
-                raise UserError(why) if failed.end["user"] else JobError(why)
-        if signals.wanted() and not losses:
-            raise signals.stopped_without("it took too long, or was asked for twice")
-        raise _lost(losses, failures, monitor, launch.error)
+            unreachable = any(loss.unreachable for loss in losses)
+            launch.end(monitor, timeouts, timeouts.settle_seconds if unreachable else timeouts.launcher_end_seconds)
+        _raise_own_failure(failed, losses, timeouts)
+        if signals.stop_requested() and not losses:
+            raise signals.stopped_without_checkpoint("it took too long, or a second signal came")
+        raise _workers_lost(losses, failed, monitor, launch.error)
 
 
 class LaunchThread:
-    """A launcher at work in a thread of its own: it may wait for ever for a machine that is gone, and can be left behind
-    there."""
+    """Runs a launch in a thread of its own, which can be abandoned: it may wait for a lost machine for ever."""
 
-    def __init__(self, launch, function: Callable):
+    def __init__(self, launch: Launch, function: WorkerMain):
         self._launch, self._function = launch, function
         self.result: dict | None = None
         self.error: BaseException | None = None
@@ -159,75 +172,103 @@ class LaunchThread:
     def _run(self) -> None:
         try:
             self.result = self._launch.run(self._function)
-        except BaseException as error:  # of all kinds that launchers have
+        except BaseException as error:  # each launcher raises others
             self.error = error
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended."""
+        """Wait for at most ``seconds``; whether the launch has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def end(self, monitor: Monitor, seconds: float) -> None:
-        """End the workers, and the launcher with them; it is left behind after so many seconds."""
+    def end(self, monitor: Monitor, timeouts: Timeouts, seconds: float) -> None:
+        """Kill the workers and cancel the launch; abandon it if it does not end within ``seconds``."""
         if self.wait(0):
             return
         monitor.kill()
-        monitor.wait_until_all_ended(SETTLE_SECONDS)
+        monitor.wait_until_all_ended(timeouts.settle_seconds)
         self._launch.cancel()
         if not self.wait(seconds):
-            log.warning("the launcher does not end; it is left behind")
+            log.warning("the launcher does not end within %.0f s; it is abandoned", seconds)
 
 
-def _came_before(failed: WorkerState, loss: Loss) -> bool:
-    """Whether a worker had failed before another one's process ended, which its launcher then did to it."""
-    return not (loss.hangs or loss.silent) and loss.seen.gone and failed.ended < loss.seen.ended - EARLIER_SECONDS
+def _wait_for_end_or_loss(
+    launch: LaunchThread, monitor: Monitor, check: Callable[[], None], timeouts: Timeouts, stop_seconds: float
+) -> list[Loss]:
+    """Wait until the launch ends, a worker is lost or fails, or ``stop_seconds`` have passed since a signal.
 
-
-def _watch(launch: LaunchThread, monitor: Monitor, require: Callable[[], None], stop_seconds: float) -> list[Loss]:
-    """Wait until the launch ends by itself, or workers are lost, which are returned; or, after a signal, for so many seconds
-    more. What ``require`` raises ends it."""
-    deadline = named = None
+    Returns the losses, which may be none. Raises what ``check`` raises.
+    """
+    deadline, announced = None, False
     while not launch.wait(POLL_SECONDS):
-        require()
-        if not named and (named := monitor.names()):
-            log.info("training on: %s", ", ".join(named))
+        check()
+        if not announced and (workers := monitor.all_workers()):
+            log.info("training on: %s", ", ".join(map(str, workers)))
+            announced = True
         losses = monitor.losses()
-        if losses or monitor.failures():
-            # The others fail because of it, within moments: whose fault it was shows when all have been heard.
-            monitor.wait_until_all_ended(0 if any(loss.silent or loss.hangs for loss in losses) else SETTLE_SECONDS)
-            after = monitor.losses()
-            first = {loss.seen.rank for loss in losses}
-            # Those that were lost later were mostly ended by their launcher.
-            if kept := [loss for loss in after if loss.seen.rank in first] or after:
-                return kept
-            if monitor.failures():
+        if losses or monitor.failed_workers():
+            # The others fail because of it within moments. The cause is clear when all have reported.
+            settled = any(loss.unreachable or loss.hung for loss in losses)
+            monitor.wait_until_all_ended(0 if settled else timeouts.settle_seconds)
+            all_losses = monitor.losses()
+            first = {loss.worker.rank for loss in losses}
+            # The launcher usually ended those that were lost later.
+            if losses := [loss for loss in all_losses if loss.worker.rank in first] or all_losses:
+                return losses
+            if monitor.failed_workers():
                 return []
-        if signals.wanted() and deadline is None:
+        if signals.stop_requested() and deadline is None:
             monitor.stop()
             deadline = time.monotonic() + stop_seconds
-        if signals.insisted() or (deadline is not None and time.monotonic() > deadline):
+        if signals.stop_repeated() or (deadline is not None and time.monotonic() > deadline):
             return []
     return []
 
 
-def _sentence(loss: Loss) -> str:
-    return f"{loss.seen.name()} was lost {loss.seen.place()}: {loss.why}"
+def _raise_own_failure(failed: list[WorkerState], losses: list[Loss], timeouts: Timeouts) -> None:
+    """Raise UserError or JobError if a worker failed for a reason of its own.
+
+    A worker may also fail because another one ended, so an unexpected exception counts only if it came before every
+    loss.
+    """
+    for worker in failed:
+        failure = worker.failure
+        if failure is None:
+            continue
+        own = not failure.collective and all(_failed_before(worker, loss, timeouts) for loss in losses)
+        if failure.expected or own:
+            reason = f"{failure.reason} ({worker}, {worker.progress})"
+            raise UserError(reason) if failure.bad_input else JobError(reason)
 
 
-def _lost(losses: list[Loss], failures: list, monitor: Monitor, error: BaseException | None) -> WorkersLost:
-    """Names the workers with their last words. What failed in the exchange only, says nothing beside a loss."""
-    own = [seen for seen in failures if not (losses and seen.end["exchange"])]
-    failed = [f"{seen.name()} failed {seen.place()}: {seen.end['why']}" for seen in own]
-    for words in failed:
-        log.warning("%s", words)
-    ranks = [*(loss.seen.rank for loss in losses), *(seen.rank for seen in own)]
-    why = "; ".join([*map(_sentence, losses), *failed])
+def _failed_before(worker: WorkerState, loss: Loss, timeouts: Timeouts) -> bool:
+    """Whether the worker failed before another one's process ended, so that its launcher ended the other one."""
+    if loss.hung or loss.unreachable or not loss.worker.disconnected:
+        return False
+    return worker.ended_at < loss.worker.ended_at - timeouts.earlier_seconds
+
+
+def _workers_lost(
+    losses: list[Loss], failed: list[WorkerState], monitor: Monitor, error: BaseException | None
+) -> WorkersLost:
+    """The exception that names the workers; logs their last lines.
+
+    A failed collective operation adds nothing if a loss explains it.
+    """
+    failures = {
+        worker.rank: f"{worker} failed {worker.progress}: {worker.failure.reason}"
+        for worker in failed
+        if worker.failure and not (losses and worker.failure.collective)
+    }
+    for text in failures.values():
+        log.warning("%s", text)
+    ranks = [*(loss.worker.rank for loss in losses), *failures]
+    reason = "; ".join([*map(str, losses), *failures.values()])
     if not ranks:
-        why = f"the launcher failed: {type(error).__name__}: {error}"
-        log.warning("%s", why)
+        reason = f"the launcher failed: {type(error).__name__}: {error}"
+        log.warning("%s", reason)
     for rank in ranks:
-        if lines := monitor.lines(rank):
+        if lines := monitor.last_lines(rank):
             log.warning("last lines of worker %d:", rank)
             for line in lines:
                 log.warning("  %s", line)
-    return WorkersLost(losses, why.splitlines()[0])
+    return WorkersLost(losses, reason.splitlines()[0])

@@ -1,0 +1,105 @@
+"""A worker that fails stops the others, under every launcher, and the error names the cause."""
+
+import shutil
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.manifest import read_manifest
+from cxrflow.distributed.timeouts import Timeouts
+from cxrflow.launch.supervisor import read_timeouts, supervise
+from cxrflow.spark.session import settings
+from cxrflow.training.epoch_plan import EpochPlan
+
+SECONDS = 60
+"""For a whole launch: two workers start and import their framework, one fails, both end."""
+
+
+def run(spark, config, function):
+    return supervise(spark, config, function, lambda config, slots: config, lambda event: None, lambda: None)
+
+
+def remove(shard):
+    shard.unlink()
+
+
+def truncate(shard):
+    shard.write_bytes(shard.read_bytes()[:-200])
+
+
+def drop_a_row(shard):
+    pq.write_table(pq.ParquetFile(shard).read().slice(1), shard)
+
+
+def only_of_rank_1(copy) -> str:
+    """The path of a shard that, in the first epoch, worker 1 of 2 reads and worker 0 does not."""
+    shards = read_manifest(str(copy)).of_split("train")
+    plan = EpochPlan(shard_rows=[shard.rows for shard in shards], workers=2, batch_size=4, seed=0, epoch=0, streams=2)
+    zero, one = (set(plan.order(rank).shards.tolist()) for rank in range(2))
+    return shards[min(one - zero - {0})].path
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("launcher", "damage"), [("horovod", remove), ("torch", truncate), ("torch", drop_a_row)])
+def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, table, tmp_path, launcher, damage):
+    def fit(config, worker):  # nested, so that it travels by value: workers cannot import this file
+        from cxrflow.training.fit import fit
+
+        return fit(config, worker)
+
+    copy = shutil.copytree(table, tmp_path / "copy")
+    shard = copy / only_of_rank_1(copy)
+    damage(shard)
+    config = TrainConfig(
+        table=str(copy),
+        run=str(tmp_path / "run"),
+        launcher=launcher,
+        workers=2,
+        epochs=50,
+        batch_size=4,
+        model="plain",
+        feed_memory="90k",  # the least, which leaves two streams, so that each worker reads shards of its own
+    )
+    started = time.monotonic()
+    with pytest.raises(JobError, match=f"cannot train on {shard}"):
+        run(spark, config, fit)
+    assert time.monotonic() - started < SECONDS
+
+
+@pytest.mark.cluster
+def test_the_worker_that_failed_is_named_although_the_launcher_ended_the_other_one_for_it(spark, table, tmp_path):
+    """Worker 1 fails while worker 0 is in a phase that needs no other worker, and the launcher ends worker 0."""
+
+    def fail_alone(config, worker):
+        import time
+
+        import numpy as np
+
+        worker.report_progress("train" if worker.rank else "validate", epoch=1, step=3)
+        worker.all_reduce_mean([np.zeros(1)])  # both have come so far
+        if worker.rank:
+            raise ValueError("no such thing")
+        time.sleep(60)
+
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="torch", workers=2)
+    with pytest.raises(JobError, match=r"ValueError: no such thing \(worker 1 .*in train of epoch 1 at step 3"):
+        run(spark, config, fail_alone)
+
+
+@pytest.mark.spark
+def test_timeouts_are_read_from_sparks_configuration(spark):
+    assert read_timeouts(spark) == Timeouts()
+    with settings(spark, {"spark.cxrflow.slots_seconds": 7, "spark.cxrflow.agent_silence_seconds": "25.5"}):
+        assert read_timeouts(spark) == Timeouts(slots_seconds=7.0, agent_silence_seconds=25.5)
+    for wrong, message in (
+        ({"slots_seconds": "soon"}, "slots_seconds: expected a number of seconds, got 'soon'"),
+        ({"agent_silence_seconds": 10}, "driver_silence_seconds: expected less than agent_silence_seconds"),
+    ):
+        with (
+            settings(spark, {f"spark.cxrflow.{name}": value for name, value in wrong.items()}),
+            pytest.raises(UserError, match=rf"--conf spark\.cxrflow\.{message}"),
+        ):
+            read_timeouts(spark)
