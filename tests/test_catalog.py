@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from cxrflow.base.config import IngestConfig
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.assign import assign_files, cut_tasks, write_work
+from cxrflow.catalog.assign import assign_files, task_starts, write_tasks
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import insert, new_catalog, open_catalog, values
+from cxrflow.catalog.database import insert, new_catalog, open_catalog, query_rows
 from cxrflow.catalog.reconcile import reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MEMORY = 64 << 20
 
 
-def sample(path, patient, split, content, *, fresh=True, fixed=False, label="A", phash="0" * 64, row=0):
+def sample(path, patient, split, content, *, is_new=True, split_fixed=False, label="A", phash="0" * 64, row=0):
     return {
         "path": path,
         "size": 1,
@@ -41,10 +41,10 @@ def sample(path, patient, split, content, *, fresh=True, fixed=False, label="A",
         "note": "",
         "phash": phash,
         "sample_id": hash(path) >> 1,
-        "shard": f"{split}/{path}" if fresh else "old",
+        "shard": f"{split}/{path}" if is_new else "old",
         "row": row,
-        "fresh": fresh,
-        "fixed": fixed or not fresh,
+        "is_new": is_new,
+        "split_fixed": split_fixed or not is_new,
     }
 
 
@@ -60,7 +60,7 @@ def filled(samples, quarantine=()):
 
 
 def splits(catalog):
-    return {row["path"]: row["split"] for row in values(catalog, "SELECT path, split FROM samples")}
+    return {row["path"]: row["split"] for row in query_rows(catalog, "SELECT path, split FROM samples")}
 
 
 def test_patients_who_share_a_content_go_where_the_first_goes():
@@ -75,39 +75,37 @@ def test_patients_who_share_a_content_go_where_the_first_goes():
             sample("6", "d", "test", "w"),
         ]
     ) as catalog:
-        settled = reconcile(catalog, None)
+        result = reconcile(catalog, None)
         assert splits(catalog) == {"1": "train", "2": "train", "3": "train", "4": "train", "5": "train", "6": "test"}
-    assert sorted(settled.changes) == [
+    assert sorted(result.changes) == [
         ("test/4", 0, "train"),
         ("test/5", 0, "train"),
         ("val/2", 0, "train"),
         ("val/3", 0, "train"),
     ]
-    assert settled.added == 6 and settled.reasons == {}
+    assert result.added == 6 and result.reasons == {}
 
 
 def test_a_patient_of_the_table_draws_the_new_one_to_it():
-    with filled([sample("1", "a", "train", "x"), sample("2", "z", "test", "x", fresh=False)]) as catalog:
-        settled = reconcile(catalog, None)
+    with filled([sample("1", "a", "train", "x"), sample("2", "z", "test", "x", is_new=False)]) as catalog:
+        result = reconcile(catalog, None)
         assert splits(catalog) == {"1": "test", "2": "test"}
-    assert settled.changes == [("train/1", 0, "test")] and settled.added == 1
+    assert result.changes == [("train/1", 0, "test")] and result.added == 1
 
 
 def test_where_both_are_fixed_the_new_copy_goes_to_quarantine():
     with filled(
         [
-            sample("1", "a", "train", "x", fixed=True),
-            sample("2", "z", "test", "x", fresh=False),
-            sample("3", "a", "train", "y", fixed=True),
+            sample("1", "a", "train", "x", split_fixed=True),
+            sample("2", "z", "test", "x", is_new=False),
+            sample("3", "a", "train", "y", split_fixed=True),
         ]
     ) as catalog:
-        settled = reconcile(catalog, None)
+        result = reconcile(catalog, None)
         assert splits(catalog) == {"2": "test", "3": "train"}
-        (row,) = values(catalog, "FROM quarantine")
+        (row,) = query_rows(catalog, "FROM quarantine")
     assert (row["path"], row["sha256"], row["reason"]) == ("1", "x", "in_another_split")
-    assert (
-        settled.changes == [("train/1", 0, None)] and settled.reasons == {"in_another_split": 1} and settled.added == 1
-    )
+    assert result.changes == [("train/1", 0, None)] and result.reasons == {"in_another_split": 1} and result.added == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,27 +117,29 @@ def test_where_both_are_fixed_the_new_copy_goes_to_quarantine():
 def test_no_content_and_no_patient_is_ever_in_two_splits(rows, of_patient, fixed):
     samples = []
     owners: dict[int, str] = {}
-    for number, (patient, content, fresh) in enumerate(rows):
+    for number, (patient, content, is_new) in enumerate(rows):
         split = of_patient[patient]
-        if not fresh and owners.setdefault(content, split) != split:
+        if not is_new and owners.setdefault(content, split) != split:
             continue  # the table itself never has a content in two splits
-        samples.append(sample(str(number), f"p{patient}", split, f"c{content}", fresh=fresh, fixed=fixed[patient]))
-    of_table = {row["patient_id"] for row in samples if not row["fresh"]}
+        samples.append(
+            sample(str(number), f"p{patient}", split, f"c{content}", is_new=is_new, split_fixed=fixed[patient])
+        )
+    of_table = {row["patient_id"] for row in samples if not row["is_new"]}
     for row in samples:
-        row["fixed"] = row["fixed"] or row["patient_id"] in of_table
+        row["split_fixed"] = row["split_fixed"] or row["patient_id"] in of_table
     if not samples:
         return
     with filled(samples) as catalog:
         try:
             reconcile(catalog, None)
         except UserError as error:
-            assert "none of" in str(error)
+            assert "got only unusable files" in str(error)
             return
         audit(catalog)  # raises where anything is torn
         left = splits(catalog)
-        assert len(left) + values(catalog, "SELECT count(*) AS rows FROM quarantine")[0]["rows"] == len(samples)
-        assert all(left[row["path"]] == row["split"] for row in samples if not row["fresh"])
-        assert all(left[row["path"]] == row["split"] for row in samples if row["fixed"] and row["path"] in left)
+        assert len(left) + query_rows(catalog, "SELECT count(*) AS rows FROM quarantine")[0]["rows"] == len(samples)
+        assert all(left[row["path"]] == row["split"] for row in samples if not row["is_new"])
+        assert all(left[row["path"]] == row["split"] for row in samples if row["split_fixed"] and row["path"] in left)
 
 
 def bad(path, reason):
@@ -154,7 +154,8 @@ def test_too_many_bad_files_are_refused_with_a_table_of_reasons():
     with (
         filled(rows, refused) as catalog,
         pytest.raises(
-            UserError, match=r"2 of 5 files \(40.0%\) cannot be used, more than 39.0%.*\n  empty +1 .*\n  truncated +1 "
+            UserError,
+            match=r"expected at most 39.0% unusable files, got 2 of 5 \(40.0%\).*\n  empty +1 .*\n  truncated +1 ",
         ),
     ):
         reconcile(catalog, 0.39)
@@ -193,14 +194,19 @@ def test_audit_counts_copies_conflicts_and_look_alikes():
     } or found["near_duplicates"]["examples"] == [["4", "3"]]
     assert found["patients"] == {"test": 2, "train": 1, "val": 1}
     assert found["sizes"] == {"height": [10, 10, 10], "width": [20, 20, 20]}
-    assert (found["bits"], found["formats"], found["notes"], found["unnamed_files"]) == ({"8": 5}, {"PNG": 5}, {}, 0)
+    assert (found["bits"], found["formats"], found["notes"], found["files_without_patient"]) == (
+        {"8": 5},
+        {"PNG": 5},
+        {},
+        0,
+    )
 
 
 def test_the_catalog_comes_back_as_it_was_left(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": "größe 肺", "size": 5, "modified": NOW}]))
     with open_catalog(str(tmp_path), MEMORY) as catalog:
-        (row,) = values(catalog, "SELECT path, size, modified, label FROM files")
+        (row,) = query_rows(catalog, "SELECT path, size, modified, label FROM files")
     assert row == {"path": "größe 肺", "size": 5, "modified": NOW, "label": None}
 
 
@@ -212,8 +218,8 @@ def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
     ]
     rows += [{"path": "unlabelled", "size": 5, "split": None, "label": None, "patient_id": "p"}]
     with new_catalog(str(tmp_path), MEMORY) as catalog:
-        insert(catalog, "work", pa.Table.from_pylist(rows))
-        places = write_work(catalog, str(tmp_path), 4, 20)
+        insert(catalog, "to_decode", pa.Table.from_pylist(rows))
+        places = write_tasks(catalog, str(tmp_path), 4, 20)
     tasks = [pq.read_table(place).to_pylist() for place in places]
     assert sorted(row["path"] for task in tasks for row in task) == sorted(row["path"] for row in rows)
     for task in tasks:
@@ -226,19 +232,19 @@ def test_few_files_are_shared_out_all_the_same(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(
             catalog,
-            "work",
+            "to_decode",
             pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]),
         )
-        places = write_work(catalog, str(tmp_path), 2, 128)
+        places = write_tasks(catalog, str(tmp_path), 2, 128)
     assert sorted(pq.read_metadata(place).num_rows for place in places) == [20, 20]
 
 
 def test_a_task_begins_where_a_shard_does_if_that_is_near():
-    assert cut_tasks([30, 55, 100], 2) == [0, 55]  # 5 of 50 more
-    assert cut_tasks([40, 60, 100], 2) == [0, 50]  # 10 of 50 would be too many
-    assert cut_tasks([100], 4) == [0, 25, 50, 75]
-    assert cut_tasks([1, 2, 3, 4], 2) == [0, 2]
-    assert cut_tasks([10, 1000], 1) == [0]
+    assert task_starts([30, 55, 100], 2) == [0, 55]  # 5 of 50 more
+    assert task_starts([40, 60, 100], 2) == [0, 50]  # 10 of 50 would be too many
+    assert task_starts([100], 4) == [0, 25, 50, 75]
+    assert task_starts([1, 2, 3, 4], 2) == [0, 2]
+    assert task_starts([10, 1000], 1) == [0]
 
 
 def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp_path):
@@ -257,7 +263,7 @@ def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist(files))
         thresholds = assign_files(catalog, config, {}).thresholds
-        work = values(catalog, "FROM work")
+        work = query_rows(catalog, "FROM to_decode")
     assert Counter((row["label"], row["split"]) for row in work) == {
         ("A", "train"): 120,
         ("A", "val"): 40,

@@ -50,6 +50,6 @@ def test_nothing_is_removed_where_named_files_are_missing(tmp_path):
         manifest = commit(str(tmp_path), staging, stage(staging, 1, 1), held)
         storage.write_bytes(storage.join(str(tmp_path), "samples/split=train/other.parquet"), b"")
         storage.remove(storage.join(str(tmp_path), manifest.shards[0].path))
-        with pytest.raises(RuntimeError, match="1 files that the manifest names are not there; nothing was removed"):
+        with pytest.raises(RuntimeError, match="1 files of the manifest are missing; nothing was removed"):
             sweep(str(tmp_path), manifest, held)
     assert storage.exists(storage.join(str(tmp_path), "samples/split=train/other.parquet"))

@@ -307,7 +307,7 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
     after = samples_of(config.table).set_index("path").sort_index()
     assert (again["replaced"], again["added"]) == (1, 0) and after["split"].equals(before["split"])
     assert after.loc[str(tmp_path / "images" / "0.png"), "label"] == "Effusion|Infiltration"
-    with pytest.raises(UserError, match="expected findings that the table has .Effusion, Infiltration., got Mass"):
+    with pytest.raises(UserError, match="expected the findings of the table .Effusion, Infiltration., got also Mass"):
         told(["Mass", *texts[1:]])
     assert read_manifest(config.table).labels == ["Effusion", "Infiltration"]
 
@@ -324,16 +324,16 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
         (
             "A,Efusion",
             {"label": ["A", "Effusion"]},
-            "expected names that the labels file has, which are A, Effusion; got Efusion",
+            "expected names from the labels file, which has A, Effusion; got Efusion",
         ),
-        ("all", {"A|B": ["1", "0"]}, "expected names of findings without | and without ? in front, got A|B"),
-        ("all", {"label": ["No Finding", ""]}, "expected a finding that an image has, found none"),
+        ("all", {"A|B": ["1", "0"]}, "expected names of findings without | and without a leading ?, got A|B"),
+        ("all", {"label": ["No Finding", ""]}, "expected at least one finding, found none"),
     ],
 )
 def test_a_labels_file_that_cannot_be_understood(asked, rows, words):
     told = FindingsReader(asked, [])
     with pytest.raises(UserError, match=re.escape(words)):
-        told.as_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
+        told.to_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
         told.findings()
 
 

@@ -51,5 +51,5 @@ def test_neither_a_column_nor_a_group(by):
 
 def test_as_many_groups_as_images_are_none():
     samples = pd.DataFrame({"path": [f"/data/virus/{number}.png" for number in range(60)]})
-    with pytest.raises(UserError, match="expected at most 50 groups, but .* makes 60, such as 0, 1, 10"):
+    with pytest.raises(UserError, match="expected at most 50 groups, got 60 from .*, such as 0, 1, 10"):
         find_groups(r"(\d+)", samples, MANIFEST)

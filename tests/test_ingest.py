@@ -142,7 +142,7 @@ def test_labels_patients_and_splits_from_a_file(spark, tmp_path):
     ("lines", "words"),
     [
         ("file,label\n0.png,A\n", "expected the columns path and label"),
-        ("path,label\n0.png,A\n0.png,B\n", "expected one line a path"),
+        ("path,label\n0.png,A\n0.png,B\n", "expected one row per path"),
         ("path,label,split\n0.png,A,holdout\n", "expected the split to be one of train, val, test"),
         ("path,label,patient_id,split\n0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
         ("path,label\nother.png,A\n", "no path in the labels file"),
@@ -237,7 +237,7 @@ def test_a_failed_ingest_leaves_no_table_and_nothing_staged(spark, tmp_path):
     images = tmp_path / "images"
     (images / "A").mkdir(parents=True)
     (images / "A" / "0.png").write_text("no image")
-    with pytest.raises(UserError, match="none of 1 files gave one .not_an_image: 1."):
+    with pytest.raises(UserError, match="got only unusable files, 1 of 1 .not_an_image: 1."):
         ingest(spark, IngestConfig(images=str(images), table=str(tmp_path / "table")))
     assert not (tmp_path / "table" / "manifest.json").exists()
     assert not (tmp_path / "table").exists()
@@ -302,7 +302,7 @@ def test_too_many_bad_files_fail_the_job_and_leave_nothing(spark, tmp_path):
     (images / "A" / "3.png").write_text("no image")
     config = {"images": str(images), "table": str(tmp_path / "table"), "split": "test", "height": 4, "width": 4}
     with pytest.raises(
-        UserError, match=r"1 of 4 files \(25.0%\) cannot be used, more than 20.0%(.|\n)*not_an_image +1"
+        UserError, match=r"expected at most 20.0% unusable files, got 1 of 4 \(25.0%\)(.|\n)*not_an_image +1"
     ):
         ingest(spark, IngestConfig(**config, max_bad=0.2))
     assert not (tmp_path / "table").exists()

@@ -126,7 +126,7 @@ def test_rows_of_files_that_are_gone_stay_and_are_counted(spark, config, tmp_pat
     ingest(spark, config)
     shutil.rmtree(tmp_path / "images" / "A")
     result = ingest(spark, config)
-    assert (result["gone"], result["samples"], result["files"]) == (40, 80, 40)
+    assert (result["missing"], result["samples"], result["files"]) == (40, 80, 40)
 
 
 def test_quarantine_is_kept_and_tried_again_where_it_may_help(spark, config, tmp_path):

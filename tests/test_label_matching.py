@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.database import insert, values
+from cxrflow.catalog.database import insert, query_rows
 from cxrflow.catalog.label_matching import match_labels
 
 ROOT = "/data/xrays"
@@ -20,7 +20,7 @@ def match(keys: list[str], files: list[str], root=ROOT):
         paths = pa.array([f"{root}/{name}" for name in files], pa.string())
         insert(catalog, "files", pa.table({"path": paths, "hidden": [False] * len(files)}))
         summary = match_labels(catalog, root)
-        found = values(catalog, "SELECT key, path FROM matches JOIN given USING (row)")
+        found = query_rows(catalog, "SELECT key, path FROM matches JOIN given USING (row)")
     return {row["key"]: row["path"].removeprefix(root + "/") for row in found}, summary
 
 

@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import uuid
-from typing import IO
+from typing import BinaryIO
 
 import fsspec
 
@@ -104,7 +104,7 @@ def is_empty_folder(url: str) -> bool:
     return fs.isdir(path) and not fs.ls(path, detail=False)
 
 
-def open_file(url: str, mode: str = "rb") -> IO[bytes]:
+def open_file(url: str, mode: str = "rb") -> BinaryIO:
     """Open a file; when writing, create its folder first."""
     if "w" in mode:
         _make_parent(url)

@@ -1,8 +1,9 @@
-"""The catalog of an ingest: which files there are, what the table has of them, where each belongs, what came of it.
+"""The catalog of an ingest: the listed files, the table's rows, and the split and outcome of each file.
 
-A row a file and no pixels, so a million files are a few hundred megabytes. One task on an executor works on it at a
-time, in a DuckDB database that stays within its memory by using the disk; in between it lies beside what the
-ingest has staged. That way neither the driver's memory nor its time grows with the files. No Spark here.
+The catalog has one row per file and no pixels, so a million files take a few hundred megabytes. It is a DuckDB database
+that spills to disk. One task on an executor works on it at a time; between tasks it is stored with the staged files.
+Neither the driver's memory nor its time therefore grows with the number of files. Nothing here imports Spark.
 
-Reading order: ``database`` (open, close), ``place`` (before decoding), ``settle`` and ``audit`` (after it).
+Reading order: ``database`` (open, close), ``assign`` (before decoding), ``reconcile`` and ``audit`` (after decoding),
+``commit``.
 """

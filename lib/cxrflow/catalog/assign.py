@@ -1,4 +1,4 @@
-"""Before decoding: which files are new, and which label, patient and split each has."""
+"""Before decoding: find the files to decode, assign each a label, a patient and a split, and group them into tasks."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from cxrflow.base.manifest import Manifest
 from cxrflow.base.path_rules import label_of, patient_of
 from cxrflow.base.schema import QUARANTINE, SAMPLES, SOURCE
 from cxrflow.base.shard_files import read_shard
-from cxrflow.catalog.database import insert, values
+from cxrflow.catalog.database import insert, query_rows
 from cxrflow.catalog.findings_reader import FindingsReader
 
-# Reasons that another try may do away with, though the file is the same: the machine, the rest of the table, a flag or
-# an installed package may have changed.
-PASSING = ("unreadable", "crashed", "in_another_split", "too_large", "unsupported")
+# Files in quarantine for these reasons are decoded again, even if unchanged: the machine, the rest of the table, a flag
+# or an installed package may have changed since.
+RETRIED_REASONS = ("unreadable", "crashed", "in_another_split", "too_large", "unsupported")
 
-# What a file that is small costs as if it had bytes: opening it, and making a row of it.
-FILE_COST = 2**14
+# Cost of opening a file and writing its row, expressed in bytes of image data.
+FILE_OVERHEAD_BYTES = 2**14
 
-# With fewer patients of a label, where their quantiles lie says little of those to come.
-FEWEST_PATIENTS = 100
+# With fewer patients of a label, quantiles of their hashes would not suit the patients that are added later.
+MIN_PATIENTS = 100
 
-# What stands for the label in the thresholds of a table of several findings.
-EVERYONE = "*"
+# Stands for the label in the split thresholds of a multi-label table.
+ALL_LABELS = "*"
 
-# So far, in parts of an even share, a task's beginning may be moved where that saves cutting a shard in two.
-UNEVEN = 0.15
+# A task may start this far from an even share, as a fraction of a share, if that avoids cutting a shard in two.
+MAX_IMBALANCE = 0.15
 
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the listing says, compared with the table."""
-
-    files: int
-    bytes: int
-    skipped: int
-    """Hidden files."""
-    todo: int
-    todo_bytes: int
-    gone: int
-    """Samples below the folder whose file is no longer there."""
-    thresholds: dict[str, list[float]]
-
-
-WORK = pa.schema(
+TASK_FILES = pa.schema(
     [
         *(field for field in SOURCE if field.name != "sha256"),
         *(pa.field(name, pa.string()) for name in ("label", "patient_id", "split")),
     ]
 )
-"""The files that one task decodes."""
+"""Columns of a decoding task's list of files."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The listing, compared with the table."""
+
+    files: int
+    bytes: int
+    skipped: int
+    """Hidden files."""
+    to_decode: int
+    bytes_to_decode: int
+    missing: int
+    """Samples from the images folder whose file no longer exists."""
+    thresholds: dict[str, list[float]]
+    """See ``Manifest.split_thresholds``."""
 
 
 def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches: Iterator[pa.RecordBatch]) -> None:
-    """Take in the listing (``listing.LISTING``), with the label and the patient that each path tells."""
+    """Add the listing (``listing.LISTING``), with the label and the patient that follow from each path."""
     root = storage.absolute(config.images)
     for batch in batches:
         paths = batch["path"].to_pylist()
@@ -76,50 +76,63 @@ def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches:
 
 
 def add_labels(
-    catalog: duckdb.DuckDBPyConnection, config: IngestConfig, labels: Iterator[pa.Table], told: FindingsReader | None
+    catalog: duckdb.DuckDBPyConnection,
+    config: IngestConfig,
+    batches: Iterator[pa.RecordBatch],
+    reader: FindingsReader | None,
 ) -> None:
-    """Take in the labels file: text columns path and label, and optionally patient_id and split; or with ``told`` what that
-    makes of its columns.
+    """Add the labels file: text columns path and label, and optionally patient_id and split.
 
-    Raises UserError where it names an unknown split, contradicts itself or has no line for any file.
+    For a multi-label table, ``reader`` converts its columns to label texts. Raises UserError if the file names an
+    unknown split, contradicts itself or has no row for any file.
     """
-    catalog.execute("CREATE TABLE given (path VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
-    for rows in labels:
-        insert(catalog, "given", rows if told is None else told.as_labels(rows))
+    catalog.execute("CREATE TABLE label_rows (path VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        insert(catalog, "label_rows", rows if reader is None else reader.to_labels(rows))
     root = storage.absolute(config.images)
-    # The same forms that storage.absolute gives the files' own paths; an empty cell is no value.
+    # Paths get the same form as those of storage.absolute. An empty cell is no value.
     catalog.execute(
         r"""
         CREATE TABLE labels AS SELECT DISTINCT
-            CASE WHEN regexp_matches(named, '^(/|[A-Za-z][A-Za-z0-9+.-]+:/)') THEN named ELSE ? || '/' || named END AS path,
-            nullif(trim(label), '') AS label, nullif(trim(patient_id), '') AS patient_id, nullif(trim(split), '') AS split
-        FROM (SELECT *, regexp_replace(regexp_replace(trim(path), '^file:/+', '/'), '^dbfs:/', '/dbfs/') AS named FROM given)
+            CASE WHEN regexp_matches(url, '^(/|[A-Za-z][A-Za-z0-9+.-]+:/)') THEN url ELSE ? || '/' || url END AS path,
+            nullif(trim(label), '') AS label, nullif(trim(patient_id), '') AS patient_id,
+            nullif(trim(split), '') AS split
+        FROM (SELECT *, regexp_replace(regexp_replace(trim(path), '^file:/+', '/'), '^dbfs:/', '/dbfs/') AS url
+              FROM label_rows)
         """,
         [root],
     )
-    strange = values(catalog, "SELECT * FROM labels WHERE NOT list_contains(?, split) LIMIT 1", [list(SPLITS)])
-    if strange:
-        raise UserError(
-            f"--labels: expected the split to be one of {', '.join(SPLITS)} or empty, "
-            f"got {strange[0]['split']!r} for {strange[0]['path']!r}"
-        )
-    twice = values(catalog, "SELECT path, count(*) AS lines FROM labels GROUP BY path HAVING lines > 1 LIMIT 1")
-    if twice:
-        raise UserError(
-            f"--labels: expected one line a path, got {twice[0]['lines']} different ones for {twice[0]['path']!r}"
-        )
+    _check_labels(catalog)
     catalog.execute("""
         UPDATE files SET label = labels.label, patient_id = coalesce(labels.patient_id, files.patient_id),
-            given_split = labels.split FROM labels WHERE labels.path = files.path""")
-    if not values(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
+            requested_split = labels.split FROM labels WHERE labels.path = files.path""")
+    if not query_rows(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
         raise UserError(
             "--labels: expected labels for the images, but no path in the labels file is that of a file "
             "below the images folder; give full paths or paths relative to that folder"
         )
 
 
+def _check_labels(catalog: duckdb.DuckDBPyConnection) -> None:
+    unknown = query_rows(
+        catalog, "SELECT path, split FROM labels WHERE NOT list_contains(?, split) LIMIT 1", [list(SPLITS)]
+    )
+    if unknown:
+        raise UserError(
+            f"--labels: expected the split to be one of {', '.join(SPLITS)} or empty, "
+            f"got {unknown[0]['split']!r} for {unknown[0]['path']!r}"
+        )
+    repeated = query_rows(catalog, "SELECT path, count(*) AS rows FROM labels GROUP BY path HAVING rows > 1 LIMIT 1")
+    if repeated:
+        raise UserError(
+            f"--labels: expected one row per path, got {repeated[0]['rows']} different ones for "
+            f"{repeated[0]['path']!r}; keep one of them"
+        )
+
+
 def add_table(catalog: duckdb.DuckDBPyConnection, table: str, manifest: Manifest) -> None:
-    """Take in the rows that the table has, without their pixels."""
+    """Add the rows of the existing table, without their pixels."""
     columns = [name for name in SAMPLES.names if name not in ("pixels", "height", "width")]
     for shard in manifest.shards:
         rows = read_shard(storage.join(table, shard.path), columns)
@@ -129,207 +142,221 @@ def add_table(catalog: duckdb.DuckDBPyConnection, table: str, manifest: Manifest
     for path in manifest.quarantine:
         with storage.open_file(storage.join(table, path)) as file:
             insert(catalog, "quarantine", pq.read_table(file, columns=QUARANTINE.names))
-    catalog.execute("UPDATE samples SET fresh = false, fixed = true")
+    catalog.execute("UPDATE samples SET is_new = false, split_fixed = true")
 
 
 def assign_files(
     catalog: duckdb.DuckDBPyConnection, config: IngestConfig, thresholds: dict[str, list[float]]
 ) -> Assignment:
-    """Fill ``work`` with the files to decode, each with its split, and drop the rows that they stand for.
+    """Fill ``to_decode`` with the files to decode, each with its split, and mark the rows that they replace.
 
-    ``thresholds`` are those that the table has. Raises UserError where there is no file, or where given splits
-    contradict each other or the table.
+    ``thresholds`` are the split thresholds of the existing table. Raises UserError if there is no file, or if the
+    splits of the labels file contradict each other or the table.
     """
-    listed = values(
+    listed = query_rows(
         catalog,
-        """SELECT count(*) FILTER (NOT hidden) AS files, count(*) FILTER (hidden) AS skipped,
-                                       coalesce(sum(size) FILTER (NOT hidden), 0)::BIGINT AS bytes FROM files""",
+        """
+        SELECT count(*) FILTER (NOT hidden) AS files, count(*) FILTER (hidden) AS skipped,
+            coalesce(sum(size) FILTER (NOT hidden), 0)::BIGINT AS bytes FROM files""",
     )[0]
     if not listed["files"]:
-        hidden = f", but {listed['skipped']} hidden ones" if listed["skipped"] else ""
-        raise UserError(f"--images: expected image files, but there is none below {config.images!r}{hidden}")
+        hidden = f" except {listed['skipped']} hidden ones" if listed["skipped"] else ""
+        raise UserError(
+            f"--images: expected image files, but there is none below {config.images!r}{hidden}; name another folder"
+        )
     catalog.execute("DELETE FROM files WHERE hidden")
     if config.labels:
         _keep_labels(catalog)
-    _check_given_splits(catalog)
-    _find_work(catalog)
-    thresholds = _deal_splits(catalog, config, thresholds)
-    todo = values(
+    _check_requested_splits(catalog)
+    _find_files_to_decode(catalog)
+    thresholds = _assign_splits(catalog, config, thresholds)
+    to_decode = query_rows(
         catalog,
-        """SELECT count(*) AS todo, coalesce(sum(size), 0)::BIGINT AS todo_bytes
-                              FROM work""",
+        "SELECT count(*) AS to_decode, coalesce(sum(size), 0)::BIGINT AS bytes_to_decode FROM to_decode",
     )[0]
-    gone = values(
+    missing = query_rows(
         catalog,
-        """SELECT count(*) AS gone FROM samples ANTI JOIN files USING (path)
-                              WHERE starts_with(samples.path, ?)""",
+        """
+        SELECT count(*) AS missing FROM samples ANTI JOIN files USING (path)
+        WHERE starts_with(samples.path, ?)""",
         [storage.absolute(config.images) + "/"],
     )[0]
-    return Assignment(**listed, **todo, **gone, thresholds=thresholds)
+    return Assignment(**listed, **to_decode, **missing, thresholds=thresholds)
 
 
 def _keep_labels(catalog: duckdb.DuckDBPyConnection) -> None:
-    """A file that the table has keeps its label and patient where the labels file no longer has a line for it: a file
-    with the lines of new images alone is as good as one with all."""
+    """Keep the label and patient of an unchanged file that the labels file no longer names.
+
+    A labels file with rows for the new images alone is therefore enough to extend a table.
+    """
     catalog.execute("""
         UPDATE files SET label = samples.label, patient_id = samples.patient_id FROM samples
         WHERE files.label IS NULL AND samples.path = files.path AND samples.size = files.size
           AND samples.modified IS NOT DISTINCT FROM files.modified""")
 
 
-def _find_work(catalog: duckdb.DuckDBPyConnection) -> None:
-    """A file that the table does not hold, or holds of another file under the same path: another size, modification
-    time, label or patient. One in quarantine is tried again where its reason may have passed."""
+def _find_files_to_decode(catalog: duckdb.DuckDBPyConnection) -> None:
+    """Select the files that are new or changed: another size, modification time, label or patient.
+
+    A file in quarantine is decoded again if its reason is in RETRIED_REASONS.
+    """
     same = "old.path = files.path AND old.size = files.size AND old.modified IS NOT DISTINCT FROM files.modified"
     catalog.execute(
         f"""
-        INSERT INTO work BY NAME SELECT path, size, modified, label, patient_id FROM files
-        WHERE NOT EXISTS (FROM samples AS old WHERE {same} AND old.label = files.label AND old.patient_id = files.patient_id)
+        INSERT INTO to_decode BY NAME SELECT path, size, modified, label, patient_id FROM files
+        WHERE NOT EXISTS (FROM samples AS old
+                          WHERE {same} AND old.label = files.label AND old.patient_id = files.patient_id)
           AND NOT EXISTS (FROM quarantine AS old WHERE {same} AND NOT list_contains(?, old.reason)
                           AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""",
-        [list(PASSING)],
+        [list(RETRIED_REASONS)],
     )
-    catalog.execute("DELETE FROM quarantine WHERE path IN (SELECT path FROM work)")
-    catalog.execute("INSERT INTO replaced SELECT path, shard, row FROM samples WHERE path IN (SELECT path FROM work)")
+    catalog.execute("DELETE FROM quarantine WHERE path IN (SELECT path FROM to_decode)")
+    catalog.execute(
+        "INSERT INTO replaced SELECT path, shard, row FROM samples WHERE path IN (SELECT path FROM to_decode)"
+    )
 
 
-def _deal_splits(
-    catalog: duckdb.DuckDBPyConnection, config: IngestConfig, kept: dict[str, list[float]]
+def _assign_splits(
+    catalog: duckdb.DuckDBPyConnection, config: IngestConfig, existing: dict[str, list[float]]
 ) -> dict[str, list[float]]:
-    """Give every file to decode a split; all of a patient go to one.
+    """Assign a split to every file to decode, the same to all files of a patient; returns the thresholds to store.
 
-    A patient that the table has already stays where it is. One whose split the labels file names goes there. Any
-    other is dealt by where the first 12 hexadecimal digits of the SHA-256 of "seed:patient_id" lie between 0 and 1,
-    apart for each label: that does not depend on any other patient. Of a file that is a patient of its own the path
-    below the images folder stands for it, so that the same files are dealt alike wherever that folder lies. For a label
-    without thresholds they are set so that the shares are exact for the patients at hand. The table keeps them, and so
-    the deal of every patient to come; of a label with few patients so far it keeps the plain shares, which suit those to
-    come better. Of several findings there are too many combinations for that, so all patients are dealt together, as if
-    of one label, EVERYONE.
+    - A patient of the existing table stays in its split. A split from the labels file is used as given.
+    - Otherwise the patient's hash, between 0 and 1, is compared with the thresholds of its label. The hash is the first
+      12 hexadecimal digits of the SHA-256 of "seed:patient_id", so it does not depend on any other patient. A file that
+      counts as its own patient is hashed by its path below the images folder, so moving the folder changes no split.
+    - A label without thresholds gets the quantiles that split its current patients exactly. The table stores them for
+      later patients. A label with few patients stores the plain fractions instead, which suit later patients better.
+    - A multi-label table has too many label combinations for this: all its patients share the label ALL_LABELS.
     """
-    label = "files.label" if config.findings is None else f"'{EVERYONE}'"
+    label = "files.label" if config.findings is None else f"'{ALL_LABELS}'"
     root = storage.absolute(config.images) + "/"
     catalog.execute(
         f"""
-        CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(
-            ? || ':' || if(starts_with(patient_id, ?), substr(patient_id, ?), patient_id)), 1, 12))::BIGINT / 2.0**48 AS place
-        FROM (SELECT patient_id, min({label}) AS label, list(DISTINCT given_split) FILTER (given_split IS NOT NULL) AS given
-              FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM work) GROUP BY patient_id)
-        LEFT JOIN (SELECT patient_id, min(split) AS assigned FROM samples GROUP BY patient_id) USING (patient_id)
+        CREATE TABLE patients AS SELECT *, ('0x' || substr(sha256(? || ':' ||
+            if(starts_with(patient_id, ?), substr(patient_id, ?), patient_id)), 1, 12))::BIGINT / 2.0**48 AS hash
+        FROM (SELECT patient_id, min({label}) AS label,
+                  list(DISTINCT requested_split) FILTER (requested_split IS NOT NULL) AS requested
+              FROM files WHERE label IS NOT NULL AND patient_id IN (SELECT patient_id FROM to_decode)
+              GROUP BY patient_id)
+        LEFT JOIN (SELECT patient_id, min(split) AS current_split FROM samples GROUP BY patient_id) USING (patient_id)
         """,
         [str(config.seed), root, len(root) + 1],
     )
-    thresholds = {**_thresholds(catalog, split_fractions(config.split)), **kept}
+    fractions = split_fractions(config.split)
+    thresholds = {**_quantiles(catalog, fractions), **existing}
     catalog.execute("CREATE TABLE thresholds (label VARCHAR, train_end DOUBLE, val_end DOUBLE)")
     if thresholds:
         catalog.executemany(
             "INSERT INTO thresholds VALUES (?, ?, ?)", [[label, *ends] for label, ends in thresholds.items()]
         )
     catalog.execute("""
-        UPDATE work SET split = dealt.split, fixed = dealt.fixed FROM (
-            SELECT patient_id, coalesce(assigned, given[1]) IS NOT NULL AS fixed, coalesce(assigned, given[1], CASE
-                WHEN place < train_end THEN 'train' WHEN place < val_end THEN 'val' ELSE 'test' END) AS split
-            FROM patients JOIN thresholds USING (label)) AS dealt WHERE dealt.patient_id = work.patient_id""")
-    few = [
-        row["label"]
-        for row in values(catalog, "SELECT label FROM patients GROUP BY label HAVING count(*) < ?", [FEWEST_PATIENTS])
-        if row["label"] not in kept
-    ]
-    shares = split_fractions(config.split)
-    return thresholds | {label: [shares["train"], shares["train"] + shares["val"]] for label in few}
+        UPDATE to_decode SET split = assigned.split, split_fixed = assigned.fixed FROM (
+            SELECT patient_id, coalesce(current_split, requested[1]) IS NOT NULL AS fixed,
+                coalesce(current_split, requested[1], CASE
+                    WHEN hash < train_end THEN 'train' WHEN hash < val_end THEN 'val' ELSE 'test' END) AS split
+            FROM patients JOIN thresholds USING (label)) AS assigned
+        WHERE assigned.patient_id = to_decode.patient_id""")
+    few = query_rows(catalog, "SELECT label FROM patients GROUP BY label HAVING count(*) < ?", [MIN_PATIENTS])
+    plain = [fractions["train"], fractions["train"] + fractions["val"]]
+    return thresholds | {row["label"]: plain for row in few if row["label"] not in existing}
 
 
-def _check_given_splits(catalog: duckdb.DuckDBPyConnection) -> None:
-    torn = values(
+def _check_requested_splits(catalog: duckdb.DuckDBPyConnection) -> None:
+    """Raise UserError if the labels file puts a patient into two splits, or into another split than the table does."""
+    ambiguous = query_rows(
         catalog,
-        """SELECT patient_id, list(DISTINCT given_split) AS given FROM files
-                              WHERE given_split IS NOT NULL AND label IS NOT NULL GROUP BY patient_id HAVING len(given) > 1 LIMIT 1""",
+        """
+        SELECT patient_id, list(DISTINCT requested_split) AS splits FROM files
+        WHERE requested_split IS NOT NULL AND label IS NOT NULL GROUP BY patient_id HAVING len(splits) > 1 LIMIT 1""",
     )
-    if torn:
+    if ambiguous:
         raise UserError(
-            f"--labels: expected each patient in one split, but patient {torn[0]['patient_id']!r} is in "
-            f"{' and '.join(sorted(torn[0]['given']))}; give all images of a patient the same split"
+            f"--labels: expected each patient in one split, but patient {ambiguous[0]['patient_id']!r} is in "
+            f"{' and '.join(sorted(ambiguous[0]['splits']))}; give all images of a patient the same split"
         )
-    moved = values(
+    moved = query_rows(
         catalog,
-        """SELECT patient_id, given_split, split FROM files JOIN samples USING (patient_id)
-                               WHERE given_split != split LIMIT 1""",
+        """
+        SELECT patient_id, requested_split, split FROM files JOIN samples USING (patient_id)
+        WHERE requested_split != split LIMIT 1""",
     )
     if moved:
         raise UserError(
-            f"--labels: expected patient {moved[0]['patient_id']!r} in {moved[0]['split']}, where the table has "
-            f"it, but the labels file says {moved[0]['given_split']}; a patient never changes its split: make the "
-            "table anew with --if-exists overwrite if it must"
+            f"--labels: expected patient {moved[0]['patient_id']!r} in its current split {moved[0]['split']}, got "
+            f"{moved[0]['requested_split']}; a patient never changes its split; overwrite the table with --if-exists "
+            "overwrite if it must"
         )
 
 
-def _thresholds(catalog: duckdb.DuckDBPyConnection, fractions: dict[str, float]) -> dict[str, list[float]]:
-    """Per label, the quantiles of the patients' places that cut them into the wanted shares."""
+def _quantiles(catalog: duckdb.DuckDBPyConnection, fractions: dict[str, float]) -> dict[str, list[float]]:
+    """By label, the quantiles of the patients' hashes that give the fractions."""
     train_end = fractions["train"]
     val_end = train_end + fractions["val"]
 
-    def cut(share: float, quantile: float) -> float:
-        return 0.0 if share <= 0 else 1.0 if share >= 1 - 1e-9 else quantile
+    def threshold(fraction: float, quantile: float) -> float:
+        return 0.0 if fraction <= 0 else 1.0 if fraction >= 1 - 1e-9 else quantile
 
-    rows = values(
+    rows = query_rows(
         catalog,
-        f"""SELECT label, quantile_cont(place, [{train_end!r}, {min(val_end, 1.0)!r}]) AS ends
-                               FROM patients GROUP BY label ORDER BY label""",
+        f"""
+        SELECT label, quantile_cont(hash, [{train_end!r}, {min(val_end, 1.0)!r}]) AS ends
+        FROM patients GROUP BY label ORDER BY label""",
     )
-    return {row["label"]: [cut(train_end, row["ends"][0]), cut(val_end, row["ends"][1])] for row in rows}
+    return {row["label"]: [threshold(train_end, row["ends"][0]), threshold(val_end, row["ends"][1])] for row in rows}
 
 
-def write_work(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, shard_rows: int) -> list[str]:
-    """Write the files to decode as one Parquet file a task below ``staging``; returns their places.
+def write_tasks(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, shard_rows: int) -> list[str]:
+    """Write the files to decode below ``staging``, one Parquet file of TASK_FILES per task; returns their URLs.
 
-    The files of a split are mixed by a hash of their path; each ``shard_rows`` of them fill a shard. Tasks take their
-    share of the bytes, and where it does not make them too unequal whole shards, so that little has to be put
-    together later.
+    The files of a split are shuffled by a hash of their path, and each ``shard_rows`` of them fill a shard. Each task
+    gets about the same number of bytes and, if the balance allows it, whole shards. Whole shards leave little to merge
+    later.
     """
     catalog.execute(
         """
-        CREATE TEMP TABLE assigned AS SELECT *, sum(cost) OVER in_order AS reached,
-            (row_number() OVER (PARTITION BY split ORDER BY mixed) - 1) // ? AS shard
-        FROM (SELECT path, split, size + ? AS cost, md5(path) AS mixed FROM work)
-        WINDOW in_order AS (ORDER BY split, mixed ROWS UNBOUNDED PRECEDING)""",
-        [shard_rows, FILE_COST],
+        CREATE TEMP TABLE ordered AS SELECT *, sum(cost) OVER in_order AS end_cost,
+            (row_number() OVER (PARTITION BY split ORDER BY hash) - 1) // ? AS shard
+        FROM (SELECT path, split, size + ? AS cost, md5(path) AS hash FROM to_decode)
+        WINDOW in_order AS (ORDER BY split, hash ROWS UNBOUNDED PRECEDING)""",
+        [shard_rows, FILE_OVERHEAD_BYTES],
     )
-    ends = [
-        row["reached"]
-        for row in values(
-            catalog, "SELECT max(reached) AS reached FROM assigned GROUP BY split, shard ORDER BY reached"
-        )
-    ]
-    if not ends:
+    shard_ends = query_rows(
+        catalog, "SELECT max(end_cost) AS end_cost FROM ordered GROUP BY split, shard ORDER BY end_cost"
+    )
+    if not shard_ends:
         return []
-    catalog.execute("CREATE TEMP TABLE cuts (begins DOUBLE, task INTEGER)")
-    catalog.executemany("INSERT INTO cuts VALUES (?, ?)", list(zip(cut_tasks(ends, tasks), range(tasks), strict=True)))
+    starts = task_starts([row["end_cost"] for row in shard_ends], tasks)
+    catalog.execute("CREATE TEMP TABLE task_starts (start DOUBLE, task INTEGER)")
+    catalog.executemany("INSERT INTO task_starts VALUES (?, ?)", list(zip(starts, range(tasks), strict=True)))
     catalog.execute("""
-        UPDATE work SET task = shared.task FROM (
-            SELECT path, cuts.task FROM assigned ASOF JOIN cuts ON assigned.reached - assigned.cost / 2 >= cuts.begins
-        ) AS shared WHERE shared.path = work.path""")
-    places = []
+        UPDATE to_decode SET task = assigned.task FROM (
+            SELECT path, task_starts.task FROM ordered
+            ASOF JOIN task_starts ON ordered.end_cost - ordered.cost / 2 >= task_starts.start
+        ) AS assigned WHERE assigned.path = to_decode.path""")
+    urls = []
     for task in range(tasks):
         rows = catalog.sql(
-            f"""SELECT {", ".join(WORK.names)} FROM work WHERE task = ?
-                               ORDER BY split, md5(path)""",
+            f"SELECT {', '.join(TASK_FILES.names)} FROM to_decode WHERE task = ? ORDER BY split, md5(path)",
             params=[task],
         ).to_arrow_table()
         if rows.num_rows:
-            places.append(storage.join(staging, f"work/{task:05d}.parquet"))
-            with storage.open_file(places[-1], "wb") as file:
+            urls.append(storage.join(staging, f"tasks/{task:05d}.parquet"))
+            with storage.open_file(urls[-1], "wb") as file:
                 pq.write_table(rows, file)
-    return places
+    return urls
 
 
-def cut_tasks(shard_ends: list[float], tasks: int) -> list[float]:
-    """Where each task begins, in bytes from the first: at even shares, or where a shard ends within UNEVEN of one from
-    there. ``shard_ends``: where each shard ends, ascending; the last is the sum of all."""
+def task_starts(shard_ends: list[float], tasks: int) -> list[float]:
+    """Where each task starts, in cumulated cost: at an even share, or at a shard's end within MAX_IMBALANCE of it.
+
+    ``shard_ends`` are the cumulated costs at the shards' ends, ascending; the last is the total.
+    """
     share = shard_ends[-1] / tasks
-    begins = [0.0]
+    starts = [0.0]
     for task in range(1, tasks):
-        wanted = task * share
-        after = bisect.bisect(shard_ends, wanted)
-        near = min(shard_ends[max(0, after - 1) : after + 1], key=lambda end: abs(end - wanted))
-        begins.append(float(near) if abs(near - wanted) <= UNEVEN * share else wanted)
-    return begins
+        even = task * share
+        after = bisect.bisect(shard_ends, even)
+        nearest = min(shard_ends[max(0, after - 1) : after + 1], key=lambda end: abs(end - even))
+        starts.append(float(nearest) if abs(nearest - even) <= MAX_IMBALANCE * share else even)
+    return starts

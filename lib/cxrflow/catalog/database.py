@@ -1,4 +1,4 @@
-"""The catalog's database: opened in a task, kept beside what is staged until the next task."""
+"""The catalog's DuckDB database: a task opens it, and it is stored in the staging folder until the next task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -16,26 +17,27 @@ NAME = "catalog.duckdb"
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, hidden BOOLEAN, label VARCHAR,
-    patient_id VARCHAR, given_split VARCHAR);
+    patient_id VARCHAR, requested_split VARCHAR);
 CREATE TABLE IF NOT EXISTS samples (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, sha256 VARCHAR, label VARCHAR,
     patient_id VARCHAR, split VARCHAR, source_height INTEGER, source_width INTEGER, source_format VARCHAR,
-    source_bits INTEGER, note VARCHAR, phash VARCHAR, sample_id BIGINT, shard VARCHAR, "row" INTEGER, fresh BOOLEAN,
-    fixed BOOLEAN);
+    source_bits INTEGER, note VARCHAR, phash VARCHAR, sample_id BIGINT, shard VARCHAR, "row" INTEGER, is_new BOOLEAN,
+    split_fixed BOOLEAN);
 CREATE TABLE IF NOT EXISTS quarantine (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, sha256 VARCHAR, reason VARCHAR,
     detail VARCHAR);
-CREATE TABLE IF NOT EXISTS work (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, label VARCHAR, patient_id VARCHAR,
-    split VARCHAR, fixed BOOLEAN, task INTEGER);
+CREATE TABLE IF NOT EXISTS to_decode (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, label VARCHAR,
+    patient_id VARCHAR, split VARCHAR, split_fixed BOOLEAN, task INTEGER);
 CREATE TABLE IF NOT EXISTS replaced (path VARCHAR, shard VARCHAR, "row" INTEGER);
 """
-"""files: the listing, with labels. samples: the table's rows, then (fresh) those decoded now. work: files to decode.
-replaced: rows of the table's shards that are done anew."""
+"""files: the listing, with labels. samples: rows of the existing table and, with is_new, of this ingest. to_decode: the
+files that this ingest decodes. replaced: rows of the table's shards whose file is decoded again. split_fixed: the
+patient's split comes from the table or from the labels file and must not change."""
 
 
 @contextmanager
 def new_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty catalog, which is put into ``staging`` where the block ends well, so that a task may be tried again.
+    """Create an empty catalog; store it in ``staging`` if the block succeeds, so a retried task starts anew.
 
-    ``memory`` (bytes) is what the database holds before it turns to the disk.
+    ``memory`` is the number of bytes that the database may hold before it spills to disk.
     """
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         with _connect(folder, memory) as connection:
@@ -46,11 +48,11 @@ def new_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection
 
 @contextmanager
 def open_catalog(staging: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A copy of the catalog that lies in ``staging``. What the block does to it is not kept."""
+    """Open a copy of the catalog in ``staging``. Changes are discarded at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         storage.download(storage.join(staging, NAME), str(Path(folder) / NAME))
         with _connect(folder, memory) as connection:
-            connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # the file is thrown away
+            connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # the copy is discarded
             yield connection
 
 
@@ -62,14 +64,16 @@ def _connect(folder: str, memory: int) -> duckdb.DuckDBPyConnection:
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    """Append the rows, whose columns are found by name."""
-    connection.register("arriving", rows)
-    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM arriving")
-    connection.unregister("arriving")
+    """Append the rows; columns are matched by name."""
+    connection.register("new_rows", rows)
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM new_rows")
+    connection.unregister("new_rows")
 
 
-def values(connection: duckdb.DuckDBPyConnection, query: str, parameters: list | None = None) -> list[dict]:
-    """The query's rows."""
-    done = connection.execute(query, parameters or [])
-    names = [column[0] for column in done.description]
-    return [dict(zip(names, row, strict=True)) for row in done.fetchall()]
+def query_rows(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: list | None = None
+) -> list[dict[str, Any]]:
+    """Run the query and return all its rows."""
+    result = connection.execute(query, parameters or [])
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

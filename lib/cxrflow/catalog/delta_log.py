@@ -1,9 +1,10 @@
-"""A table's samples as a Delta table: the same files, with a log of their versions beside them. No Spark, no JVM."""
+"""A table's samples as a Delta table: the same Parquet files and a Delta log. Uses delta-rs, not Spark."""
 
 from __future__ import annotations
 
 import json
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -13,40 +14,44 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest
 from cxrflow.base.schema import SAMPLES
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
 _GENERATION = "cxrflow.generation"
 _SCHEMA = pa.schema([*SAMPLES, pa.field("split", pa.string(), nullable=False)])
 
 
 def is_delta(table: str) -> bool:
+    """Whether the samples have a Delta log."""
     return storage.exists(storage.join(table, "samples/_delta_log"))
 
 
 def check_delta() -> None:
-    """Raise UserError where the package is missing."""
+    """Raise UserError if the package deltalake is not installed."""
     try:
         import deltalake  # noqa: F401
     except ImportError:
         raise UserError(
-            "--delta: expected the package deltalake, which is not installed; pip install 'cxrflow[delta]'"
+            "--delta: expected the package deltalake, found none; run pip install 'cxrflow[delta]'"
         ) from None
 
 
 def write_version(table: str, manifest: Manifest) -> int:
-    """Make the manifest's shards the newest version of the Delta table ``TABLE/samples``; returns its number.
+    """Commit the manifest's shards as the newest version of the Delta table ``TABLE/samples``; returns its number.
 
-    No file is read, written or moved but the log; the first time, the log is made. A version adds the shards that are
-    new and removes those that are gone: Delta allows one action a file.
+    This changes the log only, and creates it if there is none. A version adds the new shards and removes the old ones,
+    with one action per file, as Delta requires.
     """
     from deltalake import CommitProperties, DeltaTable, Schema
     from deltalake.transaction import AddAction, RemoveAction
 
-    place = storage.join(table, "samples")
+    url = storage.join(table, "samples")
     schema = Schema.from_arrow(_SCHEMA)
-    log = DeltaTable.create(place, schema=schema, partition_by=["split"], mode="ignore")
-    sizes, now, active = storage.sizes(place, ".parquet"), int(time.time() * 1000), _active_files(log)
-    new = [shard for shard in manifest.shards if shard.path not in active]
-    gone = active - {shard.path for shard in manifest.shards}
-    actions = [
+    log = DeltaTable.create(url, schema=schema, partition_by=["split"], mode="ignore")
+    sizes, now, active = storage.sizes(url, ".parquet"), int(time.time() * 1000), _active_files(log)
+    added = [shard for shard in manifest.shards if shard.path not in active]
+    removed = active - {shard.path for shard in manifest.shards}
+    actions: list[AddAction | RemoveAction] = [
         AddAction(
             path=shard.path.removeprefix("samples/"),
             size=sizes[storage.join(table, shard.path)],
@@ -55,11 +60,11 @@ def write_version(table: str, manifest: Manifest) -> int:
             data_change=True,
             stats=json.dumps({"numRecords": shard.rows}),
         )
-        for shard in new
+        for shard in added
     ]
     actions += [
         RemoveAction(path=path.removeprefix("samples/"), data_change=True, deletion_timestamp=now)
-        for path in sorted(gone)
+        for path in sorted(removed)
     ]
     if actions:
         log.create_write_transaction(
@@ -69,20 +74,20 @@ def write_version(table: str, manifest: Manifest) -> int:
             partition_by=["split"],
             commit_properties=CommitProperties(custom_metadata={_GENERATION: str(manifest.generation)}),
         )
-    return DeltaTable(place).version()
+    return DeltaTable(url).version()
 
 
-def _active_files(log) -> set[str]:
-    """Paths below the table of the files in the log's newest version."""
+def _active_files(log: DeltaTable) -> set[str]:
+    """Paths, relative to the table's folder, of the files in the log's newest version."""
     return {"samples/" + unquote(uri).rsplit("/samples/", 1)[1] for uri in log.file_uris()}
 
 
 def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> None:
-    """Raise UserError where the Delta table, if there is one, is no longer what the manifest says.
+    """Raise UserError if the Delta table, if there is one, no longer matches the manifest.
 
-    Whoever deletes, merges or optimizes through Delta has other files written. Those are no shards, and the manifest's
-    shards would bring deleted rows back: neither may be trained on in silence. ``may_lag`` accepts a log that an ingest
-    which died did not bring up to date.
+    Deleting, merging or optimizing through Delta writes files that are not shards, and the manifest's shards still
+    contain the deleted rows. Jobs must not use either without a warning. ``may_lag`` accepts a log that is older than
+    the manifest because an ingest died before it updated the log.
     """
     if not is_delta(table):
         return
@@ -97,12 +102,12 @@ def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> No
     written_for = log.history(1)[0].get(_GENERATION)
     if written_for is None:
         raise UserError(
-            f"--table: expected the Delta table as ingest.py wrote it, but version {log.version()} of it has "
-            f"{len(found - named)} other files and lacks {len(named - found)}: it was changed through Delta. Make the "
-            "table anew with jobs/ingest.py --if-exists overwrite --delta, without the images that are not to be in it"
+            f"--table: expected the Delta table as ingest wrote it, got version {log.version()} with "
+            f"{len(found - named)} other files and without {len(named - found)} of the table's: it was changed through "
+            "Delta. Remove the unwanted images from the images folder, then ingest with --if-exists overwrite --delta"
         )
     if not may_lag:
         raise UserError(
-            f"--table: expected the Delta table to be up to date, but its log is of generation {written_for} and the "
-            f"table of generation {manifest.generation}: an ingest died at its end; run it again"
+            f"--table: expected a Delta log of generation {manifest.generation}, like the table, got one of generation "
+            f"{written_for}: an ingest died at its end; run it again"
         )

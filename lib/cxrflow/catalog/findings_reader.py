@@ -1,4 +1,4 @@
-"""What a labels file tells of the findings of its images, line by line."""
+"""Convert the rows of a labels file to label texts of a multi-label table."""
 
 from __future__ import annotations
 
@@ -9,68 +9,73 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_cells, from_text, is_normal, to_text
 
 KEYS = ("path", "patient_id", "split")
-"""Columns of a labels file that are no finding, and neither is label."""
+"""Columns of a labels file that are neither a finding nor the label."""
 
 
 class FindingsReader:
-    """Turns the lines of a labels file into texts (``cxrflow.base.findings``), and knows which findings there are."""
+    """Converts rows of a labels file to label texts (``base.findings``) and collects the names of the findings."""
 
-    def __init__(self, asked: str, kept: list[str]):
-        """``asked``: --findings. ``kept``: the findings of the table that is added to, if there is one."""
-        names = parse_findings(asked)
-        self._asked = None if names is None else [name for name in names if not is_normal(name)]
-        self._kept = kept
-        self._seen: set[str] = set()
+    def __init__(self, requested: str, existing: list[str]):
+        """``requested`` is the value of --findings; ``existing`` are the findings of the table to extend, if any."""
+        names = parse_findings(requested)
+        self._requested = None if names is None else [name for name in names if not is_normal(name)]
+        self._existing = existing
+        self._in_labels: set[str] = set()
         self._columns: list[str] = []
 
-    def as_labels(self, rows: pa.Table) -> pa.Table:
-        """The rows with one text in the column label; null where nothing is known. Raises UserError, with the line's path, for
-        what cannot be understood."""
+    def to_labels(self, rows: pa.Table) -> pa.Table:
+        """The rows with the key columns and one label text each; null if no finding is known.
+
+        Raises UserError, with the row's path, for a value that cannot be read.
+        """
         self._columns = [name for name in rows.column_names if name not in (*KEYS, "label")]
         texts = []
-        for line in rows.to_pylist():
+        for row in rows.to_pylist():
             try:
-                texts.append(self._of_label(line["label"]) if "label" in line else self._of_columns(line))
+                texts.append(self._from_label(row["label"]) if "label" in row else self._from_columns(row))
             except UserError as error:
-                raise UserError(f"--labels: {error}, for {line['path']!r}") from None
+                raise UserError(f"--labels: {error}, for {row['path']!r}") from None
         keys = rows.select([name for name in KEYS if name in rows.column_names])
         return keys.append_column("label", pa.array(texts, pa.string()))
 
-    def _of_label(self, label: str | None) -> str | None:
-        if not (label or "").strip():
+    def _from_label(self, label: str | None) -> str | None:
+        if label is None or not label.strip():
             return None
         present, unknown = from_text(label)
-        self._seen |= present | unknown
-        wanted = present | unknown if self._asked is None else set(self._asked)
-        return to_text(present & wanted, unknown & wanted)
+        self._in_labels |= present | unknown
+        selected = present | unknown if self._requested is None else set(self._requested)
+        return to_text(present & selected, unknown & selected)
 
-    def _of_columns(self, line: dict[str, str | None]) -> str | None:
-        """A finding of the table that the file has no column for is not known."""
-        return from_cells({name: line.get(name) for name in dict.fromkeys([*self._kept, *self._columns])})
+    def _from_columns(self, row: dict[str, str | None]) -> str | None:
+        # A finding of the table without a column in this file is unknown.
+        return from_cells({name: row.get(name) for name in dict.fromkeys([*self._existing, *self._columns])})
 
     def findings(self) -> list[str]:
-        """In the order of the model's outputs: as asked for, as the columns are, or by name. Raises UserError where there is
-        none, where a name that was asked for never came, or one that the table does not know."""
+        """The table's findings in the order of the model's outputs: as requested, as in the columns, or by name.
+
+        Raises UserError if there is none, if a requested one never occurs, or if the table does not have one of them.
+        """
         columns = [name for name in self._columns if not is_normal(name)]
-        found = columns or sorted(self._seen)
-        findings = self._kept or self._asked or found
-        if strange := [name for name in columns if "|" in name or name.startswith("?")]:
+        found = columns or sorted(self._in_labels)
+        findings = self._existing or self._requested or found
+        if invalid := [name for name in columns if "|" in name or name.startswith("?")]:
             raise UserError(
-                f"--labels: expected names of findings without | and without ? in front, got {', '.join(strange)}"
+                "--labels: expected names of findings without | and without a leading ?, got "
+                f"{', '.join(invalid)}; rename these columns"
             )
-        missing = set() if self._kept or columns else set(findings) - self._seen
+        missing = set() if self._existing or columns else set(findings) - self._in_labels
         if missing:
             raise UserError(
-                f"--findings: expected names that the labels file has, which are {', '.join(found) or 'none'}; got "
+                f"--findings: expected names from the labels file, which has {', '.join(found) or 'none'}; got "
                 f"{', '.join(sorted(missing))}"
             )
-        if self._asked is None and (more := set(found) - set(findings)):
+        if self._requested is None and (more := set(found) - set(findings)):
             raise UserError(
-                f"--labels: expected findings that the table has ({', '.join(findings)}), got "
-                f"{', '.join(sorted(more))}, of which its images say nothing; make it anew with --if-exists overwrite"
+                f"--labels: expected the findings of the table ({', '.join(findings)}), got also "
+                f"{', '.join(sorted(more))}, which are unknown for its images; ingest with --if-exists overwrite"
             )
         if not findings:
             raise UserError(
-                "--labels: expected a finding that an image has, found none; does the file say more than No Finding?"
+                "--labels: expected at least one finding, found none; check that the file has more than No Finding"
             )
         return list(findings)

@@ -1,4 +1,4 @@
-"""Which part of a table a sample belongs to: by a column, or by what its path tells."""
+"""Assign samples to subgroups, by a column of the table or by a regular expression on their path."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pandas as pd
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest
 
-MOST = 50
+MAX_GROUPS = 50
 OTHER = "other"
 
 
 def check_subgroups(by: str, manifest: Manifest) -> None:
-    """Raise UserError where ``by`` is neither a column of the table that subgroups can be made of, nor a regular expression."""
+    """Raise UserError unless ``by`` is a column of the table or a regular expression with a group."""
     columns = [name for name in manifest.columns if name != "pixels"]
     if by not in columns and (by.isidentifier() or not re.compile(by).groups):
         raise UserError(
-            f"--subgroups: expected a regular expression with a (group), or one of the table's columns {', '.join(columns)}; "
-            f"got {by!r}"
+            "--subgroups: expected a regular expression with a (group), or one of the table's columns "
+            f"{', '.join(columns)}; got {by!r}"
         )
 
 
 def find_groups(by: str, samples: pd.DataFrame, manifest: Manifest) -> np.ndarray:
-    """text (n,): each sample's group.
+    """The group of each sample, text (n,).
 
-    A column of numbers with more than ten values is cut at its quartiles. A regular expression is searched in the path below
-    the images folder, and its groups make up the name, as for ``--patients``; where it is not found the group is "other".
-    Raises UserError where there are more than MOST groups.
+    A numeric column with more than ten values is divided at its quartiles. A regular expression is searched in the path
+    below the images folder; its groups joined by - are the name, as for ``--patients``. Samples without a match are in
+    the group "other". Raises UserError if there are more than MAX_GROUPS groups.
     """
     if by in samples.columns:
         groups = _of_column(samples[by])
@@ -38,9 +38,10 @@ def find_groups(by: str, samples: pd.DataFrame, manifest: Manifest) -> np.ndarra
             [_of_path(by, path.removeprefix(manifest.config["images"] + "/")) for path in samples["path"]]
         )
     names = np.unique(groups)
-    if len(names) > MOST:
+    if len(names) > MAX_GROUPS:
         raise UserError(
-            f"--subgroups: expected at most {MOST} groups, but {by!r} makes {len(names):,}, such as {', '.join(names[:3])}"
+            f"--subgroups: expected at most {MAX_GROUPS} groups, got {len(names):,} from {by!r}, such as "
+            f"{', '.join(names[:3])}"
         )
     return groups
 
@@ -53,6 +54,10 @@ def _of_path(pattern: str, path: str) -> str:
 def _of_column(column: pd.Series) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().all() and numbers.nunique() > 10:
-        parts = pd.qcut(numbers, 4, duplicates="drop")
-        return np.array([f"{numbers[parts == part].min():g} to {numbers[parts == part].max():g}" for part in parts])
+        quartiles = pd.qcut(numbers, 4, duplicates="drop")
+        names = {
+            quartile: f"{values.min():g} to {values.max():g}"
+            for quartile, values in numbers.groupby(quartiles, observed=True)
+        }
+        return np.array([names[quartile] for quartile in quartiles])
     return column.fillna(OTHER).astype(str).replace("", OTHER).to_numpy(str)

@@ -20,7 +20,7 @@ import duckdb
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.database import values
+from cxrflow.catalog.database import query_rows
 
 EXAMPLES = 10
 """Names shown of rows without a file, of files without a row, and of ambiguous names."""
@@ -102,7 +102,7 @@ def _match_path_ends(catalog: duckdb.DuckDBPyConnection, keys: str, listed: str)
     # Rule 3: the end of the file's path, of as many parts as the row's path has.
     depths = [
         row["depth"]
-        for row in values(
+        for row in query_rows(
             catalog, f"SELECT DISTINCT len(parts) AS depth FROM {keys} ANTI JOIN matches USING (row) ORDER BY depth"
         )
     ]
@@ -120,7 +120,7 @@ def _match_path_ends(catalog: duckdb.DuckDBPyConnection, keys: str, listed: str)
 
 
 def _require_one_file(catalog: duckdb.DuckDBPyConnection) -> None:
-    ambiguous = values(
+    ambiguous = query_rows(
         catalog, f"SELECT key, paths, count(*) OVER () AS names FROM found WHERE len(paths) > 1 LIMIT {EXAMPLES}"
     )
     if ambiguous:
@@ -143,18 +143,18 @@ def _match_unique_names(catalog: duckdb.DuckDBPyConnection) -> None:
 
 
 def _summary(catalog: duckdb.DuckDBPyConnection) -> LabelMatches:
-    missing = values(
+    missing = query_rows(
         catalog,
         f"""SELECT key, count(*) OVER () AS total FROM given ANTI JOIN matches USING (row)
             ORDER BY row LIMIT {EXAMPLES}""",
     )
-    unlabelled = values(
+    unlabelled = query_rows(
         catalog,
         f"""SELECT relative, count(*) OVER () AS total FROM listed ANTI JOIN matches USING (path)
             ORDER BY relative LIMIT {EXAMPLES}""",
     )
     return LabelMatches(
-        rows=values(catalog, "SELECT count(*) AS rows FROM given")[0]["rows"],
+        rows=query_rows(catalog, "SELECT count(*) AS rows FROM given")[0]["rows"],
         rows_without_file=missing[0]["total"] if missing else 0,
         first_rows_without_file=[row["key"] for row in missing],
         files_without_row=unlabelled[0]["total"] if unlabelled else 0,

@@ -25,14 +25,14 @@ from cxrflow.base.config import IngestConfig, parse_bytes, split_fractions, to_d
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
 from cxrflow.base.schema import SAMPLES, spark_ddl
-from cxrflow.catalog.assign import WORK, Assignment, add_files, add_labels, add_table, assign_files, write_work
+from cxrflow.catalog.assign import TASK_FILES, Assignment, add_files, add_labels, add_table, assign_files, write_tasks
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.commit import commit, sweep
 from cxrflow.catalog.database import new_catalog, open_catalog
 from cxrflow.catalog.delta_log import check_delta, check_unchanged, is_delta, write_version
 from cxrflow.catalog.findings_reader import FindingsReader
 from cxrflow.catalog.reconcile import QUARANTINE_FILE, Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
-from cxrflow.catalog.table_summary import describe
+from cxrflow.catalog.table_summary import log_summary
 from cxrflow.images import Recipe, find_decoder
 from cxrflow.spark.compaction import compact_shards
 from cxrflow.spark.credentials import share_credentials
@@ -118,7 +118,7 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     replaced, and the row of one that is gone stays. What belongs to the table is what its manifest names, and that is
     replaced at once at the end; a run that dies before leaves the old table, and the next one does the work.
 
-    Returns files (listed), skipped (hidden ones; null where the file system does not count them), added, replaced, gone;
+    Returns files (listed), skipped (hidden ones; null where the file system does not count them), added, replaced, missing (samples whose file no longer exists);
     samples, quarantined, reasons, counts (by split and label; of several findings where each is present, beside absent and
     unknown), patients (by split), shards of the whole table; audit (see
     ``catalog.audit``), worker_memory (bytes, the most that a Python worker took) and seconds.
@@ -166,14 +166,14 @@ class _Ingest:
             f"{assigned.files:,}",
             assigned.bytes / 1e6,
             self._config.images,
-            "" if assigned.todo == assigned.files else f"; {assigned.todo:,} to decode",
+            "" if assigned.to_decode == assigned.files else f"; {assigned.to_decode:,} to decode",
         )
-        if assigned.gone:
+        if assigned.missing:
             log.warning(
                 "%s samples have no file any more; they stay in the table. Use --if-exists overwrite to make it anew.",
-                f"{assigned.gone:,}",
+                f"{assigned.missing:,}",
             )
-        if assigned.todo == 0:
+        if assigned.to_decode == 0:
             self._write_delta(self._before)
             sweep(self._config.table, self._before, held)
             return _result(self._before, assigned)
@@ -183,7 +183,7 @@ class _Ingest:
         manifest = commit(self._config.table, self._staging, self._manifest(work, reconciled, found, shards), held)
         self._write_delta(manifest)
         sweep(self._config.table, manifest, held)
-        describe(manifest, split_fractions(self._config.split))
+        log_summary(manifest, split_fractions(self._config.split))
         return _result(
             manifest,
             assigned,
@@ -222,7 +222,7 @@ class _Ingest:
             return tasks.flatMap(
                 lambda place: [row for batch in task(_batches([place])) for row in batch.to_pylist()]
             ).collect()
-        files = read_parts(self._spark, work.tasks, WORK)
+        files = read_parts(self._spark, work.tasks, TASK_FILES)
         done: list[dict] = []
         for part in with_contents(self._spark, config.images, files, self._memory // 8):
             done += [row.asDict() for row in part.mapInArrow(task, spark_ddl(DONE)).collect()]
@@ -248,7 +248,7 @@ class _Ingest:
         shards = {storage.join(table, shard.path): shard for shard in (self._before.shards if self._before else [])}
         shards |= {storage.join(staging, shard.path): shard for shard in reconciled.staged}
         changes = [
-            (storage.join(table, shard), row, None) for shard, rows in reconciled.outdated.items() for row in rows
+            (storage.join(table, shard), row, None) for shard, rows in reconciled.replaced_rows.items() for row in rows
         ]
         changes += [(storage.join(staging, shard), row, split) for shard, row, split in reconciled.changes]
         return compact_shards(self._spark, staging, shards, changes, shard_rows, self._config.task)
@@ -309,15 +309,15 @@ def _assign_files(
         add_files(catalog, config, walk(storage.absolute(config.images)) if listing is None else _batches(listing))
         told = None if config.findings is None else FindingsReader(config.findings, before.labels if before else [])
         if labels is not None:
-            add_labels(catalog, config, (pa.Table.from_batches([batch]) for batch in _batches(labels)), told)
+            add_labels(catalog, config, _batches(labels), told)
         if before:
             add_table(catalog, config.table, before)
         assigned = assign_files(catalog, config, before.split_thresholds if before else {})
-        rows = before.shard_rows if before else shard_rows(config, assigned.todo)
+        rows = before.shard_rows if before else shard_rows(config, assigned.to_decode)
         return _Work(
             assigned,
             rows,
-            write_work(catalog, staging, decoding_tasks(assigned, slots), rows),
+            write_tasks(catalog, staging, decoding_tasks(assigned, slots), rows),
             told.findings() if told else None,
         )
 
@@ -335,8 +335,8 @@ def shard_rows(config: IngestConfig, files: int) -> int:
 
 def decoding_tasks(assigned: Assignment, slots: int) -> int:
     """As many as the task slots, or so many times as many that none is too long."""
-    rounds = math.ceil(assigned.todo_bytes / (TASK_BYTES * slots))
-    return max(1, min(assigned.todo, slots * max(1, rounds)))
+    rounds = math.ceil(assigned.bytes_to_decode / (TASK_BYTES * slots))
+    return max(1, min(assigned.to_decode, slots * max(1, rounds)))
 
 
 def _batches(places: list[str]) -> Iterator[pa.RecordBatch]:
@@ -369,7 +369,7 @@ def _result(manifest: Manifest, assigned: Assignment, **new: int) -> dict:
     return {
         "files": assigned.files,
         "skipped": assigned.skipped,
-        "gone": assigned.gone,
+        "missing": assigned.missing,
         "added": 0,
         "replaced": 0,
         "worker_memory": 0,
