@@ -35,7 +35,7 @@ def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
     check_size(height, width, recipe.max_pixels)
     pixels, scaled = to_uint8(gray.pixels, gray.value_range)
     return DecodedImage(
-        RESIZES[recipe.resize](pixels, recipe.height, recipe.width),
+        RESIZES[recipe.resize](pixels, recipe.height, recipe.width, gray.pixel_aspect),
         height,
         width,
         kind,

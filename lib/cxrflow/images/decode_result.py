@@ -46,6 +46,8 @@ class Grayscale:
     """(height, width) of the full image, if ``pixels`` are at a reduced scale."""
     bits: int = 0
     """Bits per sample as stored in the file; 0 means those of the pixels' dtype."""
+    pixel_aspect: float = 1.0
+    """A pixel's height divided by its width. ``resize.pad`` corrects it."""
     note: str = ""
     """What was changed or ignored, such as "first of 12 pages"."""
     verified: bool = False

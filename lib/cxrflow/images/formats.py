@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cxrflow.images.dcm.file_parser import is_dicom
 from cxrflow.images.decode_result import DecodeError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM")
@@ -41,7 +42,9 @@ def sniff(data: bytes) -> str:
     for beginning, name in SIGNATURES.items():
         if data.startswith(beginning):
             return name
-    return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return "DICOM" if is_dicom(data) else ""
 
 
 def unknown_format_error(data: bytes) -> DecodeError:

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 
-def stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 (H, W) to uint8 (height, width) without keeping the aspect ratio.
+def stretch(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Resize uint8 (H, W) to uint8 (height, width) without keeping the aspect ratio; ``pixel_aspect`` has no effect.
 
     Every output pixel averages the area that it covers (triangle filter). Much larger images are first reduced by an
     integer factor to at least twice the target size. That is much faster and changes the result little.
@@ -18,13 +18,15 @@ def stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def pad(pixels: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
     """Resize uint8 (H, W) to uint8 (height, width), keeping the aspect ratio between black borders.
 
-    The image is centred. If the border is odd, it is one pixel wider at the bottom or right.
+    ``pixel_aspect`` is a pixel's height divided by its width. The image is centred. If the border is odd, it is one
+    pixel wider at the bottom or right.
     """
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    inner_height = min(height, max(1, round(pixels.shape[0] * scale)))
+    displayed_height = pixels.shape[0] * pixel_aspect
+    scale = min(height / displayed_height, width / pixels.shape[1])
+    inner_height = min(height, max(1, round(displayed_height * scale)))
     inner_width = min(width, max(1, round(pixels.shape[1] * scale)))
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     canvas = np.zeros((height, width), np.uint8)

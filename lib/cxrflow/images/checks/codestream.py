@@ -1,8 +1,8 @@
-"""Compressed frames inside DICOM: whole, and of the size that the data set declares.
+"""Compressed frames inside DICOM: detect frames that are cut or damaged.
 
-Called before the decoders, some of which fill up what is missing, and some of which trust the frame's own size.
-JPEG with 8 bits and lossless JPEG are also decoded strictly. JPEG 2000 and JPEG-LS have no checksum: values
-overwritten inside them are told only where their decoders stumble, JPEG-LS nearly always, JPEG 2000 hardly ever.
+These checks run before decoding, because some decoders fill up missing data. JPEG of 8 bits and lossless JPEG are also
+decoded strictly. JPEG 2000 and JPEG-LS have no checksum: overwritten values are detected only if the decoder fails,
+which it nearly always does for JPEG-LS and hardly ever for JPEG 2000.
 """
 
 from __future__ import annotations
@@ -15,41 +15,50 @@ from cxrflow.images.decode_result import DecodeError
 
 LOSSLESS = 0xC3
 JPEG_LS = re.compile(rb"\xff[\x80-\xfe]")  # JPEG-LS stuffs bits: after 0xFF comes a byte below 0x80
+CODESTREAM, JP2_BOX = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 
 
-def check_frame(frame: bytes, height: int, width: int) -> None:
-    """Raise if the frame is cut or declares another size. RLE frames have no header to check."""
+def find_jpeg2000(frame: bytes) -> int | None:
+    """Return where the JPEG 2000 codestream begins, also inside a JP2 file; None if there is none."""
+    if frame.startswith(CODESTREAM):
+        return 0
+    if frame.startswith(JP2_BOX) and (start := frame.find(CODESTREAM, 0, 4096)) >= 0:
+        return start
+    return None
+
+
+def check_frame(frame: bytes) -> tuple[int, int]:
+    """Return the (height, width) that a frame states. Raises DecodeError if it is cut or damaged."""
     if frame.startswith(b"\xff\xd8"):
-        found = _check_jpeg(frame)
-    elif (start := frame.find(b"\xff\x4f\xff\x51", 0, 1024)) >= 0:
-        found = _check_jpeg2000(frame[start:])
-    else:
-        raise DecodeError("corrupt", f"a compressed frame that begins with {frame[:4]!r}")
-    if found != (height, width):
-        raise DecodeError("corrupt", f"a frame of {found[1]} x {found[0]} pixels; the file declares {width} x {height}")
+        return _check_jpeg(frame)
+    if (start := find_jpeg2000(frame)) is not None:
+        return _check_jpeg2000(frame[start:])
+    raise DecodeError("corrupt", f"a compressed frame that begins with {frame[:4].hex(' ')}")
 
 
 def _check_jpeg(frame: bytes) -> tuple[int, int]:
     size = None
     for marker, start, _ in jpeg.segments(frame, pattern=JPEG_LS if b"\xff\xf7" in frame[:4096] else jpeg.MARKER):
         if marker in jpeg.PROCESSES or marker == 0xF7:
-            bits, *size = struct.unpack_from(">BHH", frame, start)
+            bits, height, width = struct.unpack_from(">BHH", frame, start)
+            size = height, width
             if marker in jpeg.SUPPORTED and bits == 8:
                 jpeg.check_header(jpeg.read_header(frame), frame)
-                jpeg.check_scan_data(frame)
             elif marker == LOSSLESS:
-                # the codes of the scan do not depend on the depth, and the strict decoder at hand takes 8 bits alone
+                # the codes do not depend on the precision, and the strict decoder supports only 8 bits
                 jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], least=size)
     if size is None:
         raise DecodeError("corrupt", "a JPEG frame without a frame header")
-    return tuple(size)
+    return size
 
 
 def _check_jpeg2000(stream: bytes) -> tuple[int, int]:
+    if len(stream) < 24:
+        raise DecodeError("truncated", "a JPEG 2000 frame that ends early")
     right, bottom, left, top = struct.unpack_from(">IIII", stream, 8)
     position = 2
     while (marker := stream[position : position + 2]) != b"\xff\xd9":
-        if marker == b"\xff\x90":  # a tile part says its own length; 0 means up to the end marker
+        if marker == b"\xff\x90":  # a tile part states its length; 0 means up to the end marker
             length = int.from_bytes(stream[position + 6 : position + 10], "big")
             position = position + length if length else stream.rfind(b"\xff\xd9")
         elif len(marker) == 2 and marker[0] == 0xFF and position + 4 <= len(stream):
@@ -59,3 +68,13 @@ def _check_jpeg2000(stream: bytes) -> tuple[int, int]:
         if position < 0 or position + 2 > len(stream):
             raise DecodeError("truncated", "a JPEG 2000 frame that ends early")
     return bottom - top, right - left
+
+
+def has_color_transform(stream: bytes) -> bool:
+    """Whether a JPEG 2000 codestream uses a multiple component transformation, which decoders undo (to RGB)."""
+    position = 2
+    while position + 4 <= len(stream) and stream[position : position + 2] not in (b"\xff\x90", b"\xff\xd9"):
+        if stream[position : position + 2] == b"\xff\x52":  # COD: the transformation follows progression and layers
+            return stream[position + 8] == 1
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+    return False

@@ -14,6 +14,7 @@ import re
 import struct
 from dataclasses import dataclass
 
+import numpy as np
 import simplejpeg
 
 from cxrflow.images import orientation
@@ -51,6 +52,8 @@ class Header:
     components: tuple[int, ...]
     adobe: bool
     """Whether the file has Adobe's marker. Its CMYK values are then stored inverted."""
+    states_color: bool
+    """Whether the file states how its three components are to be read: by a JFIF or Adobe marker, or by their names."""
     orientation: int
     note: str
     scan: int
@@ -59,12 +62,14 @@ class Header:
 
 def read_header(data: bytes) -> Header:
     """Parse the segments up to the first scan. Takes microseconds for files of any size."""
-    frame, adobe, turn, note = None, False, 1, ""
+    frame, adobe, jfif, turn, note = None, False, False, 1, ""
     for marker, start, end in segments(data):
         if marker in PROCESSES and frame is None:
             frame = marker, data[start:end]
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
             turn, note = orientation.read(data[start:end])
+        elif marker == 0xE0 and data.startswith(b"JFIF\0", start):
+            jfif = True
         elif marker == 0xEE and data.startswith(b"Adobe", start):
             adobe = True
         elif marker == 0xDA:
@@ -75,7 +80,8 @@ def read_header(data: bytes) -> Header:
         raise DecodeError("corrupt", "a scan without a frame header")
     bits, height, width, count = struct.unpack_from(">BHHB", frame[1])
     components = tuple(frame[1][6 + 3 * index] for index in range(count))
-    return Header(height, width, frame[0], bits, components, adobe, turn, note, start)
+    states_color = adobe or jfif or components == tuple(b"RGB")
+    return Header(height, width, frame[0], bits, components, adobe, states_color, turn, note, start)
 
 
 def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):
@@ -145,5 +151,13 @@ def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (
     """Decode strictly and discard the pixels; by default at 1/8, the fastest scale that still reads every code."""
     try:
         simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
+    except ValueError as error:
+        raise to_decode_error(error, data) from None
+
+
+def decode_gray(data: bytes) -> np.ndarray:
+    """Decode strictly to uint8 luma (H, W) at full scale."""
+    try:
+        return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
     except ValueError as error:
         raise to_decode_error(error, data) from None

@@ -1,0 +1,203 @@
+"""Decode one compressed frame. The codec is detected from the frame, not from the transfer syntax.
+
+Each codec reports the precision, sign and colour space that the frame itself states. Frames are checked for damage
+before they are decoded, because some decoders fill up missing data.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxrflow.images.checks import codestream, jpeg
+from cxrflow.images.dcm.elements import Elements
+from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.formats import check_size
+
+if TYPE_CHECKING:
+    from cxrflow.images.dcm.pixel_data import ImageLayout
+
+MISSING = "this DICOM compression needs the package {}: pip install 'cxrflow[dicom]'"
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedFrame:
+    """Values of a frame, with what the frame itself states about them."""
+
+    values: np.ndarray
+    """(H, W) or (H, W, 3)."""
+    bits: int
+    signed: bool = False
+    space: str = "GRAY"
+    """GRAY, LUMA (colour that is converted to luma already), RGB or YBR_FULL."""
+
+
+def find_codec(frame: bytes) -> str | None:
+    """Return the name of the codec whose signature a frame has; None if it is not known."""
+    if frame[:2] == b"\xff\xd8":
+        return _jpeg_kind(frame)
+    if codestream.find_jpeg2000(frame) is not None:
+        return "JPEG 2000"
+    if frame[:2] == b"\xff\x0a" or frame[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
+        return "JPEG XL"
+    if len(frame) >= 64:
+        count, first = struct.unpack_from("<II", frame)
+        offsets = struct.unpack_from("<15I", frame, 4)
+        if 1 <= count <= 15 and first == 64 and all(offset == 0 for offset in offsets[count:]):
+            return "RLE"
+    return None
+
+
+def _jpeg_kind(frame: bytes) -> str:
+    kinds = {0xF7: "JPEG-LS", 0xC3: "JPEG lossless", 0xC0: "JPEG baseline", 0xC2: "JPEG extended"}
+    for marker, _, _ in jpeg.segments(frame):
+        if marker in jpeg.PROCESSES or marker == 0xF7:
+            return kinds.get(marker, "JPEG extended")
+        if marker == 0xDA:
+            break
+    raise DecodeError("corrupt", "a JPEG frame without a frame header")
+
+
+def decode_frame(frame: bytes, codec: str, layout: ImageLayout, elements: Elements, max_pixels: int) -> DecodedFrame:
+    """Check a frame for damage and decode it.
+
+    Raises:
+        DecodeError: the frame is damaged, larger than ``max_pixels``, or its codec is not installed.
+    """
+    if codec not in CODECS:
+        raise DecodeError("unsupported", f"{codec} in DICOM; expected one of {', '.join(CODECS)}")
+    if codec != "RLE":
+        check_size(*codestream.check_frame(frame), max_pixels)
+    try:
+        return CODECS[codec](frame, layout, elements)
+    except (DecodeError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except ImportError as error:
+        raise DecodeError("unsupported", MISSING.format(error.name)) from error
+    except BaseException as error:  # panics of decoders in Rust are not Exceptions
+        raise DecodeError("corrupt", f"the {codec} data of the image are damaged") from error
+
+
+def _decode_dct(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    """JPEG baseline, extended and progressive."""
+    header = jpeg.read_header(frame)
+    if header.bits != 8:
+        return _decode_gdcm(frame, layout, elements)
+    if len(header.components) == 1:
+        return DecodedFrame(values=jpeg.decode_gray(frame), bits=8)
+    if len(header.components) != 3:
+        raise DecodeError("unsupported", f"JPEG with {len(header.components)} colour components in DICOM")
+    if not header.states_color:
+        # Adobe's marker tells the decoder how to read the components: 0 for RGB, 1 for YCbCr
+        transform = 0 if layout.photometric == "RGB" else 1
+        frame = frame[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0" + bytes([transform]) + frame[2:]
+    if layout.samples == 1:
+        elements.note("grey declared, but the image is in colour; converted to luma")
+    return DecodedFrame(values=jpeg.decode_gray(frame), bits=8, space="LUMA")
+
+
+def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    """JPEG lossless of up to 16 bits, and JPEG extended of 12 bits."""
+    import gdcm
+
+    header = jpeg.read_header(frame)
+    samples = len(header.components)
+    allocated = 8 if header.bits <= 8 else 16
+    pixel_format = gdcm.PixelFormat(samples, allocated, header.bits, header.bits - 1, 0)
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((header.width, header.height, 1))
+    image.SetDataElement(element)
+    kind = gdcm.PhotometricInterpretation.MONOCHROME2 if samples == 1 else gdcm.PhotometricInterpretation.RGB
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14))
+    image.SetPixelFormat(pixel_format)
+    buffer = image.GetBuffer().encode("utf-8", errors="surrogateescape")
+    count = header.height * header.width * samples
+    if len(buffer) < count * allocated // 8:
+        raise DecodeError("corrupt", "the JPEG data of the image are damaged")
+    values = np.frombuffer(buffer, f"<u{allocated // 8}", count)
+    return _with_shape(values, header.height, header.width, samples, header.bits, _space(layout, samples))
+
+
+def _decode_jpeg_ls(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    import jpeg_ls
+
+    buffer, info = jpeg_ls.decode_pixel_data(frame)
+    bits, samples = info["bits_per_sample"], info["components"]
+    height, width = info["height"], info["width"]
+    values = np.frombuffer(bytes(buffer), np.uint8 if bits <= 8 else "<u2")
+    if samples > 1 and info["interleave_mode"] == 0:
+        values = values.reshape(samples, height, width).transpose(1, 2, 0).ravel()
+    return _with_shape(values, height, width, samples, bits, _space(layout, samples))
+
+
+def _decode_jpeg2000(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    import openjpeg
+
+    frame = frame[codestream.find_jpeg2000(frame) :]
+    header = openjpeg.get_parameters(frame)
+    values = openjpeg.decode(frame)
+    samples = header["samples_per_pixel"]
+    space = "RGB" if codestream.has_color_transform(frame) else _space(layout, samples)
+    found = _with_shape(values, values.shape[0], values.shape[1], samples, header["precision"], space)
+    return DecodedFrame(values=found.values, bits=found.bits, signed=bool(header["is_signed"]), space=found.space)
+
+
+def _decode_rle(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    from rle.rle import decode_frame as decode_rle
+
+    check_size(layout.height, layout.width, 2**62)
+    segments = struct.unpack_from("<I", frame)[0]
+    if segments % layout.samples:
+        raise DecodeError("corrupt", f"{segments} RLE segments for {layout.samples} colour components")
+    allocated = 8 * segments // layout.samples
+    if allocated not in (8, 16, 32, 64):
+        raise DecodeError("unsupported", f"RLE with {allocated} bits per value; expected 8, 16, 32 or 64")
+    if allocated != layout.allocated:
+        elements.note(f"{layout.allocated} bits allocated declared, the RLE image has {allocated}")
+    try:
+        buffer = decode_rle(frame, layout.height * layout.width, allocated, "<")
+    except ValueError as error:
+        raise DecodeError("corrupt", "the RLE data are damaged, or do not fit the declared size") from error
+    values = np.frombuffer(bytes(buffer), f"<u{allocated // 8}")
+    if layout.samples > 1:
+        values = values.reshape(layout.samples, layout.height, layout.width).transpose(1, 2, 0).ravel()
+    return _with_shape(
+        values, layout.height, layout.width, layout.samples, allocated, layout.photometric.replace("_422", "")
+    )
+
+
+CODECS: dict[str, Callable[[bytes, ImageLayout, Elements], DecodedFrame]] = {
+    "JPEG baseline": _decode_dct,
+    "JPEG extended": _decode_dct,
+    "JPEG lossless": _decode_gdcm,
+    "JPEG-LS": _decode_jpeg_ls,
+    "JPEG 2000": _decode_jpeg2000,
+    "RLE": _decode_rle,
+}
+
+
+def _space(layout: ImageLayout, samples: int) -> str:
+    """Colour space of a frame that does not state it: the data set's, if it has as many components."""
+    if samples == 1:
+        return "GRAY"
+    return layout.photometric if layout.samples == samples and layout.photometric.startswith("YBR_FULL") else "RGB"
+
+
+def _with_shape(values: np.ndarray, height: int, width: int, samples: int, bits: int, space: str) -> DecodedFrame:
+    if samples not in (1, 3):
+        raise DecodeError("unsupported", f"{samples} colour components in DICOM; expected 1 or 3")
+    values = values.reshape((height, width) if samples == 1 else (height, width, samples))
+    return DecodedFrame(values=values, bits=bits, space="GRAY" if samples == 1 else space.replace("_422", ""))
