@@ -46,7 +46,8 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
                 jpeg.check_header(jpeg.read_header(frame), frame)
             elif marker == LOSSLESS:
                 # the codes do not depend on the precision, and the strict decoder supports only 8 bits
-                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], least=size)
+                color = "GRAY" if frame[start + 5] == 1 else "RGB"
+                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], color, least=size)
     if size is None:
         raise DecodeError("corrupt", "a JPEG frame without a frame header")
     return size

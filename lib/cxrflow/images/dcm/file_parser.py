@@ -85,7 +85,7 @@ def parse_file(data: bytes) -> DicomFile:
     content = data[position:]
     if len(content) < 8:
         raise DecodeError("truncated", "the file ends after its DICOM header")
-    if syntax == DEFLATED or (detect_encoding(content, 0) is None and not syntax):
+    if syntax == DEFLATED or detect_encoding(content, 0) is None:
         content = _inflate(content, notes, syntax)
     encoding = _choose_encoding(content, syntax, notes)
     dataset, ends_early = _read_dataset(content, encoding)
@@ -101,15 +101,17 @@ def detect_encoding(data: bytes, position: int) -> str | None:
 
 
 def _choose_encoding(content: bytes, syntax: str, notes: list[str]) -> str:
-    declared = ENCODINGS.get(syntax, EXPLICIT) if syntax else None
+    counts = {encoding: _count_elements(content, 0, encoding) for encoding in (EXPLICIT, IMPLICIT, BIG_ENDIAN)}
     detected = detect_encoding(content, 0)
-    if declared and (detected is None or _count_elements(content, 0, declared) >= 3):
-        if detected is None and _count_elements(content, 0, declared) == 0:
-            raise DecodeError("corrupt", f"the data set is not {declared}, which the file header states")
+    if not syntax:
+        best = detected or max(counts, key=lambda encoding: counts[encoding])
+        if counts[best] == 0:
+            raise DecodeError("corrupt", "no DICOM encoding fits the data set, and the file does not state one")
+        return best
+    declared = ENCODINGS.get(syntax, EXPLICIT)
+    if detected is None or counts[declared] >= 3:
         return declared
-    if detected is None:
-        raise DecodeError("corrupt", "no DICOM encoding fits the data set, and the file does not state one")
-    if declared:
+    if detected != declared:
         notes.append(f"stored as {detected}, although the file header states {declared}")
     return detected
 
@@ -183,13 +185,15 @@ def _read_dataset(content: bytes, encoding: str) -> tuple[Dataset, bool]:
 
 
 def _inflate(content: bytes, notes: list[str], syntax: str) -> bytes:
+    """Inflate a deflated data set. Content that is not deflated is returned as it is, unless the syntax states it."""
+    declared = syntax == DEFLATED
     for window in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
         stream = zlib.decompressobj(window)
         try:
             inflated = stream.decompress(content, MAX_INFLATED)
         except zlib.error:
             continue
-        if not syntax and detect_encoding(inflated, 0) is None:
+        if detect_encoding(inflated, 0) is None:
             continue
         if stream.unconsumed_tail:
             raise DecodeError("too_large", "the deflated data set is larger than 2 GB")
@@ -197,15 +201,22 @@ def _inflate(content: bytes, notes: list[str], syntax: str) -> bytes:
             raise DecodeError("truncated", "the deflated data set ends early")
         if window > 0:
             notes.append("deflated with a zlib header")
-        if not syntax:
-            notes.append("data set is deflated, although the file does not say so")
+        if not declared:
+            notes.append("the data set is deflated, although the file header does not say so")
         return inflated
-    if detect_encoding(content, 0):
-        notes.append("data set is not deflated, although the file header says so")
+    if not declared:
         return content
-    raise DecodeError(
-        "corrupt", "the deflated data set is damaged" if syntax else "no DICOM encoding fits the data set"
-    )
+    if detect_encoding(content, 0):
+        notes.append("the data set is not deflated, although the file header says so")
+        return content
+    raise DecodeError("truncated" if _starts_deflated(content) else "corrupt", "the deflated data set is damaged")
+
+
+def _starts_deflated(content: bytes) -> bool:
+    try:
+        return not zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, 1 << 16) or len(content) < 64
+    except zlib.error:
+        return False
 
 
 def _uid(meta: Dataset | None, tag: int) -> str:

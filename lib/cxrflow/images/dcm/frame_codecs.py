@@ -72,7 +72,11 @@ def decode_frame(frame: bytes, codec: str, layout: ImageLayout, elements: Elemen
     if codec not in CODECS:
         raise DecodeError("unsupported", f"{codec} in DICOM; expected one of {', '.join(CODECS)}")
     if codec != "RLE":
-        check_size(*codestream.check_frame(frame), max_pixels)
+        height, width = codestream.check_frame(frame)
+        if layout.height and layout.width and (height, width) != (layout.height, layout.width):
+            message = f"a frame of {width} x {height} pixels; the file declares {layout.width} x {layout.height}"
+            raise DecodeError("corrupt", message)
+        check_size(height, width, max_pixels)
     try:
         return CODECS[codec](frame, layout, elements)
     except (DecodeError, MemoryError, KeyboardInterrupt, SystemExit):

@@ -109,6 +109,8 @@ def read_pixels(file: DicomFile, elements: Elements, max_pixels: int) -> tuple[S
     if encapsulated:
         return _read_compressed(file, elements, split_fragments(data), max_pixels)
     layout = read_layout(elements, keyword, len(data))
+    if layout.height < 1 or layout.width < 1:
+        raise DecodeError("corrupt", "the data set does not state the height and width of its image")
     check_size(layout.height, layout.width, max_pixels)
     if file.syntax not in NATIVE:
         codec = frame_codecs.find_codec(data)
@@ -343,12 +345,6 @@ def _read_compressed(
         elements.note(f"pixels are {codec}, although the file header states {stated or 'no compression'}")
     check_size(max(1, layout.height), max(1, layout.width), max_pixels)
     decoded = frame_codecs.decode_frame(frame, codec, layout, elements, max_pixels)
-    found = decoded.values.shape[:2]
-    if layout.height and layout.width and found != (layout.height, layout.width):
-        raise DecodeError(
-            "corrupt",
-            f"a frame of {found[1]} x {found[0]} pixels; the file declares {layout.width} x {layout.height}",
-        )
     return _reconcile(decoded, layout, elements), layout.frames
 
 

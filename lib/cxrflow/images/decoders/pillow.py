@@ -2,8 +2,8 @@
 
 It reads JPEG, PNG, TIFF, BMP, GIF and WebP, and DICOM through pydicom. Colour is converted to luma (ITU-R BT.601:
 0.299 R + 0.587 G + 0.114 B), transparent images are composed on black, and the EXIF orientation is applied. Files of
-several pages or frames give the first. Colour profiles, gamma and the pixel aspect ratio are ignored. RGB of 16 bits
-per sample is cut to its upper 8 bits, as Pillow does; grey of more than 8 bits follows ``cxrflow.images.bit_depth``.
+several pages or frames give the first. Colour profiles, gamma and the pixel aspect ratio are ignored. More than 8 bits
+per sample follow ``cxrflow.images.bit_depth``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cxrflow.images.bit_depth import finite_range, infer_range
 from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
 from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import dicom
+from cxrflow.images.deep_color import is_deep_color, read_luma
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
 from cxrflow.images.recipe import MAX_PIXELS
 
@@ -50,6 +51,7 @@ STRUCTURE = {
 }
 
 PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLE_FORMAT = 262, 258, 339
+SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES = 277, 284, 338
 INVERTED = "MINISWHITE inverted"
 
 # Pillow's own limit would come before ``--max-pixels``, with a less helpful message.
@@ -83,9 +85,13 @@ def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
         header = jpeg.read_header(data)
         check_size(header.height, header.width, max_pixels)
         jpeg.check_header(header, data)
-    image = _open_tiff(data) if kind == "TIFF" else OPENERS[kind](io.BytesIO(data))
+    image = _open(data, kind)
     check_size(image.height, image.width, max_pixels)
     return image
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    return _open_tiff(data) if kind == "TIFF" else OPENERS[kind](io.BytesIO(data))
 
 
 def _open_tiff(data: bytes) -> Image.Image:
@@ -95,7 +101,22 @@ def _open_tiff(data: bytes) -> Image.Image:
     """
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("error")
-        return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+        return _Tiff(io.BytesIO(data))
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """Reads grey with alpha of 16 bits, which Pillow does not know, as four channels of 8 bits."""
+
+    def _setup(self) -> None:
+        tags = self.tag_v2
+        gray_alpha = tags.get(BITS_PER_SAMPLE) == (16, 16) and tags.get(PHOTOMETRIC) == 1
+        if gray_alpha and tags.get(tiff.COMPRESSION, 1) == 1 and tags.get(PLANAR, 1) == 1:
+            tags[BITS_PER_SAMPLE], tags[SAMPLES_PER_PIXEL] = (8, 8, 8, 8), 4
+            tags[PHOTOMETRIC], tags[EXTRA_SAMPLES] = 2, (2,)
+            super()._setup()
+            tags[BITS_PER_SAMPLE], self._mode = (16, 16), "LA"
+        else:
+            super()._setup()
 
 
 def check_content(image: Image.Image, data: bytes) -> None:
@@ -149,8 +170,12 @@ def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
     pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
     bits = bits_per_sample(image, data)
-    image.load()
-    pixels, value_range, inverted = to_grayscale(image, bits)
+    if is_deep_color(image, bits):
+        value_range: tuple[float, float] | None
+        pixels, value_range, inverted = read_luma(lambda: _open(data, image.format))
+    else:
+        image.load()
+        pixels, value_range, inverted = to_grayscale(image, bits)
     turn, broken = (1, "") if image.format == "TIFF" else orientation.read(image.info.get("exif", b""))
     return Grayscale(
         pixels=orientation.apply(pixels, turn),
@@ -202,8 +227,6 @@ def _luma(image: Image.Image, bits: int) -> np.ndarray:
         # Pillow expands pixels of 1, 2 and 4 bits to 8 bits, but the key only for 1 bit (since Pillow 12)
         level = 255 * bool(key) if image.mode == "1" else key * (255 // (2**bits - 1))
         return np.where(gray == level, 0, gray).astype(np.uint8)
-    if isinstance(key, tuple) and bits == 16:
-        raise DecodeError("unsupported", "16-bit colour with a transparent colour")
     if image.mode in ("La", "RGBa"):  # premultiplied values already equal the composition on black
         image = Image.merge("L" if image.mode == "La" else "RGB", image.split()[:-1])
     if image.mode in ("LA", "PA", "RGBA") or key is not None:
