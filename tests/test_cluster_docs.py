@@ -1,7 +1,8 @@
-"""The command lines for Kubernetes and YARN, held to Spark's own register of settings and to the jobs' parsers."""
+"""The commands for Kubernetes and YARN in docs/cluster.md: Spark knows the settings, and the jobs parse the flags."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,12 +14,12 @@ from cxrflow.base.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
-# Their objects register their settings when they are loaded.
+# Objects of Spark, by section of the page. They register their settings when they are loaded.
 REGISTERS = {
-    "kubernetes.md": "org.apache.spark.deploy.k8s.Config$",
-    "yarn.md": "org.apache.spark.deploy.yarn.config.package$",
+    "Kubernetes": "org.apache.spark.deploy.k8s.Config$",
+    "YARN": "org.apache.spark.deploy.yarn.config.package$",
 }
-# Whose names a user makes; and one that Spark reads by its name, without an entry for it.
+# Settings whose names contain the user's own names, and one that Spark reads without registering it.
 FAMILIES = (
     r"spark\.local\.dir",
     r"spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(options\.claimName|mount\.path)",
@@ -27,14 +28,19 @@ FAMILIES = (
 )
 
 
+def section(title: str) -> str:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    return re.search(rf"^## {title}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+
+
 def entry_of(spark, name: str):
     return spark._jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(name)
 
 
-@pytest.mark.parametrize("page", REGISTERS)
-def test_spark_knows_every_setting_and_takes_its_value(spark, page):
-    spark._jvm.java.lang.Class.forName(REGISTERS[page])
-    text = (CLUSTER / page).read_text()
+@pytest.mark.parametrize("title", REGISTERS)
+def test_spark_knows_every_setting_and_takes_its_value(spark, title):
+    spark._jvm.java.lang.Class.forName(REGISTERS[title])
+    text = section(title)
     named = set(re.findall(r"spark\.[A-Za-z][\w.]*\w", re.sub(r"local:///\S+", "", text)))
     named = {name for name in named if not any(re.fullmatch(form, name) for form in FAMILIES)}
     assert {name for name in named if entry_of(spark, name) is None} == set()
@@ -42,16 +48,16 @@ def test_spark_knows_every_setting_and_takes_its_value(spark, page):
     for name, value in re.findall(r"--conf (spark\.[\w.]+)=(\S+)", text):
         if (entry := entry_of(spark, name)) is not None:
             conf.set(name, value)
-            conf.get(entry)  # raises where the value is none
+            conf.get(entry)  # raises an error for a wrong value
 
 
-@pytest.mark.parametrize("page", REGISTERS)
-def test_the_job_parses_its_flags(page):
-    command = re.search(r"^spark-submit (?:.*\\\n)*.*", (CLUSTER / page).read_text(), re.MULTILINE)[0]
+@pytest.mark.parametrize("title", REGISTERS)
+def test_the_job_parses_its_flags(title):
+    command = re.search(r"^spark-submit (?:.*\\\n)*.*", section(title), re.MULTILINE)[0]
     words = shlex.split(command.replace("\\\n", " "))
     job = next(number for number, word in enumerate(words) if word.endswith("jobs/train.py"))
     parsed = tyro.cli(TrainConfig, args=words[job + 1 :])
-    conf = dict(setting.split("=") for flag, setting in zip(words, words[1:], strict=False) if flag == "--conf")
+    conf = dict(setting.split("=") for flag, setting in itertools.pairwise(words) if flag == "--conf")
     slots = int(conf["spark.executor.instances"]) * int(conf["spark.executor.cores"]) // int(conf["spark.task.cpus"])
     assert (parsed.launcher, parsed.workers) == ("torch", slots)
 

@@ -1,0 +1,129 @@
+"""README and docs against the code: links, anchors, flags and files that they name exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cxrflow.base import config
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lib" / "cxrflow"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+JOBS = ("ingest", "train", "evaluate", "predict", "report", "demo")
+# Flags of spark-submit, docker, kubectl and Databricks in the pages' commands.
+OTHER_PROGRAMS = {
+    "--archives", "--clusterrole", "--conf", "--deploy-mode", "--file", "--help", "--logdir", "--master", "--name",
+    "--packages", "--params", "--py-files", "--serviceaccount", "--tag", "--target", "--total-executor-cores",
+}  # fmt: skip
+
+
+def is_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes for a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def flags_of(config_type: type) -> set[str]:
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(config_type)}
+    switches = {field.name.replace("_", "-") for field in dataclasses.fields(config_type) if field.type == "bool"}
+    return {f"--{name}" for name in names} | {f"--no-{name}" for name in switches}
+
+
+JOB_FLAGS = {job: flags_of(getattr(config, f"{job.capitalize()}Config")) for job in JOBS}
+SCRIPT_FLAGS = {
+    flag
+    for file in [*(ROOT / "cluster").glob("*.sh"), *(ROOT / "tests" / "benchmarks").glob("*.py")]
+    for flag in re.findall(r"--[a-z][a-z-]+", file.read_text())
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=is_id)
+def test_relative_links_and_anchors_exist(page):
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_file() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=is_id)
+def test_every_flag_exists(page):
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
+    assert named - set().union(*JOB_FLAGS.values()) - SCRIPT_FLAGS - OTHER_PROGRAMS == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=is_id)
+def test_each_command_has_flags_of_its_job(page):
+    names = "|".join(JOBS)
+    commands = re.findall(rf"(?:jobs/({names})\.py|\bcxrflow ({names})\b)((?:.*\\\n)*.*)", page.read_text())
+    for file, command, arguments in commands:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", arguments.partition("`")[0]))
+        assert named <= JOB_FLAGS[file or command] | {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=is_id)
+def test_every_file_in_code_marks_exists(page):
+    """Paths below the repository, or below the package, such as ``training/fit.py``."""
+    roots = (ROOT, PACKAGE, ROOT / "tests" / "benchmarks")
+    made = ("/", "build/", "checkpoints/", "tensorboard/", "applications/", "TABLE/", "RUN/", "tests/test_X.py")
+    names = re.findall(r"`([\w./-]+/[\w./-]*)`", page.read_text())
+    paths = [name for name in names if re.search(r"\.\w+$|/$", name) and not name.startswith(made)]
+    missing = [path for path in paths if not any((root / path).exists() for root in roots)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=is_id)
+def test_every_make_target_exists(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^|&& )make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=is_id)
+def test_names_that_python_examples_import_exist(page):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        imports = [line for line in block.splitlines() if line.startswith(("from cxrflow", "import cxrflow"))]
+        assert imports
+        exec("\n".join(imports), {})
+
+
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+
+
+def test_every_page_is_reachable_from_the_readme():
+    reached, queue = set(), [ROOT / "README.md"]
+    while queue:
+        page = queue.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)\s#:]+\.md)[^)]*\)", page.read_text())
+        queue.extend((page.parent / link).resolve() for link in links)
+    assert reached == set(PAGES)
+
+
+def test_every_picture_is_shown():
+    pictures = subprocess.run(
+        ["git", "ls-files", "docs/*.png"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert [picture for picture in pictures if Path(picture).name not in text] == []
