@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cxrflow.distributed.connection import Listener
-from cxrflow.distributed.messages import Progress
+from cxrflow.distributed.messages import Failure, Progress
 from cxrflow.distributed.timeouts import Timeouts
 from cxrflow.launch.monitor import Monitor
 
@@ -104,6 +104,14 @@ def test_an_error_is_reported_with_the_last_lines(monitored):
         False,
     )
     assert process.wait(20) == 1 and "Traceback" in process.stderr.read()
+
+
+def test_a_user_error_is_reported_as_a_message_for_the_user(monitored):
+    monitor, _, _ = monitored(
+        "    from cxrflow.base.errors import UserError\n    raise UserError('--table: no such folder')"
+    )
+    (failed,) = wait_for(monitor.failed_workers)
+    assert failed.failure == Failure(reason="--table: no such folder", expected=True, bad_input=True)
 
 
 def test_an_error_in_a_collective_operation_shows_no_stack_trace(monitored):

@@ -9,8 +9,10 @@ import pytest
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.manifest import read_manifest
+from cxrflow.distributed.messages import Failure, Progress
 from cxrflow.distributed.timeouts import Timeouts
-from cxrflow.launch.supervisor import read_timeouts, supervise
+from cxrflow.launch.monitor import Loss, WorkerState
+from cxrflow.launch.supervisor import raise_own_failure, read_timeouts, supervise
 from cxrflow.spark.session import settings
 from cxrflow.training.epoch_plan import EpochPlan
 
@@ -87,6 +89,46 @@ def test_the_worker_that_failed_is_named_although_the_launcher_ended_the_other_o
     config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="torch", workers=2)
     with pytest.raises(JobError, match=r"ValueError: no such thing \(worker 1 .*in train of epoch 1 at step 3"):
         run(spark, config, fail_alone)
+
+
+BUG = Failure(reason="ValueError: no")
+COLLECTIVE = Failure(reason="RuntimeError: gloo", collective=True)
+USER = Failure(reason="--table: none", expected=True, bad_input=True)
+JOB = Failure(reason="disk full", expected=True)
+
+
+def failed(failure, at=100.0):
+    progress = Progress(phase="train", epoch=1, step=3)
+    return WorkerState(1, "host", 7, progress=progress, finished=True, failure=failure, ended_at=at)
+
+
+def lost(at, **how):
+    return Loss(WorkerState(0, disconnected=True, ended_at=at), "killed", **how)
+
+
+@pytest.mark.parametrize(
+    ("workers", "losses", "raised"),
+    [
+        ([], [], None),
+        ([failed(BUG)], [], JobError),
+        ([failed(COLLECTIVE)], [], None),  # another worker is to blame
+        ([failed(COLLECTIVE), failed(USER)], [], UserError),
+        ([failed(USER)], [lost(at=90)], UserError),  # a message for the user counts in any case
+        ([failed(JOB)], [lost(at=90)], JobError),
+        ([failed(BUG)], [lost(at=90)], None),  # the loss came first, so it may have caused the failure
+        ([failed(BUG)], [lost(at=100.4)], None),  # within the time that reports take
+        ([failed(BUG)], [lost(at=101)], JobError),  # the launcher ended the other worker
+        ([failed(BUG)], [lost(at=101), lost(at=90)], None),
+        ([failed(BUG)], [lost(at=101, hung=True)], None),
+        ([failed(BUG)], [lost(at=101, unreachable=True)], None),
+    ],
+)
+def test_which_failure_ends_the_training(workers, losses, raised):
+    if raised is None:
+        raise_own_failure(workers, losses, Timeouts())
+        return
+    with pytest.raises(raised, match=r"\(worker 1 \(process 7 on host\), in train of epoch 1 at step 3\)$"):
+        raise_own_failure(workers, losses, Timeouts())
 
 
 @pytest.mark.spark

@@ -153,7 +153,7 @@ def _run_attempt(
         finally:
             unreachable = any(loss.unreachable for loss in losses)
             launch.end(monitor, timeouts, timeouts.settle_seconds if unreachable else timeouts.launcher_end_seconds)
-        _raise_own_failure(failed, losses, timeouts)
+        raise_own_failure(failed, losses, timeouts)
         if signals.stop_requested() and not losses:
             raise signals.stopped_without_checkpoint("it took too long, or a second signal came")
         raise _workers_lost(losses, failed, monitor, launch.error)
@@ -224,7 +224,7 @@ def _wait_for_end_or_loss(
     return []
 
 
-def _raise_own_failure(failed: list[WorkerState], losses: list[Loss], timeouts: Timeouts) -> None:
+def raise_own_failure(failed: list[WorkerState], losses: list[Loss], timeouts: Timeouts) -> None:
     """Raise UserError or JobError if a worker failed for a reason of its own.
 
     A worker may also fail because another one ended, so an unexpected exception counts only if it came before every
