@@ -117,7 +117,7 @@ def test_a_shard_is_read_in_one_request(server, remote_table):
     assert sum(len(batch.sample_ids) for batch in feed.epoch()) == feed.plan().samples
     assert sorted(server.requests[before:]) == sorted(
         ("GET", "/" + storage.join(remote_table, feed.shards[shard].path).removeprefix("s3://"))
-        for shard in feed.plan().order(0).shards
+        for shard in feed.plan().schedule(0).shards
     )
 
 

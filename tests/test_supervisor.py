@@ -40,7 +40,7 @@ def only_of_rank_1(copy) -> str:
     """The path of a shard that, in the first epoch, worker 1 of 2 reads and worker 0 does not."""
     shards = read_manifest(str(copy)).of_split("train")
     plan = EpochPlan(shard_rows=[shard.rows for shard in shards], workers=2, batch_size=4, seed=0, epoch=0, streams=2)
-    zero, one = (set(plan.order(rank).shards.tolist()) for rank in range(2))
+    zero, one = (set(plan.schedule(rank).shards.tolist()) for rank in range(2))
     return shards[min(one - zero - {0})].path
 
 

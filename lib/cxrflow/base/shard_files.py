@@ -1,4 +1,4 @@
-"""Writing and reading shards: Parquet files of samples with exactly one row group. pyarrow only."""
+"""Write and read shards, the Parquet files of samples with exactly one row group. NumPy and pyarrow only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cxrflow.base.findings import tally
 
 
 def write_shard(folder: str, split: str, table: pa.Table) -> str:
-    """Write ``table`` (schema SAMPLES) as one row group below ``folder``; returns its path there.
+    """Write ``table`` (schema SAMPLES) as one row group and return the file's path relative to ``folder``.
 
-    The name is new each time, so a task that is tried twice never writes over itself: whoever collects the
-    shards decides by name which of them count.
+    Each call makes a new name, so a task that Spark runs twice does not overwrite its own files. The caller decides by
+    name which of the files belong to the table.
     """
     name = f"split={split}/{uuid.uuid4().hex}.parquet"
     with storage.open_file(storage.join(folder, name), "wb") as file:
         others = [name for name in table.column_names if name != "pixels"]
-        # Pixels hardly compress: zstd makes the file an eighth smaller and takes longer than decoding a small JPEG. Nor
-        # do they repeat: a dictionary of them, or their smallest and largest value, would only cost.
+        # Pixels hardly compress: zstd makes the file an eighth smaller but takes longer than decoding a small JPEG.
+        # They do not repeat either, so a dictionary or statistics of them would only take time.
         pq.write_table(
             table,
             file,
@@ -36,20 +36,22 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
 
 
 def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
-    """The shard's rows, or some of their columns."""
-    # Of a remote file, the whole in one request takes no longer than asking three times for its pieces.
+    """The shard's rows, with all columns or the given ones."""
+    # Reading a whole remote file in one request takes no longer than three requests for parts of it.
     with storage.open_file(url) if storage.is_local(url) else io.BytesIO(storage.read_bytes(url)) as file:
         return pq.read_table(file, columns=columns, use_threads=False)
 
 
 def checksum(sample_ids: np.ndarray | int) -> str:
-    """The exclusive or of sample ids (int64, any number of them, or what Spark's bit_xor made of them), as 16
-    hexadecimal digits. The order of the rows does not matter; a row more, less or other changes it."""
+    """The XOR of sample ids (int64, any number), as 16 hexadecimal digits. Also formats the result of Spark's bit_xor.
+
+    The order of the rows does not matter. A missing, additional or different row changes it.
+    """
     return format(int(np.bitwise_xor.reduce(np.asarray(sample_ids, np.int64), axis=None)) & (2**64 - 1), "016x")
 
 
 def count_labels(rows: dict[str, int], task: str) -> dict[str, dict[str, int]]:
-    """The fields of ``manifest.Shard`` that count its rows by label, from ``rows`` by what is in the column label."""
+    """The fields of ``manifest.Shard`` that count rows by label. ``rows``: number of rows by text of the label."""
     if task == "single":
         return {"labels": dict(rows)}
     present, unknown = tally(rows)

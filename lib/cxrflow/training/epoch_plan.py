@@ -1,20 +1,20 @@
 """Which worker feeds which rows in which order: a pure function of the shards, the seed and the epoch.
 
-Letters: N samples in the split, W workers, B images a worker and step, G = W * B the global batch, V virtual
-streams, F samples of the epoch that were fed before (0 but after a resume), T = ceil((N - F) / G) steps.
+Letters: N samples in the split, W workers, B rows of a worker's batch, G = W * B rows of the global batch, V streams,
+F samples of the epoch that were fed before (0 unless a run resumes), T = ceil((N - F) / G) steps.
 
-1. The shards are shuffled and laid end to end: a line of N rows.
-2. The line is dealt to V streams, each a run of consecutive rows: N / V of them, one more for the first N mod V.
-   Every other stream goes backwards, so that the two halves of a shard that a boundary cuts are fed at the same time.
-3. In each stream the rows are shuffled within windows of a few shards, so that shuffling needs only a window in
-   memory. The windows of all streams together mix about ``shuffle_rows`` samples from many shards. The streams'
-   first windows have different lengths, so that the streams do not all start a new window at once.
+1. The shards are shuffled and concatenated into one sequence of N rows.
+2. The sequence is cut into V streams of consecutive rows: N / V rows each, and one more for the first N mod V.
+   Odd streams go through their rows backwards. So if a boundary cuts a shard, both halves are fed at the same time.
+3. Each stream is shuffled within windows of a few shards, so that only one window per stream is in memory. The windows
+   of all streams together mix about ``shuffle_rows`` samples from many shards. The first windows of the streams have
+   different lengths, so that the streams do not all begin a new window at once.
 4. Position p of the epoch's order, 0 <= p < N, is row p div V of stream p mod V.
-5. Step t feeds positions F + t * G up to F + (t + 1) * G; worker w feeds those with p mod W = w.
+5. Step t feeds positions F + t * G up to F + (t + 1) * G. Worker w feeds those with p mod W = w.
 
-None of the steps 1 to 4 depends on W, B or F: any number of workers with the same global batch sees the same batches,
-and whoever goes on at position F feeds exactly what is missing. Where W divides V, a worker reads only V / W streams
-of its own; where it does not, it reads V / gcd(V, W) streams and shares them with others.
+Steps 1 to 4 do not depend on W, B or F. So the global batches are the same for any number of workers with the same G,
+and a run that resumes at position F feeds exactly the samples that are missing. If W divides V, each worker reads V / W
+streams that no other worker reads. Otherwise it reads V / gcd(V, W) streams and shares them with others.
 """
 
 from __future__ import annotations
@@ -25,47 +25,50 @@ from functools import cached_property
 
 import numpy as np
 
-DEFAULT_STREAMS = 24  # divided by 1, 2, 3, 4, 6, 8, 12 and 24 workers
+DEFAULT_STREAMS = 24  # a multiple of 1, 2, 3, 4, 6, 8, 12 and 24 workers
 
 
 @dataclass(frozen=True)
 class ReadSchedule:
-    """A worker's samples in feeding order, n of them, and the reads that bring them to memory, L of them."""
+    """The n samples of a worker in feeding order, and the L reads that bring their shards to memory."""
 
     shards: np.ndarray
-    """int32 (L,): the shard of each read. A shard is read more than once only where its rows are fed far apart."""
+    """int32 (L,): the shard of each read. A shard is read again only if its rows are fed far apart."""
     first: np.ndarray
-    """int64 (L,), ascending: the place in the order, 0 to n - 1, that needs the read first."""
+    """int64 (L,), ascending: the sample, 0 to n - 1, that needs the read first."""
     last: np.ndarray
-    """int64 (L,): the place that needs it last; its memory is free afterwards."""
+    """int64 (L,): the sample that needs the read last. Its memory is free afterwards."""
     reads: np.ndarray
-    """int32 (n,): the read that holds each sample."""
+    """int32 (n,): the read that contains each sample."""
     rows: np.ndarray
-    """int32 (n,): the sample's row in its shard."""
+    """int32 (n,): each sample's row in its shard."""
 
     def most_held(self, sizes: np.ndarray) -> int:
-        """The largest sum of ``sizes`` (L,), one for each read, that is needed at once: a read is kept from its first
-        need to its last, and those before it come first."""
-        ended = np.argsort(self.last)
-        free = np.concatenate([[0], np.cumsum(sizes[ended])])[np.searchsorted(self.last[ended], self.first)]
-        return int((np.cumsum(sizes) - free).max(initial=0))
+        """The largest sum of the reads' ``sizes`` (L,) that is in memory at once.
+
+        A read is in memory from its first to its last sample. Reads take place in order.
+        """
+        by_last = np.argsort(self.last)
+        freed = np.concatenate([[0], np.cumsum(sizes[by_last])])
+        freed_before = freed[np.searchsorted(self.last[by_last], self.first)]
+        return int((np.cumsum(sizes) - freed_before).max(initial=0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """One epoch of one split. Costs O(shards + N) time and memory for integers only, never for images."""
+    """One epoch of one split. Takes O(shards + N) time and memory, for integers only."""
 
     shard_rows: list[int]
     """Rows of each shard."""
     workers: int
     batch_size: int
-    """B: rows a worker feeds at each step."""
+    """B: rows that a worker feeds at each step."""
     seed: int
     epoch: int
     shuffle: bool = True
-    """Without it, rows keep the order of the table within each stream."""
+    """If False, the rows of each stream keep the order of the table."""
     shuffle_rows: int = 8192
-    """Rows in one window of all streams together; a window is made of whole shards and may be longer."""
+    """Rows in the windows of all streams together. Windows consist of whole slices, so they may be longer than this."""
     streams: int = DEFAULT_STREAMS
     """V."""
     first_sample: int = 0
@@ -90,7 +93,7 @@ class EpochPlan:
         return self.fed_before(step + 1) - self.fed_before(step)
 
     def worker_positions(self, worker: int) -> np.ndarray:
-        """int64 (n,): positions of the epoch's order that a worker feeds."""
+        """int64 (n,): the positions of the epoch's order that a worker feeds."""
         return np.arange(self.first_sample + (worker - self.first_sample) % self.workers, self.samples, self.workers)
 
     def streams_of(self, worker: int) -> range:
@@ -98,66 +101,66 @@ class EpochPlan:
         common = math.gcd(self.streams, self.workers)
         return range(worker % common, self.streams, common)
 
-    def order(self, worker: int) -> ReadSchedule:
-        """What a worker feeds and reads."""
+    def schedule(self, worker: int) -> ReadSchedule:
+        """What a worker feeds, and the reads for it."""
         positions = self.worker_positions(worker)
         offsets = np.zeros(self.streams, np.int64)
-        parts, total, slices = [], 0, 0
+        columns, total, slice_count = [], 0, 0
         for stream in self.streams_of(worker):
-            shards, rows, pieces = self._stream(stream)
-            parts.append((shards, rows, pieces + slices))
+            shards, rows, slices = self._stream(stream)
+            columns.append((shards, rows, slices + slice_count))
             offsets[stream] = total
             total += len(rows)
-            slices += int(pieces.max(initial=-1)) + 1
-        shards, rows, pieces = (np.concatenate(part) for part in zip(*parts, strict=True))
-        places = offsets[positions % self.streams] + positions // self.streams
-        return _with_reads(shards[places], rows[places], pieces[places], slices)
+            slice_count += int(slices.max(initial=-1)) + 1
+        shards, rows, slices = (np.concatenate(column) for column in zip(*columns, strict=True))
+        samples = offsets[positions % self.streams] + positions // self.streams
+        return _schedule_reads(shards[samples], rows[samples], slices[samples], slice_count)
 
     def _stream(self, stream: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shard, row in it, and number of the slice of each of the stream's samples in order; int32, equally long."""
+        """(shard, row in the shard, number of the slice), each int32, of a stream's samples in order."""
         slices = self._slices(stream)
         if not slices:
             return (np.zeros(0, np.int32),) * 3
         lengths = [stop - start for _, start, stop in slices]
         shards = np.repeat(np.array([shard for shard, _, _ in slices], np.int32), lengths)
         rows = np.concatenate([np.arange(start, stop, dtype=np.int32) for _, start, stop in slices])
-        pieces = np.repeat(np.arange(len(slices), dtype=np.int32), lengths)
+        numbers = np.repeat(np.arange(len(slices), dtype=np.int32), lengths)
         if self.shuffle:
-            mixed = self._mix(stream, lengths)
-            shards, rows, pieces = shards[mixed], rows[mixed], pieces[mixed]
-        return shards, rows, pieces
+            shuffled = self._shuffle_windows(stream, lengths)
+            shards, rows, numbers = shards[shuffled], rows[shuffled], numbers[shuffled]
+        return shards, rows, numbers
 
-    def _mix(self, stream: int, lengths: list[int]) -> np.ndarray:
-        """int64: the rows of slices of these lengths, shuffled within windows of whole slices."""
+    def _shuffle_windows(self, stream: int, lengths: list[int]) -> np.ndarray:
+        """int64: the indices of a stream's rows, shuffled within windows of whole slices with these lengths."""
         random = self._random(stream + 1)
         window = max(1, self.shuffle_rows // self.streams)
-        target = window * (stream + 1) // self.streams  # of the first window; see step 3 above
-        mixed, start, rows = [], 0, 0
+        target = window * (stream + 1) // self.streams  # the first windows differ in length; see step 3 above
+        shuffled, start, rows = [], 0, 0
         for number, length in enumerate(lengths):
             rows += length
             if rows >= target or number == len(lengths) - 1:
-                mixed.append(start + random.permutation(rows))
+                shuffled.append(start + random.permutation(rows))
                 start, rows, target = start + rows, 0, window
-        return np.concatenate(mixed)
+        return np.concatenate(shuffled)
 
     def _slices(self, stream: int) -> list[tuple[int, int, int]]:
-        """The stream's run in the line of shuffled shards: (shard, first row, row after the last)."""
-        order, ends = self._line
+        """A stream's consecutive rows by shard: (shard, first row, row after the last)."""
+        order, ends = self._sequence
         short, longer = divmod(self.samples, self.streams)
         start = stream * short + min(stream, longer)
         stop = start + short + (stream < longer)
         if start == stop:
             return []
-        found = []
-        for place in range(np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left") + 1):
-            shard = int(order[place])
-            begin = int(ends[place]) - self.shard_rows[shard]
-            found.append((shard, max(start - begin, 0), min(stop - begin, self.shard_rows[shard])))
-        return found[::-1] if self.shuffle and stream % 2 else found
+        slices = []
+        for index in range(np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop, side="left") + 1):
+            shard = int(order[index])
+            begin = int(ends[index]) - self.shard_rows[shard]
+            slices.append((shard, max(start - begin, 0), min(stop - begin, self.shard_rows[shard])))
+        return slices[::-1] if self.shuffle and stream % 2 else slices
 
     @cached_property
-    def _line(self) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in shuffled order, and where in the line each of them ends."""
+    def _sequence(self) -> tuple[np.ndarray, np.ndarray]:
+        """The shards in shuffled order, and the position after each one's last row in the sequence of all rows."""
         order = np.arange(len(self.shard_rows))
         if self.shuffle:
             order = self._random(0).permutation(len(self.shard_rows))
@@ -167,21 +170,28 @@ class EpochPlan:
         return np.random.default_rng((self.seed, self.epoch, key))
 
 
-def _with_reads(shards: np.ndarray, rows: np.ndarray, pieces: np.ndarray, slices: int) -> ReadSchedule:
-    """The order, with one read for each slice, or for the slices of one shard that are needed at the same time."""
-    places = np.arange(len(pieces))
-    first, last, shard_of = np.full(slices, -1, np.int64), np.zeros(slices, np.int64), np.zeros(slices, np.int32)
-    first[pieces[::-1]], last[pieces], shard_of[pieces] = places[::-1], places, shards
+def _schedule_reads(shards: np.ndarray, rows: np.ndarray, slices: np.ndarray, slice_count: int) -> ReadSchedule:
+    """The schedule of samples in feeding order, given as (shard, row, number of the slice).
+
+    Each slice gets a read. Slices of the same shard share one if they are needed at the same time.
+    """
+    samples = np.arange(len(slices))
+    first, last = np.full(slice_count, -1, np.int64), np.zeros(slice_count, np.int64)
+    shard_of = np.zeros(slice_count, np.int32)
+    first[slices[::-1]], last[slices], shard_of[slices] = samples[::-1], samples, shards
     used = np.flatnonzero(first >= 0)
     used = used[np.argsort(first[used])]
-    read_of, latest, kept = np.zeros(slices, np.int32), {}, []
-    for piece in used:
-        known = latest.get(shard := int(shard_of[piece]))
-        if known is not None and last[kept[known]] >= first[piece]:
-            last[kept[known]] = max(last[kept[known]], last[piece])
-            read_of[piece] = known
+    read_of = np.zeros(slice_count, np.int32)  # the read of each slice
+    read_slices: list[int] = []  # the slice that each read begins with; its last sample becomes the read's
+    latest_read: dict[int, int] = {}  # of each shard
+    for number in used.tolist():
+        shard = int(shard_of[number])
+        read = latest_read.get(shard)
+        if read is not None and last[read_slices[read]] >= first[number]:
+            last[read_slices[read]] = max(last[read_slices[read]], last[number])
         else:
-            latest[shard] = read_of[piece] = len(kept)
-            kept.append(piece)
-    kept = np.array(kept, np.int64)
-    return ReadSchedule(shard_of[kept], first[kept], last[kept], read_of[pieces], rows)
+            read = latest_read[shard] = len(read_slices)
+            read_slices.append(number)
+        read_of[number] = read
+    begins = np.array(read_slices, np.int64)
+    return ReadSchedule(shard_of[begins], first[begins], last[begins], read_of[slices], rows)

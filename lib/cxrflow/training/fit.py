@@ -322,7 +322,7 @@ class _Trainer:
                         self._stopped_at = {"epochs": epoch, "samples": plan.fed_before(step + 1)}
                         return None
                 self._progress.mark("other")
-        return (before + self._mean(total)) / plan.samples, fed.combined(self._worker).close()
+        return (before + self._mean(total)) / plan.samples, fed.combined(self._worker).check()
 
     def _watched(self, batches: Iterable[Batch], phase: str, epoch: int) -> Iterator[Batch]:
         """The same batches, while it is said what this worker does: wait for one, or work on it."""

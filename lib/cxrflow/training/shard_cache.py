@@ -1,7 +1,7 @@
-"""Shards of a remote table on a machine's own disk, shared by its workers and by later runs.
+"""A cache of a remote table's shards on a machine's own disk, shared by its workers and by later runs.
 
-A shard's file never changes under its name, so a copy is good for ever. Below the cache's folder, ``cxrflow/KEY.shard``
-is a shard's content and the CRC-32 of it (4 bytes, big-endian); KEY is made of the table's random id and the shard's URL.
+A shard never changes under its name, so a copy never gets stale. In the cache's folder, ``cxrflow/KEY.shard`` is a
+shard's content followed by its CRC-32 (4 bytes, big-endian). KEY is a hash of the table's id and the shard's URL.
 """
 
 from __future__ import annotations
@@ -20,119 +20,123 @@ import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
-_CRC = 4
+CRC_BYTES = 4
 
 
 class ShardCache:
-    """Keeps up to ``max_bytes`` of shards; safe for any number of threads and processes of one machine.
+    """Stores up to ``max_bytes`` of shards. Safe for any number of threads and processes of one machine.
 
-    Where there is no room, the shards that were longest not used make some, but never one that was used since this
-    training began: every epoch reads every shard once, and a cache that always made room would have thrown most of a
-    larger table away again before its next turn. This one keeps what fits and serves it in every epoch.
+    A full cache evicts the least recently used shards, but none that was used since this cache object was made. Every
+    epoch reads every shard once. If the table is larger than the cache, plain LRU eviction would remove most shards
+    before their next use. This cache stores what fits and serves it in every epoch.
 
-    A disk that is full, read-only or otherwise out of order is warned of once, and does without keeping.
+    If the disk is full, read-only or fails, the cache logs one warning and stores nothing more.
     """
 
     def __init__(self, folder: str, max_bytes: int, table_id: str, fetch: Callable[[str], pa.Buffer]):
-        """``fetch``: reads a shard where it lies, by its URL."""
+        """``fetch`` reads a shard from the table, given its URL."""
         self._folder, self._max_bytes = os.path.join(os.path.abspath(folder), "cxrflow"), max_bytes
         self._table_id, self._fetch = table_id, fetch
-        self._began = time.time()
-        self._keeps, self._warning = True, threading.Lock()
+        self._started = time.time()
+        self._can_store, self._warning_lock = True, threading.Lock()
 
     def fetch(self, url: str) -> pa.Buffer:
-        """The content of a shard, from the disk where a good copy is there. Raises what ``fetch`` raises."""
+        """A shard's content: from the cache if it has an intact copy, otherwise from the table. Raises what the
+        constructor's ``fetch`` raises."""
         key = hashlib.sha256(f"{self._table_id} {url}".encode()).hexdigest()[:32]
         path = os.path.join(self._folder, f"{key}.shard")
-        found = self._read(path)
-        if found is not None:
-            return found
+        copy = self._read(path)
+        if copy is not None:
+            return copy
         content = self._fetch(url)
-        if self._keeps:
+        if self._can_store:
             try:
-                self._keep(path, content)
+                self._store(path, content)
             except OSError as error:
-                self._give_up(error)
+                self._stop_storing(error)
         return content
 
     def _read(self, path: str) -> pa.Buffer | None:
-        """A copy's content; None where there is none, or none that is whole."""
+        """A copy's content, or None if there is no intact copy."""
         try:
             with open(path, "rb") as file:
                 data = pa.py_buffer(file.read())
-        except OSError:  # usually that there is none; if it is the disk, keeping will fail as well, and say so
+        except OSError:  # usually there is no copy; if the disk fails, storing fails as well and logs the reason
             return None
-        content = data[: max(0, data.size - _CRC)]
-        if data.size < _CRC or _crc(content) != data[data.size - _CRC :].to_pybytes():
-            log.warning("%s: the disk did not keep what was written; read again from the table", path)
+        content = data[: max(0, data.size - CRC_BYTES)]
+        if data.size < CRC_BYTES or _crc(content) != data[data.size - CRC_BYTES :].to_pybytes():
+            log.warning("%s: the cached shard is damaged; reading it again from the table", path)
             with suppress(OSError):
                 os.remove(path)
             return None
-        with suppress(OSError):  # of a read-only cache
+        with suppress(OSError):  # the cache may be read-only
             _mark_used(path)
         return content
 
-    def _keep(self, path: str, content: pa.Buffer) -> None:
+    def _store(self, path: str, content: pa.Buffer) -> None:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         with self._locked():
-            if os.path.exists(path) or not self._make_room(content.size + _CRC):
+            if os.path.exists(path) or not self._make_room(content.size + CRC_BYTES):
                 return
-            part = path.removesuffix(".shard") + ".part"
+            temporary = path.removesuffix(".shard") + ".part"
             try:
-                with open(part, "wb") as file:
+                with open(temporary, "wb") as file:
                     file.write(content)
                     file.write(_crc(content))
-                _mark_used(part)
-                os.replace(part, path)
+                _mark_used(temporary)
+                os.replace(temporary, path)
             except BaseException:
                 with suppress(OSError):
-                    os.remove(part)
+                    os.remove(temporary)
                 raise
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One writer at a time on this machine, so that the limit holds. The lock ends with its holder."""
+        """Only one process of this machine writes at a time, so that the size limit is exact. A process that dies
+        releases the lock."""
         with open(os.path.join(self._folder, "lock"), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _make_room(self, size: int) -> bool:
-        """Remove copies until ``size`` bytes more fit; False, and nothing removed, where they cannot."""
+        """Evict copies until ``size`` more bytes fit. Returns False, and evicts nothing, if they cannot fit."""
         copies = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".part"):  # nobody else holds the lock, so its writer died
+                if entry.name.endswith(".part"):  # we hold the lock, so its writer has died
                     os.remove(entry.path)
                 elif entry.name.endswith(".shard"):
                     copies.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-        excess = sum(copy[1] for copy in copies) + size - self._max_bytes
-        going = []
-        for used, freed, path in sorted(copies):
-            if excess <= 0 or used >= self._began:
+        excess = sum(copy_bytes for _, copy_bytes, _ in copies) + size - self._max_bytes
+        evicted = []
+        for last_used, copy_bytes, path in sorted(copies):
+            if excess <= 0 or last_used >= self._started:
                 break
-            going.append(path)
-            excess -= freed
+            evicted.append(path)
+            excess -= copy_bytes
         if excess <= 0:
-            for path in going:
+            for path in evicted:
                 os.remove(path)
         return excess <= 0
 
-    def _give_up(self, error: OSError) -> None:
-        with self._warning:
-            if self._keeps:
-                self._keeps = False
+    def _stop_storing(self, error: OSError) -> None:
+        with self._warning_lock:
+            if self._can_store:
+                self._can_store = False
                 log.warning(
-                    "--cache: %s cannot keep more shards (%s); training goes on without, at the speed of the table's "
-                    "own store",
+                    "--cache: cannot store more shards in %s (%s); training continues and reads the others from the "
+                    "table in every epoch",
                     self._folder,
                     error,
                 )
 
 
 def _mark_used(path: str) -> None:
-    now = time.time()  # not the kernel's own, which is a few milliseconds behind the clock that _began was read from
+    now = (
+        time.time()
+    )  # the kernel's own time stamps are a few milliseconds behind the clock that _started was read from
     os.utime(path, (now, now))
 
 
 def _crc(content: pa.Buffer) -> bytes:
-    return zlib.crc32(content).to_bytes(_CRC, "big")
+    return zlib.crc32(content).to_bytes(CRC_BYTES, "big")

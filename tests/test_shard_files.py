@@ -1,10 +1,12 @@
+"""The checksum of a shard's samples."""
+
 import numpy as np
 
 from cxrflow.base.path_rules import sample_id
 from cxrflow.base.shard_files import checksum
 
 
-def test_checksum_tells_shards_apart_whatever_the_order_of_rows():
+def test_a_checksum_identifies_the_samples_whatever_their_order():
     ids = np.array([sample_id(str(number)) for number in range(100)])
     assert checksum(ids) == checksum(ids[::-1]) and len(checksum(ids)) == 16
     assert checksum(ids) != checksum(ids[1:]) != checksum(ids[:-1])

@@ -1,0 +1,51 @@
+"""The shard reader on Petastorm's ventilator and thread pool."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyarrow as pa
+
+from cxrflow.training import petastorm_patches
+from cxrflow.training.shard_reader import ByteBudget, ReadRequest, read_row_group
+
+
+class PetastormReader:
+    """A ``ShardReader``: Petastorm hands out the reads, runs them on its threads and returns results in order."""
+
+    def __init__(self, request: ReadRequest):
+        self._request = request
+        self._budget = ByteBudget(request.budget)
+        self._reader = petastorm_patches.open_reader(
+            [partial(self._read, read) for read in range(len(request.urls))],
+            request.columns,
+            min(request.threads, len(request.urls)),
+            self._budget.wait_until_closed,
+        )
+
+    def read_next(self) -> pa.Table:
+        """See ``ShardReader``."""
+        result = next(self._reader)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def release(self, read: int) -> None:
+        """See ``ShardReader``."""
+        self._budget.release(self._request.sizes[read])
+
+    def close(self) -> None:
+        """See ``ShardReader``."""
+        self._budget.close()
+        self._reader.stop()
+        self._reader.join()
+
+    def _read(self, read: int) -> pa.Table | Exception | None:
+        """Runs on Petastorm's threads. Returns None if the reader was closed before the read could begin."""
+        request = self._request
+        if not self._budget.acquire(read, request.sizes[read]):
+            return None
+        try:
+            return read_row_group(request.urls[read], request.columns, request.fetch)
+        except Exception as error:  # returned in its turn: raised here, it would end the pool before earlier results
+            return error
