@@ -138,14 +138,14 @@ def first_shard(table):
 
 def test_a_missing_shard_is_named(table_copy):
     first_shard(table_copy).unlink()
-    with pytest.raises(RuntimeError, match="cannot train on .*samples/split=train/"):
+    with pytest.raises(RuntimeError, match=r"cannot train on .*samples/split=train/"):
         list(make_feed(table_copy).epoch())
 
 
 def test_a_truncated_shard_is_named(table_copy):
     shard = first_shard(table_copy)
     shard.write_bytes(shard.read_bytes()[:-200])
-    with pytest.raises(RuntimeError, match="cannot train on .*samples/split=train/"):
+    with pytest.raises(RuntimeError, match=r"cannot train on .*samples/split=train/"):
         list(make_feed(table_copy).epoch())
 
 

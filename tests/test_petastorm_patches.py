@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,7 +99,7 @@ class Echo(WorkerBase):
 class CountingQueue(thread_pool.queue.Queue):
     """Counts the calls of ``get`` of each thread."""
 
-    calls: Counter = Counter()
+    calls: ClassVar[Counter] = Counter()
 
     def get(self, *arguments, **options):
         CountingQueue.calls[threading.current_thread()] += 1

@@ -103,7 +103,7 @@ def test_a_reader_closes_while_reads_wait_for_the_budget_and_while_it_fetches(op
 
 
 def test_an_unknown_reader_lists_the_known_ones():
-    with pytest.raises(UserError, match="expected one of petastorm.*, got 'none'"):
+    with pytest.raises(UserError, match=r"expected one of petastorm.*, got 'none'"):
         find_reader("none")
 
 

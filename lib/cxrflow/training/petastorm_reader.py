@@ -25,10 +25,10 @@ class PetastormReader:
 
     def read_next(self) -> pa.Table:
         """See ``ShardReader``."""
-        result = next(self._reader)
-        if isinstance(result, Exception):
-            raise result
-        return result
+        table, error = next(self._reader)
+        if error is not None:
+            raise error
+        return table
 
     def release(self, read: int) -> None:
         """See ``ShardReader``."""
@@ -40,12 +40,12 @@ class PetastormReader:
         self._reader.stop()
         self._reader.join()
 
-    def _read(self, read: int) -> pa.Table | Exception | None:
-        """Runs on Petastorm's threads. Returns None if the reader was closed before the read could begin."""
+    def _read(self, read: int) -> tuple[pa.Table | None, Exception | None] | None:
+        """Runs on Petastorm's threads. Returns (table, error), or None if closed before the read could begin."""
         request = self._request
         if not self._budget.acquire(read, request.sizes[read]):
             return None
         try:
-            return read_row_group(request.urls[read], request.columns, request.fetch)
-        except Exception as error:  # returned in its turn: raised here, it would end the pool before earlier results
-            return error
+            return read_row_group(request.urls[read], request.columns, request.fetch), None
+        except Exception as error:  # Petastorm would stop the pool and lose which read failed; read_next raises it
+            return None, error
