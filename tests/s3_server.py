@@ -1,6 +1,6 @@
-"""An S3 server on this machine: moto's, which speaks the protocol over HTTP and keeps objects in memory.
+"""An S3 server on this machine: moto's, which speaks the protocol over HTTP and stores objects in memory.
 
-As a program it serves until its standard input ends, for whoever wants it in a process of its own:
+As a program, in a process of its own, it serves until its standard input ends:
 
     python tests/s3_server.py --latency 0.05 --bandwidth 40e6     # prints its URL
 """
@@ -17,15 +17,15 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 KEY, SECRET = "AKIATESTTESTTESTTEST", "not/a/real/secret/but/looks/like/one/123"
-COUNT = "/_requests"  # answers how many other requests there were, for whoever is in another process
-PIECE = 2**18  # bytes of an answer that are let through at a time
+COUNT = "/_requests"  # its answer is the number of other requests so far, for clients in other processes
+PIECE = 2**18  # bytes of an answer that are sent at a time
 
 
 class S3Server:
-    """Listens on a free port of the loopback address, from ``start`` to ``stop``.
+    """Listens on a free port of the loopback address between ``start`` and ``stop``.
 
-    ``latency``: seconds before each answer. ``bandwidth``: bytes a second of each connection. ``requests`` has the
-    method and the path of each request so far, such as ("GET", "/bucket/key").
+    ``latency``: seconds before each answer. ``bandwidth``: bytes per second of each connection. ``requests``: method and
+    path of each request so far, such as ("GET", "/bucket/key").
     """
 
     def __init__(self, latency: float = 0, bandwidth: float = float("inf")):
@@ -46,7 +46,7 @@ class S3Server:
         self._server.server_close()
 
     def environment(self) -> dict[str, str]:
-        """What a client of this server needs in its environment."""
+        """The environment variables for a client of this server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.url,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -72,7 +72,7 @@ class S3Server:
 
 
 class _Quiet(MotoRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept, as S3 keeps them
+    protocol_version = "HTTP/1.1"  # connections stay open, as those of S3 do
 
     def log_request(self, *_) -> None:
         pass

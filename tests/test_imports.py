@@ -49,7 +49,8 @@ HEAVY = [
         ("cxrflow.training.checkpoint", set()),
         ("cxrflow.training.sample_audit", set()),
         ("cxrflow.training.targets", set()),
-        ("cxrflow.training.feed", {"petastorm", "pyspark"}),  # Petastorm itself imports pyspark
+        ("cxrflow.training.feed", set()),
+        ("cxrflow.training.petastorm_reader", {"petastorm", "pyspark"}),  # Petastorm itself imports pyspark
         ("cxrflow.training.reference_profile", {"sklearn"}),
         ("cxrflow.catalog.grouping", set()),
         ("cxrflow.report.gradcam", set()),  # Keras in a process of its own

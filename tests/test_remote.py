@@ -1,4 +1,4 @@
-"""Every job on a table and a run that lie on S3, over the protocol; and that no credential is left anywhere."""
+"""Every job with its table and run on S3, over the real protocol. No job writes or prints a credential."""
 
 import io
 import json
@@ -27,7 +27,8 @@ from cxrflow.spark.credentials import _give, environment
 from cxrflow.training.feed import Feed
 from cxrflow.training.shard_source import find_fetch
 from s3_server import KEY, SECRET, S3Server
-from test_feed import MEMORY
+
+pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = {"epochs": 2, "batch_size": 4, "augment": "none", "model": "plain"}
@@ -42,7 +43,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def bucket(server):
-    """An empty bucket that this process can reach; other processes have to be told how."""
+    """The URL of an empty bucket. This process has the settings to reach it, other processes do not."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)
@@ -54,7 +55,7 @@ def bucket(server):
 
 @pytest.fixture(scope="module")
 def remote_spark(spark, server):
-    """The session, whose configuration alone tells executors how to reach the bucket."""
+    """The session. Executors get the bucket's settings from its configuration only."""
     hadoop = spark.sparkContext._jsc.hadoopConfiguration()
     settings = {
         "fs.s3a.access.key": KEY,
@@ -73,12 +74,12 @@ def remote_spark(spark, server):
 
 @pytest.fixture(scope="module")
 def remote_table(remote_spark, bucket, phantoms):
-    place = f"{bucket}/tables/one"
+    url = f"{bucket}/tables/one"
     ingest(
         remote_spark,
         IngestConfig(
             images=str(phantoms),
-            table=place,
+            table=url,
             height=48,
             width=40,
             shard_rows=6,
@@ -86,10 +87,10 @@ def remote_table(remote_spark, bucket, phantoms):
             patients=PATIENT_RULE,
         ),
     )
-    return place
+    return url
 
 
-def test_a_table_on_s3_is_the_one_that_is_made_on_a_disk(table, remote_table):
+def test_a_table_on_s3_equals_the_one_on_a_local_disk(table, remote_table):
     here, there = read_manifest(str(table)), read_manifest(remote_table)
     assert {shard.path: shard.checksum for shard in there.shards} == {
         shard.path: shard.checksum for shard in here.shards
@@ -101,10 +102,10 @@ def test_a_table_on_s3_is_the_one_that_is_made_on_a_disk(table, remote_table):
     assert not storage.exists(storage.join(remote_table, lease.NAME))
 
 
-def test_a_feed_from_s3_gives_the_batches_of_a_feed_from_a_disk(table, remote_table):
+def test_a_feed_from_s3_gives_the_same_batches_as_from_a_local_disk(table, remote_table):
     feeds = [
-        Feed(place, read_manifest(place), "train", rank=0, workers=1, batch_size=5, seed=1)
-        for place in (str(table), remote_table)
+        Feed(url, read_manifest(url), "train", rank=0, workers=1, batch_size=5, seed=1)
+        for url in (str(table), remote_table)
     ]
     for here, there in zip(*(feed.epoch(1) for feed in feeds), strict=True):
         assert here.sample_ids.tolist() == there.sample_ids.tolist()
@@ -135,9 +136,12 @@ def test_the_second_epoch_reads_nothing_that_is_in_the_cache(server, remote_tabl
 
 
 def test_a_feed_from_s3_keeps_to_its_memory(bucket):
-    """As from a disk: see MEMORY. Its process writes a table of 150 MB to S3 and feeds it eight times."""
+    """As from a disk. The process writes a table of 150 MB to S3 and feeds it eight times."""
     figures = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEMORY, f"{bucket}/memory"], check=True, capture_output=True, text=True
+        [sys.executable, "-W", "ignore", str(ROOT / "tests" / "feed_process.py"), f"{bucket}/memory"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     before, first, last, budget = map(int, figures.stdout.split())
     assert last - before < budget and last - first < budget // 8, figures.stdout
@@ -157,7 +161,7 @@ def trained(remote_spark, remote_table, bucket, tmp_path_factory):
 
 def test_two_workers_train_from_s3_to_s3(trained, remote_table):
     run, cache, result = trained
-    names = {place.removeprefix(run + "/") for place in storage.files(run, "")}
+    names = {url.removeprefix(run + "/") for url in storage.files(run, "")}
     assert {"config.json", "history.json", "model.keras"} <= names
     assert result["workers"] == 2 and result["epochs"] == 2 and result["run"] == run
     manifest = read_manifest(remote_table)
@@ -165,13 +169,15 @@ def test_two_workers_train_from_s3_to_s3(trained, remote_table):
     assert len(copies) == len(manifest.of_split("train")) + len(manifest.of_split("val"))
 
 
-def test_a_run_on_s3_goes_on(trained, remote_table):
+def test_a_run_on_s3_resumes(trained, remote_table):
     run, _, _ = trained
-    result = train(None, TrainConfig(table=remote_table, run=run, **TRAINING))  # it had ended: nothing to do
+    result = train(
+        None, TrainConfig(table=remote_table, run=run, **TRAINING)
+    )  # finished before, so there is nothing to do
     assert result["epochs"] == 2
 
 
-def test_the_other_jobs_take_a_run_on_s3(trained, remote_spark, remote_table, bucket, phantoms):
+def test_the_other_jobs_accept_a_run_on_s3(trained, remote_spark, remote_table, bucket, phantoms):
     run, _, _ = trained
     judged = evaluate(remote_spark, EvaluateConfig(run=run, table=remote_table, bootstrap=50))
     assert judged["n"] == sum(shard.rows for shard in read_manifest(remote_table).of_split("test"))
@@ -191,20 +197,20 @@ def test_the_other_jobs_take_a_run_on_s3(trained, remote_spark, remote_table, bu
     assert b"<html" in storage.read_bytes(page["report"])
 
 
-def everything_below(place):
-    return b"".join(storage.read_bytes(file) for file in storage.files(place, ""))
+def all_bytes_below(url):
+    return b"".join(storage.read_bytes(file) for file in storage.files(url, ""))
 
 
-def test_no_secret_is_kept_where_jobs_write(trained, remote_table):
+def test_no_job_writes_a_secret(trained, remote_table):
     run, cache, result = trained
     secret = SECRET.encode()
-    assert secret not in everything_below(run) + everything_below(remote_table)
+    assert secret not in all_bytes_below(run) + all_bytes_below(remote_table)
     assert not [file for file in cache.rglob("*") if file.is_file() and secret in file.read_bytes()]
     assert SECRET not in json.dumps(result)
 
 
 def submit(arguments, *command, **environment):
-    """Run a job as its own process, which knows of S3 what the command or the environment tells it."""
+    """Run a job as its own process. It has only the S3 settings in the command or in ``environment``."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
         [*command, *arguments], env={**base, **environment}, capture_output=True, text=True, timeout=200, check=False
@@ -212,11 +218,9 @@ def submit(arguments, *command, **environment):
 
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(
-    server, remote_table, bucket, tmp_path, launcher
-):
-    """In a process whose environment knows nothing of S3. It also ends: Spark 3 leaves a thread after a barrier stage that kept
-    the driver's JVM, and so spark-submit, alive."""
+def test_a_job_gets_its_credentials_from_spark_submit_and_prints_none(server, remote_table, bucket, tmp_path, launcher):
+    """Only Spark's configuration has the credentials. The process also has to end: after a barrier stage, Spark 3 leaves
+    a thread behind that once kept the driver's JVM alive, and so spark-submit."""
     conf = tmp_path / "spark.conf"
     conf.write_text(
         "".join(
@@ -241,10 +245,10 @@ def test_spark_submit_hands_its_credentials_to_a_job_and_says_none_of_them(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["run"] == run
     assert SECRET not in done.stdout + done.stderr
-    assert SECRET.encode() not in everything_below(run)
+    assert SECRET.encode() not in all_bytes_below(run)
 
 
-def test_a_job_that_fails_says_no_secret(server, remote_table, bucket):
+def test_a_job_that_fails_prints_no_secret(server, remote_table, bucket):
     done = submit(
         ["--table", f"{bucket}/nothing", "--run", f"{bucket}/runs/none"],
         sys.executable,
@@ -262,7 +266,7 @@ def test_a_job_that_fails_says_no_secret(server, remote_table, bucket):
     assert done.returncode == 1 and SECRET not in done.stdout + done.stderr
 
 
-def test_a_job_without_credentials_says_so(server, remote_table):
+def test_a_job_without_credentials_asks_for_them(server, remote_table):
     done = submit(
         ["--table", remote_table, "--run", "unused"],
         sys.executable,
@@ -276,28 +280,28 @@ def test_a_job_without_credentials_says_so(server, remote_table):
 
 
 def test_a_url_with_a_secret_is_refused_without_repeating_it():
-    for place in (f"s3://{KEY}:{SECRET}@bucket/table", "hdfs://me:hunter2@host/table"):
+    for url in (f"s3://{KEY}:{SECRET}@bucket/table", "hdfs://me:hunter2@host/table"):
         for make in (
-            lambda place: TrainConfig(table=place, run="r"),
-            lambda place: IngestConfig(images="i", table=place),
-            lambda place: EvaluateConfig(run="r", table=place),
-            lambda place: PredictConfig(run="r", images="i", predictions=place),
-            lambda place: ReportConfig(run=place),
+            lambda url: TrainConfig(table=url, run="r"),
+            lambda url: IngestConfig(images="i", table=url),
+            lambda url: EvaluateConfig(run="r", table=url),
+            lambda url: PredictConfig(run="r", images="i", predictions=url),
+            lambda url: ReportConfig(run=url),
         ):
             with pytest.raises(UserError, match="expected a URL without credentials") as error:
-                make(place)
+                make(url)
             assert SECRET not in str(error.value) and "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "place", ["s3://bucket/a:b@c", "hdfs://host:8020/x@y", "abfss://box@account.dfs.core.windows.net/x"]
+    "url", ["s3://bucket/a:b@c", "hdfs://host:8020/x@y", "abfss://box@account.dfs.core.windows.net/x"]
 )
-def test_other_urls_with_an_at_are_taken(place):
-    assert TrainConfig(table=place, run="r").table == place
+def test_other_urls_with_an_at_sign_are_accepted(url):
+    assert TrainConfig(table=url, run="r").table == url
 
 
-def test_one_of_many_creates_a_file_on_s3(bucket):
-    """What the lease rests on: a conditional put, so that also two at the same moment are told apart."""
+def test_one_of_many_writers_creates_a_file_on_s3(bucket):
+    """The lease needs this. S3 has a conditional put, so only one of several simultaneous writers succeeds."""
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda n: storage.create(f"{bucket}/lease/_lease.json", b"%d" % n), range(8)))
     assert sum(made) == 1
@@ -325,7 +329,7 @@ def test_a_delta_table_on_s3(remote_spark, bucket, phantoms):
     assert ingest(remote_spark, config)["added"] == 0
 
 
-def test_labels_are_read_where_spark_has_no_client_for_the_table(remote_spark, bucket, phantoms, tmp_path):
+def test_labels_are_read_if_spark_has_no_client_for_the_table(remote_spark, bucket, phantoms, tmp_path):
     paths = sorted(phantoms.rglob("*.jp*g"))
     pd.DataFrame({"path": paths, "label": ["B" if n % 3 else "A" for n in range(len(paths))]}).astype(str).to_csv(
         tmp_path / "labels.csv", index=False
@@ -349,12 +353,12 @@ def test_images_that_spark_cannot_reach_are_explained(remote_spark, bucket, tmp_
         ingest(remote_spark, IngestConfig(images=f"{bucket}/images", table=str(tmp_path / "table")))
 
 
-def test_a_bucket_that_is_not_there_is_not_made(bucket):
+def test_a_missing_bucket_is_not_created(bucket):
     with pytest.raises(FileNotFoundError):
         storage.write_bytes("s3://misspelt/a", b"")
 
 
-def test_what_hadoop_is_configured_with_in_the_variables_that_python_reads():
+def test_hadoop_settings_become_the_variables_that_python_reads():
     given = {
         "fs.s3a.access.key": "k",
         "fs.s3a.secret.key": "s",
@@ -374,7 +378,7 @@ def test_what_hadoop_is_configured_with_in_the_variables_that_python_reads():
     assert environment({"fs.s3a.endpoint": "s3.amazonaws.com", "fs.s3a.session.token": "t"}.get) == {}
 
 
-def test_credentials_of_spark_change_and_those_of_others_stay():
+def test_renewed_spark_credentials_replace_old_ones_but_not_other_variables():
     there, ours = {"OTHER": "1"}, {}
     _give({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}, there, ours)
     _give({"AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e"}, there, ours)
