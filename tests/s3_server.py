@@ -24,8 +24,8 @@ PIECE = 2**18  # bytes of an answer that are sent at a time
 class S3Server:
     """Listens on a free port of the loopback address between ``start`` and ``stop``.
 
-    ``latency``: seconds before each answer. ``bandwidth``: bytes per second of each connection. ``requests``: method and
-    path of each request so far, such as ("GET", "/bucket/key").
+    ``latency``: seconds before each answer. ``bandwidth``: bytes per second of each connection. ``requests``:
+    method and path of each request so far, such as ("GET", "/bucket/key").
     """
 
     def __init__(self, latency: float = 0, bandwidth: float = float("inf")):

@@ -219,7 +219,7 @@ def submit(arguments, *command, **environment):
 
 @pytest.mark.parametrize("launcher", ["horovod", "torch"])
 def test_a_job_gets_its_credentials_from_spark_submit_and_prints_none(server, remote_table, bucket, tmp_path, launcher):
-    """Only Spark's configuration has the credentials. The process also has to end: after a barrier stage, Spark 3 leaves
+    """Only Spark's configuration has the credentials. It must also end: after a barrier stage, Spark 3 leaves
     a thread behind that once kept the driver's JVM alive, and so spark-submit."""
     conf = tmp_path / "spark.conf"
     conf.write_text(
