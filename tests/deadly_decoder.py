@@ -1,4 +1,4 @@
-"""A user's decoder that one file kills: what test_ingest.py hands to --decoder."""
+"""A user's decoder that crashes on one file, for test_ingest.py."""
 
 import os
 import signal

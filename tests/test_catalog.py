@@ -6,8 +6,8 @@ import hashlib
 from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from tempfile import TemporaryDirectory
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from cxrflow.base.config import IngestConfig
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.assign import assign_files, task_starts, write_tasks
+from cxrflow.catalog.assign import add_labels, assign_files, task_starts, write_tasks
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import insert, new_catalog, open_catalog, query_rows
+from cxrflow.catalog.database import TABLES, insert, new_catalog, open_catalog, query_rows
 from cxrflow.catalog.reconcile import reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -50,12 +50,14 @@ def sample(path, patient, split, content, *, is_new=True, split_fixed=False, lab
 
 @contextmanager
 def filled(samples, quarantine=()):
-    """A catalog that has just taken in the outcomes of these samples."""
-    with TemporaryDirectory() as staging, new_catalog(staging, MEMORY) as catalog:
-        insert(catalog, "samples", pa.Table.from_pylist(samples))
-        if quarantine:
-            insert(catalog, "quarantine", pa.Table.from_pylist(list(quarantine)))
-        insert(catalog, "files", pa.Table.from_pylist([{"path": row["path"]} for row in [*samples, *quarantine]]))
+    """A catalog, in memory, with these samples."""
+    with duckdb.connect(config={"threads": 1}) as catalog:
+        catalog.execute("SET TimeZone = 'UTC'")
+        catalog.execute(TABLES)
+        files = [{"path": row["path"]} for row in [*samples, *quarantine]]
+        for table, rows in (("samples", samples), ("quarantine", quarantine), ("files", files)):
+            if rows:
+                insert(catalog, table, pa.Table.from_pylist(list(rows)))
         yield catalog
 
 
@@ -277,3 +279,24 @@ def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp
         lies = int(hashlib.sha256(f"5:{row['patient_id']}".encode()).hexdigest()[:12], 16) / 2**48
         assert row["split"] == ("train" if lies < train_end else "val" if lies < val_end else "test")
     assert thresholds["B"] == [0.6, 0.8]  # where the quantiles of 20 lie says little of those to come
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("0.png", "A", "p", ""), ("0.png", "B", "p", "")], "expected one row per path"),
+        ([("0.png", "A", "p", "holdout")], "expected the split to be one of train, val, test"),
+        ([("0.png", "A", "p", "train"), ("1.png", "A", "p", "test")], "expected each patient in one split"),
+        ([("other.png", "A", "p", "")], "no path in the labels file"),
+    ],
+)
+def test_a_labels_file_that_contradicts_itself_is_refused(rows, message):
+    config = IngestConfig(images="/x", table="/t", labels="/labels.csv")
+    names = ("path", "label", "patient_id", "split")
+    batch = pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    with filled([]) as catalog:
+        files = [{"path": f"/x/{number}.png", "size": 1, "hidden": False, "patient_id": "q"} for number in (0, 1)]
+        insert(catalog, "files", pa.Table.from_pylist(files))
+        with pytest.raises(UserError, match=message):
+            add_labels(catalog, config, iter([batch]), None)
+            assign_files(catalog, config, {})

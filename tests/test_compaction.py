@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrflow.base.manifest import Shard
-from cxrflow.spark.compaction import Piece, cut_evenly, cut_up
+from cxrflow.spark.compaction import Piece, group_pieces, split_shard
 
 
 def shard(rows):
@@ -12,7 +12,7 @@ def shard(rows):
 
 
 def test_a_shard_is_cut_where_rows_go_elsewhere():
-    assert cut_up("s", shard(6), {1: "val", 2: "val", 4: None}) == [
+    assert split_shard("s", shard(6), {1: "val", 2: "val", 4: None}) == [
         ("train", Piece("s", 0, 1)),
         ("val", Piece("s", 1, 3)),
         ("train", Piece("s", 3, 4)),
@@ -20,9 +20,9 @@ def test_a_shard_is_cut_where_rows_go_elsewhere():
     ]
 
 
-def test_pieces_are_cut_into_equal_recipes():
+def test_pieces_are_cut_into_equal_groups():
     pieces = [Piece("a", 0, 3), Piece("b", 2, 6), Piece("c", 0, 2)]
-    assert cut_evenly(pieces, 4) == [
+    assert group_pieces(pieces, 4) == [
         [Piece("a", 0, 3), Piece("b", 2, 3)],
         [Piece("b", 3, 6), Piece("c", 0, 1)],
         [Piece("c", 1, 2)],
@@ -32,9 +32,9 @@ def test_pieces_are_cut_into_equal_recipes():
 @given(st.lists(st.integers(1, 20), max_size=12), st.integers(1, 9))
 def test_every_row_is_in_one_recipe(lengths, rows):
     pieces = [Piece(str(number), 0, length) for number, length in enumerate(lengths)]
-    recipes = cut_evenly(pieces, rows)
-    assert [sum(piece.stop - piece.start for piece in recipe) for recipe in recipes[:-1]] == [rows] * max(
-        0, len(recipes) - 1
+    groups = group_pieces(pieces, rows)
+    assert [sum(piece.stop - piece.start for piece in group) for group in groups[:-1]] == [rows] * max(
+        0, len(groups) - 1
     )
-    found = [(piece.url, row) for recipe in recipes for piece in recipe for row in range(piece.start, piece.stop)]
+    found = [(piece.url, row) for group in groups for piece in group for row in range(piece.start, piece.stop)]
     assert found == [(piece.url, row) for piece in pieces for row in range(piece.start, piece.stop)]

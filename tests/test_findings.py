@@ -146,8 +146,8 @@ from cxrflow.training.objectives import TASKS
 nan = np.nan
 targets = np.float32([[1, nan], [0, 0], [nan, nan], [1, 1], [0, nan], [nan, 1]])
 shard = Shard(path="", split="train", rows=6, labels={"A": 2, "B": 2}, unknown={"A": 2, "B": 3}, checksum="")
-manifest = Manifest(generation=1, height=1, width=1, labels=["A", "B"], shard_rows=6, shards=[shard], quarantined={}, quarantine=[],
-                    config={}, columns={}, task="multi")
+manifest = Manifest(generation=1, height=1, width=1, labels=["A", "B"], shard_rows=6, shards=[shard],
+                    quarantined={}, quarantine=[], config={}, columns={}, task="multi")
 logits = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
 
 def step(rows, weights):
@@ -177,7 +177,7 @@ np.testing.assert_allclose(figures["val_loss"], loss, rtol=1e-5)
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_nothing_is_learnt_from_what_is_not_known(backend):
-    """And all known targets count the same, whatever the workers know. In a process of its own, for the backend's sake."""
+    """All known targets have the same weight, on every worker. A separate process selects the backend."""
     done = subprocess.run(
         [sys.executable, "-c", LOSS], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
     )
@@ -259,10 +259,10 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
 
 def test_tables_and_runs_of_one_label_and_of_several_do_not_mix(spark, config, table, trained, tmp_path):
     with pytest.raises(
-        UserError, match="expected a table with several findings an image .*, but .* is one with one label an image"
+        UserError, match="expected a table with several findings per image .*, but .* is one with one label per image"
     ):
         check_evaluate(EvaluateConfig(run=str(trained[1]), table=str(table)))
-    with pytest.raises(UserError, match="was made with --findings all; expected the same"):
+    with pytest.raises(UserError, match="was made with --findings all; use the same flags"):
         ingest(spark, dataclasses.replace(config, findings=None))
 
 
@@ -292,23 +292,23 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
         findings="all",
     )
 
-    def told(texts):
+    def ingest_labels(texts):
         (tmp_path / "labels.csv").write_text(
-            "path,label\n" + "".join(f"{pair[0]},{pair[1]}\n" for pair in zip(names, texts))
+            "path,label\n" + "".join(f"{name},{text}\n" for name, text in zip(names, texts, strict=True))
         )
         return ingest(spark, config)
 
-    first = told(texts)
+    first = ingest_labels(texts)
     before = samples_of(config.table).set_index("path").sort_index()
     assert sum(counts["Infiltration"] for counts in first["counts"].values()) == 9
-    again = told(
+    again = ingest_labels(
         ["Infiltration|Effusion", *texts[1:]]
     )  # the first of them has findings now; others are the same in another order
     after = samples_of(config.table).set_index("path").sort_index()
     assert (again["replaced"], again["added"]) == (1, 0) and after["split"].equals(before["split"])
     assert after.loc[str(tmp_path / "images" / "0.png"), "label"] == "Effusion|Infiltration"
     with pytest.raises(UserError, match="expected the findings of the table .Effusion, Infiltration., got also Mass"):
-        told(["Mass", *texts[1:]])
+        ingest_labels(["Mass", *texts[1:]])
     assert read_manifest(config.table).labels == ["Effusion", "Infiltration"]
 
 
@@ -340,8 +340,8 @@ def test_a_labels_file_that_cannot_be_understood(asked, rows, words):
 @pytest.mark.parametrize(
     ("asked", "columns", "words"),
     [
-        ("A,C", "path,A,B", "expected the columns path and A, C, or label; .* has path, A, B"),
-        ("all", "path,split", "expected the columns path and one a finding, or label"),
+        ("A,C", "path,A,B", "expected the columns path and A, C, or label; got path, A, B in"),
+        ("all", "path,split", "expected the columns path and one for each finding, or label"),
     ],
 )
 def test_columns_that_are_missing(spark, tmp_path, asked, columns, words):

@@ -285,7 +285,7 @@ def test_another_recipe_is_refused(spark, config, tmp_path, change):
     before = files_of(tmp_path / "table")
     flag = next(iter(change)).replace("_", "-")
     with pytest.raises(
-        UserError, match=f"was made with --{flag} .*; expected the same, to add files to it, or --if-exists overwrite"
+        UserError, match=f"was made with --{flag} .*; use the same flags to add files to it, or --if-exists overwrite"
     ):
         ingest(spark, dataclasses.replace(config, **change))
     assert files_of(tmp_path / "table") == before

@@ -13,17 +13,15 @@ from PIL import Image
 
 SCRIPT = """
 import json, sys
-from cxrflow import storage
 from cxrflow.base.config import IngestConfig
-from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.pipeline import ingest_job
+from cxrflow.spark.image_folder import SparkFolder
 from cxrflow.spark.session import open_session
 
 images, table, way, memory = sys.argv[1:]
-if way == "spark":  # as if only Spark could read the folder: the files come through the JVM
-    is_local = storage.is_local
-    storage.is_local = lambda url: not str(url).startswith(images) and is_local(url)
-    storage.for_spark = lambda url: "file://" + str(url)
-print(json.dumps(ingest(open_session("memory"), IngestConfig(
+if way == "spark":  # the files come through the JVM
+    ingest_job.open_folder = SparkFolder
+print(json.dumps(ingest_job.ingest(open_session("memory"), IngestConfig(
     images=images, table=table, split="test", height=64, width=64, worker_memory=memory))))
 """
 

@@ -77,7 +77,7 @@ def test_an_item_that_fails_once_is_tried_again(tmp_path):
 
 
 def test_an_item_that_hangs_is_given_up():
-    assert names(map_isolated(work, ["a", "hang", "b"], patience=0.3)) == ["a", "it gave no answer in time, twice", "b"]
+    assert names(map_isolated(work, ["a", "hang", "b"], timeout=0.3)) == ["a", "timed out twice", "b"]
 
 
 def test_an_exception_is_the_callers():

@@ -11,7 +11,7 @@ from cxrflow.metrics.evaluation_text import warnings
 from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.leakage import find_leakage
 
-NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "unnamed": 0, "n": 9, "patients": 5}
+NO_SHIFT = {"shift": None, "prevalence": {"used": None, "here": {}}, "images_without_patient": 0, "n": 9, "patients": 5}
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, tab
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, tmp_path / "table")
     shutil.rmtree(tmp_path / "table" / "samples")
-    assert leakage(spark, other, table) == {"table": "unknown"} and "could not be compared with" in caplog.text
+    assert leakage(spark, other, table) == {"table": "unknown"} and "cannot compare with" in caplog.text
 
 
 def test_images_that_tell_no_patient_are_warned_of():
     result = {**NO_SHIFT, "leakage": {"table": "own"}, "split": "test", "n": 100}
     assert (
-        warnings({**result, "unnamed": 5}) == []
-        and "6 of 100 images name no patient" in warnings({**result, "unnamed": 6})[0]
+        warnings({**result, "images_without_patient": 5}) == []
+        and "6 of 100 images name no patient" in warnings({**result, "images_without_patient": 6})[0]
     )
 
 

@@ -33,7 +33,12 @@ def test_the_second_is_refused_while_the_first_holds(tmp_path, place):
 
 
 def test_one_of_a_process_that_died_here_is_taken_over_at_once(tmp_path):
-    script = f'import os, cxrflow.base.lease as lease; held = lease.hold({str(tmp_path)!r}, "--table"); held.__enter__(); os.kill(os.getpid(), 9)'
+    script = (
+        "import os, cxrflow.base.lease as lease\n"
+        f"held = lease.hold({str(tmp_path)!r}, '--table')\n"
+        "held.__enter__()\n"
+        "os.kill(os.getpid(), 9)"
+    )
     assert subprocess.run([sys.executable, "-c", script], env=os.environ, check=False).returncode == -9
     assert (tmp_path / lease.NAME).exists()
     with lease.hold(str(tmp_path), "--table") as mine:

@@ -23,7 +23,7 @@ from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.pipeline.predict_job import predict
 from cxrflow.pipeline.train_job import train
 from cxrflow.report.page import write_report
-from cxrflow.spark.credentials import _give, environment
+from cxrflow.spark.credentials import _update, environment
 from cxrflow.training.feed import Feed
 from cxrflow.training.shard_source import find_fetch
 from s3_server import KEY, SECRET, S3Server
@@ -380,9 +380,9 @@ def test_hadoop_settings_become_the_variables_that_python_reads():
 
 def test_renewed_spark_credentials_replace_old_ones_but_not_other_variables():
     there, ours = {"OTHER": "1"}, {}
-    _give({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}, there, ours)
-    _give({"AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e"}, there, ours)
+    _update({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}, there, ours)
+    _update({"AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e"}, there, ours)
     assert there == {"OTHER": "1", "AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e"}
     theirs = {"AWS_ACCESS_KEY_ID": "mine"}
-    _give({"AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e", "AWS_DEFAULT_REGION": "r"}, theirs, {})
+    _update({"AWS_ACCESS_KEY_ID": "d", "AWS_SECRET_ACCESS_KEY": "e", "AWS_DEFAULT_REGION": "r"}, theirs, {})
     assert theirs == {"AWS_ACCESS_KEY_ID": "mine", "AWS_DEFAULT_REGION": "r"}

@@ -16,7 +16,7 @@ from cxrflow.base.shard_files import read_shard
 from cxrflow.images import Recipe
 from cxrflow.metrics.evaluation_text import rate, span
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
-from cxrflow.pipeline.evaluate_job import _write, check_evaluate, judge_scored
+from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate_scored, write_results
 from cxrflow.report.page import write_report
 from cxrflow.spark.scorer import Run
 
@@ -126,9 +126,9 @@ def evaluated(table, trained) -> Evaluated:
         "split": "all",
         "table": str(table),
         "leakage": {"table": "own"},
-        **judge_scored(config, run_of(manifest, trained, temperature=2.0), manifest, scored),
+        **evaluate_scored(config, run_of(manifest, trained, temperature=2.0), manifest, scored),
     }
-    _write(trained, scored, result)
+    write_results(trained, scored, result)
     return Evaluated(trained, scored, result)
 
 
@@ -184,8 +184,8 @@ def evaluate_at_prevalence(table, trained) -> dict:
         bootstrap=5,
         prevalence=",".join(f"{name}=0.1" for name in FINDINGS),
     )
-    result = judge_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
-    _write(trained, scored, {"split": "all", "table": str(table), "leakage": {"table": "own"}, **result})
+    result = evaluate_scored(config, run_of(manifest, trained, temperature=1.0), manifest, scored)
+    write_results(trained, scored, {"split": "all", "table": str(table), "leakage": {"table": "own"}, **result})
     return result
 
 

@@ -244,7 +244,7 @@ def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions
         check_predict(PredictConfig(**config))
     pd.DataFrame({"precious": [1]}).to_parquet(tmp_path / "part-0.parquet")
     (tmp_path / "_SUCCESS").touch()
-    with pytest.raises(UserError, match="left alone"):
+    with pytest.raises(UserError, match="which predict never removes"):
         check_predict(PredictConfig(**config, if_exists="overwrite"))
     with pytest.raises(UserError, match="apart from the images"):
         check_predict(PredictConfig(**{**config, "predictions": str(phantoms / "predictions")}))

@@ -100,7 +100,7 @@ def train_recipe(spark, recipe: str, seed: int, tables: dict[str, Path], flags: 
         **RECIPES[recipe],
     )
     real_runs.train_once(spark, config)
-    judged = {name: real_runs.judge_once(spark, config, table)[0] for name, table in tables.items()}
+    judged = {name: real_runs.evaluate_once(spark, config, table)[0] for name, table in tables.items()}
     return {name: {figure: one[figure] for figure in FIGURES} for name, one in judged.items()}
 
 

@@ -1,9 +1,9 @@
-"""Where the time of cxrflow's ingest goes: each step alone in one process, and what is left of the whole.
+"""Break down the time of cxrflow's ingest: each step alone in one process, and the rest of the whole ingest.
 
-Every step runs over all files of a folder before the next one starts, on what the step before it made. Then the whole
-ingest is timed on two cores, warm, as in ingest.py: its wall time times two is the processor time that it had. What the
-steps do not explain of it is Spark, listing, dealing, settling, the decoding child processes with their pipes, and cores
-that waited. Prints a Markdown table in milliseconds an image. For example:
+Each step runs on all files of a folder before the next one starts, with the previous step's output as input. Then the
+whole ingest is timed on two cores, warm, as in ingest.py. Twice its wall time is the available processor time. The
+rest, which the steps do not explain, is Spark, listing, assigning, reconciling, the pipes of the decoding child
+processes, and idle cores. Prints a Markdown table in milliseconds per image. Example:
 
     python tests/benchmarks/breakdown.py --rounds 3
 """
@@ -39,14 +39,14 @@ STEPS = ("read", "hash (SHA-256)", "decode", "resize", "perceptual hash", "write
 
 
 def time_steps(folder: Path, decoder: str, scratch: Path) -> dict[str, float]:
-    """Seconds that each step takes one process for all files of the folder. Holds the folder's bytes in memory."""
+    """Seconds of each step for all files of the folder in one process. Holds all files in memory."""
     paths = list_images(str(folder))
     decode, resize = DECODERS[decoder], RESIZES["stretch"]
     spent: dict[str, float] = {}
 
-    def step(name: str, work: Callable, items: list) -> list:
+    def step(name: str, function: Callable, items: list) -> list:
         started = time.perf_counter()
-        results = [work(item) for item in items]
+        results = [function(item) for item in items]
         spent[name] = time.perf_counter() - started
         return results
 
@@ -67,7 +67,7 @@ def time_steps(folder: Path, decoder: str, scratch: Path) -> dict[str, float]:
 
 
 def make_table(paths: list[str], pixels: np.ndarray, hashes: list[str]) -> pa.Table:
-    """Samples as ingest writes them, with real paths, pixels and perceptual hashes; the rest is alike in every row."""
+    """Samples as ingest writes them, with real paths, pixels and perceptual hashes; other columns are constant."""
     filler = {pa.string(): "text", pa.int64(): 0, pa.int32(): 0}
     columns = {field.name: [filler.get(field.type)] * len(paths) for field in SAMPLES}
     columns |= {
@@ -80,7 +80,7 @@ def make_table(paths: list[str], pixels: np.ndarray, hashes: list[str]) -> pa.Ta
 
 
 def time_ingest(spark, folder: Path, decoder: str, scratch: Path) -> float:
-    """Seconds that the whole ingest takes on two cores."""
+    """Seconds of the whole ingest on two cores."""
     from cxrflow.pipeline.ingest_job import ingest
 
     table = scratch / "table"
@@ -93,7 +93,7 @@ def time_ingest(spark, folder: Path, decoder: str, scratch: Path) -> float:
 
 
 def measure(data: Path, rounds: int, scratch: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Milliseconds an image of each row of the table, by folder and decoder: medians of the rounds."""
+    """Milliseconds per image of each row of the table, by folder and decoder: medians of the rounds."""
     cases = [(folder, decoder) for folder in FOLDERS for decoder in sorted(DECODERS)]
     steps = {}
     for folder, decoder in cases:
@@ -112,26 +112,28 @@ def measure(data: Path, rounds: int, scratch: Path) -> dict[tuple[str, str], dic
 
 
 def to_column(steps: list[dict[str, float]], whole: list[float], images: int) -> dict[str, float]:
-    """The medians of the rounds in milliseconds an image, with the sum of the steps and what is left."""
+    """Medians of the rounds in milliseconds per image, with the sum of the steps and the rest."""
     column = {name: 1000 * statistics.median(spent[name] for spent in steps) / images for name in STEPS}
     column["sum of the steps"] = sum(column.values())
     available = 1000 * PROCESSES * statistics.median(whole) / images
-    column["Spark and all else"] = available - column["sum of the steps"]
+    column["Spark and other"] = available - column["sum of the steps"]
     column[f"ingest: wall time x {PROCESSES} cores"] = available
     return column
 
 
 def as_table(columns: dict[tuple[str, str], dict[str, float]]) -> str:
     heads = [f"{folder}, {decoder}" for folder, decoder in columns]
-    lines = ["| milliseconds an image | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    for name in next(iter(columns.values())):
-        lines.append(f"| {name} | " + " | ".join(f"{column[name]:.3f}" for column in columns.values()) + " |")
+    lines = ["| milliseconds per image | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    lines += [
+        f"| {name} | " + " | ".join(f"{column[name]:.3f}" for column in columns.values()) + " |"
+        for name in next(iter(columns.values()))
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="times that everything is measured; medians count (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions, whose median counts (5)")
     parser.add_argument(
         "--data",
         type=Path,

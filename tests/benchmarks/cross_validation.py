@@ -82,7 +82,7 @@ def train_without(
         **asked,
     )
     real_runs.train_once(spark, config)
-    judged, scored = real_runs.judge_once(spark, config, table)
+    judged, scored = real_runs.evaluate_once(spark, config, table)
     return {
         "judged": judged,
         "scored": scored.assign(

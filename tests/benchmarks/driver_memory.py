@@ -1,14 +1,14 @@
-"""How much memory the driver takes as the images grow in number: the JVM and the driver's Python, each for itself.
+"""Measure the driver's memory by the number of images, separately for the JVM and for the driver's Python.
 
-jobs/ingest.py runs through spark-submit on a standalone cluster on this machine, whose executors are processes of their
-own, with a driver of 1 GB. Measured is VmHWM of /proc/PID/status, the most memory that a process has held so far, read
-until the process ends. Each size is a new spark-submit. The images are copies of real ones under names of
-made-up patients; a comment in each copy makes its content, and so its SHA-256, its own. For example:
+jobs/ingest.py runs through spark-submit on a standalone cluster on this machine, with executors in separate processes
+and a driver with 1 GB. The measure is VmHWM in /proc/PID/status, the peak memory of a process, read until the process
+ends. Each size is a new spark-submit. The images are copies of real ones under the names of invented patients. A
+comment in each copy makes its content, and so its SHA-256, unique. Example:
 
     python tests/benchmarks/driver_memory.py --sizes 1000 10000 100000
 
-The table goes to standard error, the curve to a PNG file; standard output ends with one line of JSON. 100,000 images take
-about 700 MB and their table 5 GB of the disk, below build/, until the end.
+The table goes to standard error, the curve to a PNG file. Standard output ends with one line of JSON. Until the
+end, 100,000 images take about 700 MB of disk space below build/, and their table 5 GB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from program import ROOT, tree_of
 
 SOURCE = "chest_xray_224"
 DRIVER_MEMORY = "1g"
-IMAGES_A_PATIENT = 3
+IMAGES_PER_PATIENT = 3
 PAUSE_SECONDS = 0.05
 
 
@@ -48,7 +48,7 @@ def parse_flags() -> argparse.Namespace:
         metavar="N",
         help="numbers of images (1000 10000 100000)",
     )
-    parser.add_argument("--repeats", type=int, default=1, help="spark-submits of each size; medians count (1)")
+    parser.add_argument("--repeats", type=int, default=1, help="spark-submits of each size, whose median counts (1)")
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"folder with {SOURCE} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
     )
@@ -56,7 +56,7 @@ def parse_flags() -> argparse.Namespace:
         "--picture",
         type=Path,
         default=ROOT / "docs" / "benchmarks" / "driver-memory.png",
-        help="where the curve goes (docs/benchmarks/driver-memory.png)",
+        help="file for the curve (docs/benchmarks/driver-memory.png)",
     )
     flags = parser.parse_args()
     check_data(flags.data, rounds=flags.repeats)
@@ -66,10 +66,9 @@ def parse_flags() -> argparse.Namespace:
 
 
 def grow(images: Path, sources: dict[str, list[bytes]], start: int, stop: int) -> None:
-    """Add the images with the numbers from ``start`` to ``stop`` to the folder: three of a patient, and three patients
-    of PNEUMONIA to one of NORMAL."""
+    """Add images number ``start`` to ``stop``: three per patient, and three PNEUMONIA patients per NORMAL one."""
     for number in range(start, stop):
-        patient, image = divmod(number, IMAGES_A_PATIENT)
+        patient, image = divmod(number, IMAGES_PER_PATIENT)
         if patient % 4 == 0:
             path = images / "NORMAL" / f"IM-{patient:06d}-{image:04d}.jpeg"
         else:
@@ -81,7 +80,7 @@ def grow(images: Path, sources: dict[str, list[bytes]], start: int, stop: int) -
 
 @contextlib.contextmanager
 def cluster(scratch: Path) -> Iterator[str]:
-    """A cluster of two workers with a core each; its URL. The ports are any free ones."""
+    """Start a cluster of two workers with one core each, on free ports; yields its URL."""
     state = str(scratch / "cluster")
     started = subprocess.run(
         [
@@ -110,9 +109,9 @@ def cluster(scratch: Path) -> Iterator[str]:
 
 
 def ingest(master: str, images: Path, scratch: Path) -> dict:
-    """One ingest by spark-submit; the job's samples and seconds, and the peaks of the driver's processes in bytes."""
+    """One ingest by spark-submit; returns samples, seconds, and the peaks of the driver's processes in bytes."""
     table, log = scratch / "table", scratch / "spark-submit.log"
-    # exec all the way: the shell becomes spark-submit, and that the driver's JVM.
+    # With exec the shell becomes spark-submit, which becomes the driver's JVM, so the process id stays the same.
     command = [
         "bash",
         "-c",
@@ -140,7 +139,7 @@ def ingest(master: str, images: Path, scratch: Path) -> dict:
     lines = log.read_text().splitlines()
     if driver.returncode:
         raise RuntimeError(
-            f"spark-submit ended with status {driver.returncode}; its last words:\n" + "\n".join(lines[-20:])
+            f"spark-submit ended with status {driver.returncode}; its last lines:\n" + "\n".join(lines[-20:])
         )
     if not all(peaks.values()):
         raise RuntimeError(f"expected to see the driver's JVM and its Python under /proc, got {peaks}")
@@ -150,10 +149,10 @@ def ingest(master: str, images: Path, scratch: Path) -> dict:
 
 
 def watch(driver: subprocess.Popen) -> dict[str, int]:
-    """The peaks of the driver's JVM and of its Python, in bytes, when it has ended."""
+    """Wait for the driver to end; returns the peak memory of its JVM and of its Python, in bytes."""
     peaks, python = {"jvm": 0, "python": 0}, None
     while driver.poll() is None:
-        # A process that starts another program begins its peak anew, so the last value counts, not the largest.
+        # exec resets the peak of a process, so the last value counts, not the largest.
         peaks["jvm"] = peak_of(driver.pid) or peaks["jvm"]
         python = python or python_below(driver.pid)
         if python:
@@ -163,7 +162,7 @@ def watch(driver: subprocess.Popen) -> dict[str, int]:
 
 
 def peak_of(pid: int) -> int | None:
-    """The most memory that the process has held so far, in bytes; None where it has ended."""
+    """Peak memory of a process in bytes; None if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -175,14 +174,15 @@ def python_below(jvm: int) -> int | None:
     """The Python process that the JVM has started for the job."""
     for pid in tree_of(jvm)[1:]:
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"python" in os.path.basename(words[0]) and any(word.endswith(b"jobs/ingest.py") for word in words):
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            is_job = any(argument.endswith(b"jobs/ingest.py") for argument in arguments)
+            if is_job and b"python" in os.path.basename(arguments[0]):
                 return pid
     return None
 
 
 def measure(flags: argparse.Namespace, scratch: Path) -> list[dict]:
-    """What each run took, in order of size. The images of a size are those of the one before and more."""
+    """The measurements of each run, in order of size. Each size adds images to the previous one."""
     sources = {
         label: [Path(path).read_bytes() for path in list_images(str(flags.data / SOURCE / label))]
         for label in ("NORMAL", "PNEUMONIA")
@@ -200,7 +200,7 @@ def measure(flags: argparse.Namespace, scratch: Path) -> list[dict]:
 
 
 def summarise(runs: list[dict]) -> list[dict]:
-    """The medians of each size's runs; memory in MiB."""
+    """The medians of the runs of each size; memory in MiB."""
     sizes = sorted({run["images"] for run in runs})
     return [
         {
@@ -224,7 +224,7 @@ def as_table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """The curve, from 0 MiB up, over the number of images on a logarithmic axis."""
+    """Draw memory by number of images, with a logarithmic x axis."""
     import matplotlib
 
     matplotlib.use("Agg")

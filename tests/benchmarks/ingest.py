@@ -1,16 +1,16 @@
-"""Side by side: how many images a second cxrflow's ingest makes of real X-rays, and other ways to the same Parquet files.
+"""Compare the throughput of cxrflow's ingest with other ways to write the same Parquet files from real X-rays.
 
-Each contestant is a program of its own on the same two cores, started once. Rounds take turns (A B C, A B C, ...), so
-that whatever slows the machine for a while slows all of them. A round begins with a small folder that is not timed,
-since waiting leaves caches cold; then it counts from the call to the last file written. Files come from the page cache.
-While one works the others wait. What the two cores spend meanwhile on anything else, those that wait or other programs,
-is measured too: where it is not near 0, the machine was not idle and the figures say little. For example:
+Each contestant is a separate program on the same two cores, started once. Rounds alternate (A B C, A B C, ...), so that
+a temporary slowdown of the machine affects all contestants. Each round starts with a small folder that is not timed, to
+warm the caches. The time counts from the call to the last file written. Files come from the page cache. Only one
+contestant runs at a time. The benchmark also measures what the two cores spend on other processes: if that is not close
+to 0, the machine was not idle and the figures are unreliable. Examples:
 
     make benchmark FLAGS="--rounds 3"
     python tests/benchmarks/ingest.py --only pillow cxrflow --decoder pillow
 
-The table goes to standard error; standard output ends with one line of JSON. Exit status: 0, 1 where a goal is missed, 2
-where something that it needs is missing or a contestant failed.
+The table goes to standard error. Standard output ends with one line of JSON. Exit status: 0, or 1 if a goal is missed,
+or 2 if a requirement is missing or a contestant failed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ CONTESTANTS = {
     "datasets": [PEERS, "ingest_datasets.py"],
     "datasets-imagefolder": [PEERS, "ingest_datasets.py", "--imagefolder"],
 }
-"""The Python and the program of each, in the order of their turns."""
+"""Python and program of each contestant, in the order of their turns."""
 
-RESTLESS = {"ray", "ray-defaults"}
-"""Contestants whose waiting processes take a twentieth of a core. They are stopped while others work."""
+BUSY_WHEN_IDLE = {"ray", "ray-defaults"}
+"""Contestants whose idle processes use a twentieth of a core. They are paused while others run."""
 
 GOALS = [
     ("chest_xray_full", "pillow", 0.85),
@@ -55,7 +55,7 @@ GOALS = [
     ("chest_xray_full", "datasets", 1.0),
     ("chest_xray_224", "datasets", 1.0),
 ]
-"""(folder, peer, how many times the peer's images a second cxrflow is to reach)."""
+"""(folder, peer, goal for cxrflow's throughput relative to the peer's)."""
 
 
 def parse_flags() -> argparse.Namespace:
@@ -80,17 +80,17 @@ def parse_flags() -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="ingest N copies of every image: a larger folder shows the throughput that a start-up hides (1)",
+        help="ingest N copies of every image: with a larger folder the start-up matters less (1)",
     )
-    parser.add_argument("--decoder", help="cxrflow's decoder (the library's own choice)")
+    parser.add_argument("--decoder", help="cxrflow's decoder (the library's default)")
     return parser.parse_args()
 
 
 def check(flags: argparse.Namespace) -> None:
-    """End with status 2 and a sentence where something is missing."""
+    """Exit with status 2 and a message if a requirement is missing."""
     check_data(flags.data, flags.rounds)
     if not PEERS_PYTHON.exists() and any(CONTESTANTS[name][0] == PEERS for name in flags.only):
-        stop(f"expected the peers' environment at {PEERS_PYTHON}, found none; make benchmark makes it")
+        stop(f"expected the peers' environment at {PEERS_PYTHON}, found none; run make benchmark, which creates it")
 
 
 def check_data(data: Path, rounds: int) -> None:
@@ -107,7 +107,7 @@ def stop(why: str) -> None:
 
 
 def take_two_cores() -> None:
-    """Keep this process and all that it starts on two cores, also where the machine has more."""
+    """Restrict this process and its children to two cores."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < PROCESSES:
         stop(f"expected {PROCESSES} cores, got {len(cores)}")
@@ -115,7 +115,7 @@ def take_two_cores() -> None:
 
 
 def make_warm_up(data: Path, scratch: Path) -> Path:
-    """A small folder with some images of every folder and label, on which the contestants warm up."""
+    """A small folder with images of every folder and label, for warming up."""
     for folder in FOLDERS:
         files = list_images(str(data / folder))
         for path in map(Path, files[:: max(1, len(files) // (WARM_UP_IMAGES // len(FOLDERS)))]):
@@ -126,45 +126,44 @@ def make_warm_up(data: Path, scratch: Path) -> Path:
 
 
 def take_turns(programs: list[Program], folder: Path, warm_up: Path, rounds: int) -> dict[str, list[dict]]:
-    """The answers of each program, over rounds in which every program ingests the folder once."""
+    """The answers of each program; in each round every program ingests the folder once."""
     for path in list_images(str(folder)):
         Path(path).read_bytes()  # into the page cache
     answers: dict[str, list[dict]] = {program.name: [] for program in programs}
     for number in range(1, rounds + 1):
         for program in programs:
-            answers[program.name].append(take_turn(program, folder, warm_up))
-            say(
-                f"{folder.name}, round {number} of {rounds}, {program.name}: {answers[program.name][-1]['seconds']:.2f} s"
-            )
+            answer = take_turn(program, folder, warm_up)
+            answers[program.name].append(answer)
+            say(f"{folder.name}, round {number} of {rounds}, {program.name}: {answer['seconds']:.2f} s")
     return answers
 
 
 def take_turn(program: Program, folder: Path, warm_up: Path) -> dict:
-    """One warm ingest: the program's answer, with the cores that anything else took meanwhile."""
-    if program.name in RESTLESS:
+    """One warm ingest: the program's answer, and the cores that other processes used meanwhile."""
+    if program.name in BUSY_WHEN_IDLE:
         program.wake()
     ingest(program, warm_up, warm_up.with_name("out"))
-    os.sync()  # what was written before is not written to the disk during the round
+    os.sync()  # otherwise the kernel could write earlier files to disk during the round
     before = busy_seconds() - program.processor_seconds()
     answer = ingest(program, folder, warm_up.with_name("out"))
     answer["other_cores"] = (busy_seconds() - program.processor_seconds() - before) / answer["seconds"]
-    if program.name in RESTLESS:
+    if program.name in BUSY_WHEN_IDLE:
         program.rest()
     return answer
 
 
 def ingest(program: Program, folder: Path, out: Path) -> dict:
-    """The program's answer, checked against the folder. What it wrote is removed."""
+    """The program's answer, checked against the folder. Removes the output."""
     answer = program.ask(f"run '{folder}' '{out}'")
-    wanted = len(list_images(str(folder)))
-    if (answer["images"], answer["rows"]) != (wanted, wanted):
-        raise RuntimeError(f"{program.name}: expected {wanted} rows of {folder}, got {answer['rows']}")
+    expected = len(list_images(str(folder)))
+    if (answer["images"], answer["rows"]) != (expected, expected):
+        raise RuntimeError(f"{program.name}: expected {expected} rows of {folder}, got {answer['rows']}")
     shutil.rmtree(out)
     return answer
 
 
 def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
-    """Images a second of each contestant (median, min, max), its seconds, and the ratios of the medians."""
+    """Images per second of each contestant (median, min, max), seconds, and ratios of the medians."""
     figures = {}
     for name, rounds in answers.items():
         rates = [answer["images"] / answer["seconds"] for answer in rounds]
@@ -182,19 +181,17 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
 
 
 def ratio(figures: dict[str, dict], name: str, base: str) -> float | None:
-    """How many times the images a second of ``base``; None where one of the two did not take part."""
+    """Ratio of the median throughputs of ``name`` and ``base``; None if one of them did not run."""
     return figures[name]["median"] / figures[base]["median"] if {name, base} <= set(figures) else None
 
 
-def judge(results: dict[str, dict]) -> list[dict]:
-    """Each goal whose contestants took part, with what was reached."""
+def check_goals(results: dict[str, dict]) -> list[dict]:
+    """The goals whose contestants ran, with the reached ratio."""
     goals = []
-    for folder, peer, wanted in GOALS:
+    for folder, peer, goal in GOALS:
         reached = ratio(results[folder], "cxrflow", peer)
         if reached is not None:
-            goals.append(
-                {"folder": folder, "peer": peer, "wanted": wanted, "reached": reached, "met": reached >= wanted}
-            )
+            goals.append({"folder": folder, "peer": peer, "goal": goal, "reached": reached, "met": reached >= goal})
     return goals
 
 
@@ -205,8 +202,8 @@ def as_table(folder: str, figures: dict[str, dict]) -> str:
         return "" if value is None else f"{value:.2f}"
 
     lines = [
-        f"\n{folder}, images a second on {PROCESSES} cores\n",
-        "| contestant | median | min | max | to pillow | cxrflow to it | cores spent on others |",
+        f"\n{folder}, images per second on {PROCESSES} cores\n",
+        "| contestant | median | min | max | to pillow | cxrflow to it | cores used by others |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, figure in figures.items():
@@ -217,8 +214,8 @@ def as_table(folder: str, figures: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def command_of(name: str, decoder: str | None) -> list[str]:
@@ -234,7 +231,7 @@ def source(flags: argparse.Namespace, name: str, scratch: Path) -> Path:
 
 
 def measure(flags: argparse.Namespace, scratch: Path) -> dict[str, dict[str, list[dict]]]:
-    """The answers of every contestant, by folder: all are started, warmed up, timed in turns, and ended."""
+    """Start, warm up, time in turns and stop all contestants; returns their answers by folder."""
     programs: list[Program] = []
     try:
         for name in flags.only:
@@ -259,14 +256,14 @@ def main() -> None:
         except RuntimeError as error:
             stop(str(error))
     results = {name: summarise(found) for name, found in answers.items()}
-    goals = judge(results)
+    goals = check_goals(results)
     for name, figures in results.items():
         say(as_table(name, figures))
     say("")
     for goal in goals:
         say(
-            f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: wanted {goal['wanted']:.2f}, "
-            f"reached {goal['reached']:.2f}"
+            f"{'met' if goal['met'] else 'MISSED'}: {goal['folder']}, cxrflow to {goal['peer']}: "
+            f"goal {goal['goal']:.2f}, reached {goal['reached']:.2f}"
         )
     print(
         json.dumps(

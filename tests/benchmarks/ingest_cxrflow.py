@@ -12,7 +12,7 @@ from recipe import HEIGHT, ROWS_A_FILE, WIDTH
 
 
 def open_local_session():
-    """The session of every round, with a task slot a core and the driver memory of cluster/spark-defaults.conf."""
+    """The session for all rounds, with one task slot per core and the driver memory of cluster/spark-defaults.conf."""
     from cxrflow.spark.session import open_session
 
     os.environ["PYSPARK_SUBMIT_ARGS"] = (
@@ -23,19 +23,19 @@ def open_local_session():
 
 
 def ingest_config(folder: str, out: str, decoder: str | None = None):
-    """What the library is asked for; ``decoder`` None leaves it the library's own choice."""
+    """The configuration of the ingest; without ``decoder``, the library's default."""
     from cxrflow.base.config import IngestConfig
 
     chosen = {"decoder": decoder} if decoder else {}
     unknown = set(chosen) - {field.name for field in dataclasses.fields(IngestConfig)}
     if unknown:
-        sys.exit(f"error: --decoder: expected a library whose ingest lets a decoder be chosen, got {decoder!r}")
+        sys.exit(f"error: --decoder: expected a version of cxrflow with this flag, got {decoder!r}")
     return IngestConfig(images=folder, table=out, height=HEIGHT, width=WIDTH, shard_rows=ROWS_A_FILE, **chosen)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--decoder", help="the library's own choice, if not given")
+    parser.add_argument("--decoder", help="the library's default, if not given")
     decoder = parser.parse_args().decoder
 
     from cxrflow.pipeline.ingest_job import ingest

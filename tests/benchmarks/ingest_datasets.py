@@ -1,7 +1,7 @@
 """Contestants "datasets" and "datasets-imagefolder": Hugging Face datasets, map with two processes.
 
-"datasets" is the faster of the two ways: map gets plain paths. "datasets-imagefolder" is the way that its documentation
-shows for a folder of images; finding the files takes it most of the time where they are many and small.
+"datasets" is the faster way: map gets plain paths. "datasets-imagefolder" is the documented way for a folder of images;
+with many small files it spends most of its time on finding them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import random
 from pathlib import Path
 
-# Before the import: it looks for the network otherwise.
+# These must be set before the import, or it connects to the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 import datasets
@@ -22,16 +22,16 @@ from recipe import ROWS_A_FILE, SCHEMA, WRITING, read_sample
 
 
 def list_paths(folder: str, cache: Path) -> datasets.Dataset:
-    """One row a file, with the column path, shuffled: map gives each process one stretch of the rows."""
+    """One row per file, with the column path, shuffled: map gives each process a contiguous part of the rows."""
     files = list_images(folder)
     random.Random(0).shuffle(files)
     return datasets.Dataset.from_dict({"path": files})
 
 
 def load_imagefolder(folder: str, cache: Path) -> datasets.Dataset:
-    """One row a file, with the column path, as the builder imagefolder finds them."""
+    """One row per file, with the column path, as the builder imagefolder finds them."""
     files = datasets.load_dataset("imagefolder", data_dir=folder, split="train", cache_dir=str(cache))
-    # Paths instead of Pillow images: the recipe wants the file's bytes, for the hash and for draft mode.
+    # Paths instead of Pillow images: the recipe needs the file's bytes for the hash and for draft mode.
     return (
         files.cast_column("image", datasets.Image(decode=False))
         .shuffle(seed=0)
@@ -41,7 +41,7 @@ def load_imagefolder(folder: str, cache: Path) -> datasets.Dataset:
 
 
 def ingest(find, folder: str, out: str) -> None:
-    """Every round has a cache folder of its own, so that nothing of an earlier one is used again."""
+    """Each round has its own cache folder, so it reuses nothing of an earlier one."""
     cache = Path(out) / "cache"
     cache.mkdir(parents=True)
     files = find(folder, cache)
@@ -55,7 +55,7 @@ def ingest(find, folder: str, out: str) -> None:
         features=datasets.Features.from_arrow_schema(SCHEMA),
         cache_file_name=str(cache / "samples.arrow"),
     )
-    # Not to_parquet, which compresses with snappy whatever it is told.
+    # Not to_parquet, which always compresses with snappy.
     for index, table in enumerate(samples.with_format("arrow").iter(batch_size=ROWS_A_FILE)):
         pq.write_table(table, Path(out) / f"{index:08d}.parquet", **WRITING)
 

@@ -1,4 +1,4 @@
-"""Contestant "pillow": two processes with Pillow and pyarrow, without Spark. Plain and fast; what ingest is held to."""
+"""Contestant "pillow": two processes with Pillow and pyarrow, without Spark. The reference for ingest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipe import ROWS_A_FILE, WRITING, read_sample, to_table
 
 
 def ingest(pool, folder: str, out: str) -> None:
-    """Each process takes every second file of a shuffle, so that labels and sizes are spread evenly."""
+    """Each process takes every second file in random order, which balances labels and sizes."""
     Path(out).mkdir(parents=True)
     files = list_images(folder)
     random.Random(0).shuffle(files)
@@ -21,7 +21,7 @@ def ingest(pool, folder: str, out: str) -> None:
 
 
 def ingest_files(files: list[str], rank: int, out: str) -> None:
-    """One process: read, hash, decode and write, a file's worth of rows at a time."""
+    """One process: read, hash, decode and write, one Parquet file at a time."""
     for start in range(0, len(files), ROWS_A_FILE):
         samples = [read_sample(path) for path in files[start : start + ROWS_A_FILE]]
         pq.write_table(to_table(samples), Path(out) / f"{rank}-{start:08d}.parquet", **WRITING)

@@ -1,7 +1,7 @@
 """Contestants "ray" and "ray-defaults": Ray Data with two CPUs.
 
-"ray" is the fastest of the ways that were tried: tasks read their own files, a few blocks a CPU. "ray-defaults" is the
-way that Ray's documentation shows, read_binary_files into map_batches, with as many blocks as Ray chooses.
+"ray" is the fastest of several ways: tasks read their own files, with a few blocks per CPU. "ray-defaults" is the
+documented way, read_binary_files and map_batches, with Ray's default number of blocks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import ray.data
 from contestant import PROCESSES, list_images, serve
 from recipe import ROWS_A_FILE, WRITING, make_sample, read_sample, to_table
 
-BLOCKS_A_CPU = 2
+BLOCKS_PER_CPU = 2
 
 
 def ingest(folder: str, out: str) -> None:
-    """Hand out paths; no file's bytes pass through the object store."""
+    """Distribute paths; the files' bytes do not pass through the object store."""
     files = list_images(folder)
     random.Random(0).shuffle(files)
-    paths = ray.data.from_items([{"path": path} for path in files], override_num_blocks=BLOCKS_A_CPU * PROCESSES)
+    paths = ray.data.from_items([{"path": path} for path in files], override_num_blocks=BLOCKS_PER_CPU * PROCESSES)
     samples = paths.map_batches(read_samples, batch_format="pyarrow", batch_size=ROWS_A_FILE)
     samples.write_parquet(out, max_rows_per_file=ROWS_A_FILE, **WRITING)
 
@@ -37,7 +37,7 @@ def read_samples(batch: pa.Table) -> pa.Table:
 
 
 def ingest_with_defaults(folder: str, out: str) -> None:
-    """Ray reads the files and decides how to share them out."""
+    """Ray reads the files and decides how to distribute them."""
     files = ray.data.read_binary_files(folder, include_paths=True)
     samples = files.map_batches(make_samples, batch_format="pyarrow", batch_size=ROWS_A_FILE)
     samples.write_parquet(out, max_rows_per_file=ROWS_A_FILE, **WRITING)

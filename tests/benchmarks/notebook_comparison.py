@@ -27,7 +27,7 @@ from cxrflow.base.config import IngestConfig, TrainConfig
 from cxrflow.metrics.intervals import Rate, Resamples, percentiles
 from ingest import say
 from program import ROOT
-from real_runs import judge_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
+from real_runs import evaluate_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
 
 SIZES = {"test": 100, "val": 108, "train": 432}
 """Images of each split: the notebook's 540 had a validation split of 0.2."""
@@ -92,7 +92,7 @@ def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: arg
     """Train and judge one recipe on one draw, or read what that gave: what the table and the picture need of it."""
     config = configure(recipe, table, run_folder(folder, recipe, flags), seed, flags)
     epochs = train_once(spark, config)
-    judged, scored = judge_once(spark, config, table)
+    judged, scored = evaluate_once(spark, config, table)
     scores = scored.filter(like="score_")
     called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}

@@ -1,6 +1,6 @@
-"""Models that benchmarks train on the 5,216 real files, and what comes of judging them.
+"""Train and evaluate models on the 5,216 real files, for several benchmarks.
 
-Tables and runs are kept below a folder: what is there is not made again, and a training goes on where it was.
+Tables and runs stay in a folder and are reused: a finished one is not repeated, and an unfinished training resumes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from program import ROOT
 
 IMAGES = "chest_xray_224"
 SERIES = {"IM": "NORMAL", "NORMAL2": "NORMAL", "bacteria": "PNEUMONIA", "virus": "PNEUMONIA"}
-"""With the label of all their images."""
+"""Series of file names, with the label of all their images."""
 
 
 def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
-    """A parser with the flags that all of them have."""
+    """A parser with the flags that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--launcher", choices=("local", "horovod", "torch"), default="horovod", help="how workers start (horovod)"
@@ -46,7 +46,7 @@ def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Path]:
-    """The flags, and the folder of images."""
+    """The flags and the folder of images."""
     flags = parser.parse_args()
     if flags.launcher == "local" and flags.workers != 1:
         parser.error("--workers: expected 1 with the local launcher")
@@ -68,12 +68,13 @@ def open_two_slots(name: str):
 
 
 def list_files(images: Path) -> dict[str, list[str]]:
-    """Paths below ``images`` by patient, of files with the same content only one."""
-    found, seen = {}, set()
+    """Paths below ``images`` by patient; of several files with the same content, only the first."""
+    found: dict[str, list[str]] = {}
+    digests: set[bytes] = set()
     for path in sorted(images.glob("*/*.jpeg")):
         digest = hashlib.sha256(path.read_bytes()).digest()
-        if digest not in seen:
-            seen.add(digest)
+        if digest not in digests:
+            digests.add(digest)
             name = path.relative_to(images).as_posix()
             found.setdefault(patient_of(name, "kermany"), []).append(name)
     return found
@@ -84,40 +85,43 @@ def series_of(path: str) -> str:
 
 
 def find_folds(patients: dict[str, list[str]], folds: int) -> dict[str, int]:
-    """Of each patient, from 1: each series is dealt out evenly in random order."""
+    """The fold of each patient, from 1: each series is distributed evenly, in random order."""
     members: dict[str, list[str]] = {}
     for patient, paths in sorted(patients.items()):
         members.setdefault(series_of(paths[0]), []).append(patient)
     random, found = np.random.default_rng(0), {}
     for name in SERIES:
-        found |= {str(patient): place % folds + 1 for place, patient in enumerate(random.permutation(members[name]))}
+        found |= {str(patient): index % folds + 1 for index, patient in enumerate(random.permutation(members[name]))}
     return found
 
 
-def make_table(spark, dealt: Iterable[tuple[str, str, str]], config: IngestConfig) -> None:
-    """``dealt``: (path, patient, split) of each image, whose label is its folder; they are written to a labels file beside
-    the table of ``config``, which says the rest. Ends the program where the table is there, but was dealt otherwise."""
+def make_table(spark, assigned: Iterable[tuple[str, str, str]], config: IngestConfig) -> None:
+    """Ingest images with assigned patients and splits, unless the table exists.
+
+    ``assigned`` has (path, patient, split) of each image; its label is its folder. They are written to a labels file
+    next to the table. Exits if the table exists with another assignment.
+    """
     from cxrflow.pipeline.ingest_job import ingest
 
     table = Path(config.table)
     labels = table.with_name(f"{table.name}-labels.csv")
-    wanted = [
+    rows = [
         ["path", "label", "patient_id", "split"],
-        *([path, path.split("/")[0], patient, split] for path, patient, split in dealt),
+        *([path, path.split("/")[0], patient, split] for path, patient, split in assigned),
     ]
     if (table / "manifest.json").exists():
         with open(labels, newline="") as file:
-            if list(csv.reader(file)) != wanted:
-                stop(f"--folder: expected {labels} as it would be dealt now, found others; name another folder")
+            if list(csv.reader(file)) != rows:
+                stop(f"--folder: expected {labels} with today's splits, found others; name another folder")
         return
     labels.parent.mkdir(parents=True, exist_ok=True)
     with open(labels, "w", newline="") as file:
-        csv.writer(file).writerows(wanted)
+        csv.writer(file).writerows(rows)
     ingest(spark, dataclasses.replace(config, labels=str(labels)))
 
 
 def run_folder(folder: Path, name: str, flags: argparse.Namespace) -> Path:
-    """Of a training: apart from those of other epochs and workers, whose result is another."""
+    """The run directory, separate for each number of epochs and workers, because their results differ."""
     return folder / f"{name}-{flags.epochs or 'default'}-epochs-{flags.workers}-{flags.launcher}"
 
 
@@ -125,22 +129,22 @@ def train_once(spark, config: TrainConfig) -> list[dict]:
     """The epochs of ``history.json``."""
     from cxrflow.pipeline.train_job import train
 
-    run, began = RunDirectory(config.run), time.monotonic()
+    run, started = RunDirectory(config.run), time.monotonic()
     train(None if config.launcher == "local" else spark, config)  # does nothing with a finished run
-    say(f"{config.run}: trained, {time.monotonic() - began:.0f} s now")
+    say(f"{config.run}: trained, {time.monotonic() - started:.0f} s")
     return run.read(run.history, "train")["epochs"]
 
 
-def judge_once(spark, config: TrainConfig, table: Path) -> tuple[dict, pd.DataFrame]:
-    """What ``metrics.json`` has of the test split of a table, and its scored images; both are kept beside the run."""
+def evaluate_once(spark, config: TrainConfig, table: Path) -> tuple[dict, pd.DataFrame]:
+    """The content of metrics.json and scores.parquet for a table's test split; both are kept next to the run."""
     from cxrflow.pipeline.evaluate_job import evaluate
 
-    kept = Path(f"{config.run}-on-{table.name}")
-    if not kept.exists():
+    saved = Path(f"{config.run}-on-{table.name}")
+    if not saved.exists():
         evaluate(spark, EvaluateConfig(run=config.run, table=str(table), split="test"))
-        half = kept.with_name(f"{kept.name}-half")
+        half = saved.with_name(f"{saved.name}-half")
         half.mkdir(exist_ok=True)
         for name in ("metrics.json", "scores.parquet"):
             shutil.copy(Path(config.run) / name, half)
-        half.rename(kept)
-    return json.loads((kept / "metrics.json").read_text()), pd.read_parquet(kept / "scores.parquet")
+        half.rename(saved)
+    return json.loads((saved / "metrics.json").read_text()), pd.read_parquet(saved / "scores.parquet")

@@ -51,8 +51,8 @@ class Assignment:
 
     files: int
     bytes: int
-    skipped: int
-    """Hidden files."""
+    skipped: int | None
+    """Hidden files; None if the file system cannot count them."""
     to_decode: int
     bytes_to_decode: int
     missing: int

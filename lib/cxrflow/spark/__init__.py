@@ -1,1 +1,4 @@
-"""What runs on Spark's driver and executors. The only rooms that import pyspark, and none imports Keras here."""
+"""Spark's driver and executors: sessions, listing, decoding, scoring. Only this package and those above import pyspark.
+
+Executors decode without Keras; ``scorer`` imports it when it loads a model.
+"""

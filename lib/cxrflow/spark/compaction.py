@@ -1,4 +1,4 @@
-"""Shards of equal length: what tasks left short, what has to move and what has to go, put together anew."""
+"""Compaction: merge short and changed shards into full ones, so that a table has shards of equal length."""
 
 from __future__ import annotations
 
@@ -23,47 +23,45 @@ class Piece:
 
 
 Change = tuple[str, int, str | None]
-"""(the shard's place, row, the split that the row goes to, or None where it goes nowhere)."""
+"""(the shard's URL, row, new split of the row or None to drop it)."""
 
 
 def compact_shards(
     spark: SparkSession, staging: str, shards: dict[str, Shard], changes: list[Change], rows: int, task: str = "single"
 ) -> list[Shard]:
-    """Shards of ``rows`` rows, but for the last of each split, that hold every row where it belongs.
+    """Apply the changes and merge shards, so that all have ``rows`` rows, except for the last one of each split.
 
-    ``shards`` are all of them, by their place; ``task`` is the manifest's. Those that are full and unchanged stay as they are; the rest is read
-    and written again below ``staging`` by the executors. Returns the shards that stay, with their path as it was,
-    and the new ones, with their path below ``staging``.
+    ``shards`` are all shards of the table by URL; ``task`` is the manifest's. Full and unchanged shards stay as they
+    are; executors read the others and write new ones below ``staging``. Returns the shards that stay, with their path
+    unchanged, and the new ones, with their path relative to ``staging``.
     """
     changed: dict[str, dict[int, str | None]] = defaultdict(dict)
     for url, row, split in changes:
         changed[url][row] = split
-    loose = {url: shard for url, shard in shards.items() if changed[url] or shard.rows != rows}
+    to_merge = {url: shard for url, shard in shards.items() if changed[url] or shard.rows != rows}
     pieces: dict[str, list[Piece]] = defaultdict(list)
-    # In order of content, not of names, which are new each time: the same files and tasks give the same table.
-    for url, shard in sorted(loose.items(), key=lambda pair: pair[1].checksum):
-        for split, piece in cut_up(url, shard, changed[url]):
+    # Sort by content, because names are random: the same files and tasks must give the same table.
+    for url, shard in sorted(to_merge.items(), key=lambda pair: pair[1].checksum):
+        for split, piece in split_shard(url, shard, changed[url]):
             pieces[split].append(piece)
-    stay = {url: shard for url, shard in shards.items() if url not in loose}
-    recipes = []
+    unchanged = {url: shard for url, shard in shards.items() if url not in to_merge}
+    groups = []
     for split, found in sorted(pieces.items()):
-        whole = shards[found[0].url] if len(found) == 1 else None
-        if whole and (found[0].stop - found[0].start, split) == (
-            whole.rows,
-            whole.split,
-        ):  # nothing to put it together with
-            stay[found[0].url] = whole
+        first = found[0]
+        only = shards[first.url] if len(found) == 1 else None
+        if only and (first.stop - first.start, split) == (only.rows, only.split):  # no other piece to merge it with
+            unchanged[first.url] = only
         else:
-            recipes += [(split, recipe) for recipe in cut_evenly(found, rows)]
-    if not recipes:
-        return list(stay.values())
-    merged = spark.sparkContext.parallelize(recipes, min(len(recipes), 4 * spark.sparkContext.defaultParallelism))
-    return [*stay.values(), *merged.map(lambda recipe: _merge(staging, task, *recipe)).collect()]
+            groups += [(split, group) for group in group_pieces(found, rows)]
+    if not groups:
+        return list(unchanged.values())
+    merged = spark.sparkContext.parallelize(groups, min(len(groups), 4 * spark.sparkContext.defaultParallelism))
+    return [*unchanged.values(), *merged.map(lambda group: _merge(staging, task, *group)).collect()]
 
 
-def cut_up(url: str, shard: Shard, changed: dict[int, str | None]) -> list[tuple[str, Piece]]:
-    """The shard as runs of rows that go to the same split; rows that go nowhere are left out."""
-    runs: list[tuple[str | None, int]] = []  # the split, and where the run begins
+def split_shard(url: str, shard: Shard, changed: dict[int, str | None]) -> list[tuple[str, Piece]]:
+    """The shard's runs of consecutive rows with the same new split; dropped rows are left out."""
+    runs: list[tuple[str | None, int]] = []  # (split, first row of the run)
     for row in range(shard.rows):
         split = changed.get(row, shard.split)
         if not runs or runs[-1][0] != split:
@@ -74,27 +72,27 @@ def cut_up(url: str, shard: Shard, changed: dict[int, str | None]) -> list[tuple
     ]
 
 
-def cut_evenly(pieces: list[Piece], rows: int) -> list[list[Piece]]:
-    """Pieces laid end to end, cut into recipes of ``rows`` rows each but for the last."""
-    recipes: list[list[Piece]] = []
-    room = 0
+def group_pieces(pieces: list[Piece], rows: int) -> list[list[Piece]]:
+    """Groups of pieces, in order, with ``rows`` rows each, except for the last. Pieces are divided where needed."""
+    groups: list[list[Piece]] = []
+    free = 0
     for piece in pieces:
         start = piece.start
         while start < piece.stop:
-            if room == 0:
-                recipes.append([])
-                room = rows
-            stop = min(piece.stop, start + room)
-            recipes[-1].append(Piece(piece.url, start, stop))
-            room -= stop - start
+            if free == 0:
+                groups.append([])
+                free = rows
+            stop = min(piece.stop, start + free)
+            groups[-1].append(Piece(piece.url, start, stop))
+            free -= stop - start
             start = stop
-    return recipes
+    return groups
 
 
-def _merge(staging: str, task: str, split: str, recipe: list[Piece]) -> Shard:
-    # take() copies the rows, so that no more than one whole shard is in memory besides the new one.
-    parts = [read_shard(piece.url).take(np.arange(piece.start, piece.stop)) for piece in recipe]
-    table = pa.concat_tables(parts)
+def _merge(staging: str, task: str, split: str, group: list[Piece]) -> Shard:
+    # take() copies the rows, so only one whole shard is in memory besides the new one.
+    tables = [read_shard(piece.url).take(np.arange(piece.start, piece.stop)) for piece in group]
+    table = pa.concat_tables(tables)
     counts = {pair["values"]: pair["counts"] for pair in table["label"].combine_chunks().value_counts().to_pylist()}
     return Shard(
         path=write_shard(staging, split, table),

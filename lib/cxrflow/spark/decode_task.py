@@ -1,7 +1,7 @@
-"""What a decoding task does on an executor: bytes to pixels, straight into shards. No Spark session, no Keras.
+"""A decoding task on an executor: it reads files, decodes them and writes shards. No Spark session, no Keras.
 
-The pixels go from the decoder to Parquet inside one Python process and its decoding child. What came of each file is
-written beside the shards, so nothing but the name of that list crosses between Python and the JVM.
+The pixels go from the decoder to Parquet inside one Python process and its child. The outcome of each file is written
+next to the shards, so only the URL of that Parquet file crosses between Python and the JVM.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ OUTCOME = pa.schema(
     [
         *(pa.field(column.name, column.type) for column in SAMPLES if column.name != "pixels"),
         pa.field("split", pa.string()),
-        pa.field("shard", pa.string()),  # where the sample was written, below the staging folder; null in quarantine
-        pa.field("row", pa.int32()),  # its place in that shard
+        pa.field("shard", pa.string()),  # the sample's shard, relative to the staging folder; null in quarantine
+        pa.field("row", pa.int32()),  # its row in that shard
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
     ]
 )
-"""One row for each file that a task saw."""
+"""One row for each file of a task."""
 
-DONE = pa.schema(
+TASK_RESULT = pa.schema(
     [
-        pa.field("outcomes", pa.string()),  # the place of the task's Parquet file of OUTCOME
-        pa.field("memory", pa.int64()),  # bytes, the most that the task's Python processes have held
+        pa.field("outcomes", pa.string()),  # URL of the task's Parquet file of OUTCOME
+        pa.field("memory", pa.int64()),  # peak memory of the task's Python processes, in bytes
     ]
 )
-"""What a task says at its end."""
+"""The one row that a task returns."""
 
-# A row of Spark's holds two gigabytes at most. Files above this come without their content.
+# A row in Spark holds at most two gigabytes. Larger files than this come without their content.
 LARGEST_CONTENT = 2**30
 
-# Files that one child process decodes, and that its parent holds the listing of as Python objects.
-FILES_A_CHILD = 2000
+# Files per child process. The parent holds their rows as Python objects.
+FILES_PER_CHILD = 2000
 
 
 @dataclass(frozen=True)
 class ReadAndDecode:
-    """The part of the work that runs apart, where a decoder that crashes takes only its file."""
+    """Reads and decodes one file. It runs in a child process, so that a crash of the decoder affects this file only."""
 
     recipe: Recipe
 
     def __call__(self, row: dict) -> tuple[str | None, DecodedImage | DecodeError]:
-        """(SHA-256 of the file's bytes or None, the image or why there is none).
+        """(SHA-256 of the file's bytes or None, the image or the reason why there is none).
 
-        ``row`` holds ``path`` and, where only Spark can read the file system, the file's bytes as ``content``.
+        ``row`` has ``path`` and, if only Spark can read the file system, the file's bytes as ``content``.
         """
         digest = None
         try:
@@ -72,14 +72,14 @@ class ReadAndDecode:
         except OSError as error:
             return None, DecodeError("unreadable", f"{type(error).__name__}: {error}")
         except MemoryError:
-            return digest, DecodeError("too_large", "reading it takes more memory than --worker-memory allows")
+            return digest, DecodeError("too_large", "decoding needs more memory than --worker-memory allows")
 
     def _read(self, row: dict) -> bytes:
         if "content" not in row:
             return storage.read_bytes(row["path"])
         if not row["content"].is_valid:
             raise DecodeError(
-                "too_large", f"{row['size']:,} bytes; Spark hands on files of at most {LARGEST_CONTENT:,}"
+                "too_large", f"{row['size']:,} bytes; through Spark a file may have at most {LARGEST_CONTENT:,}"
             )
         return row["content"].as_buffer().to_pybytes()
 
@@ -87,13 +87,13 @@ class ReadAndDecode:
 def decode_files(
     batches: Iterator[pa.RecordBatch], recipe: Recipe, memory: int
 ) -> Iterator[tuple[dict, str | None, DecodedImage | DecodeError]]:
-    """(the file's row without its content, SHA-256, the image or why there is none) for each row of the batches.
+    """Decode the files of the batches; yields (row without content, SHA-256, image or error) in order.
 
-    An image's pixels are valid until the next one is asked for. ``memory`` (bytes) is what decoding may take at a time.
+    An image's pixels are valid only until the next item is requested. ``memory`` limits decoding, in bytes.
     """
     for batch in batches:
-        for start in range(0, batch.num_rows, FILES_A_CHILD):
-            rows = _rows(batch.slice(start, FILES_A_CHILD))
+        for start in range(0, batch.num_rows, FILES_PER_CHILD):
+            rows = _rows(batch.slice(start, FILES_PER_CHILD))
             results = map_isolated(ReadAndDecode(recipe), rows, memory, recipe.height * recipe.width)
             for row, result in zip(rows, results, strict=True):
                 row.pop("content", None)
@@ -102,7 +102,7 @@ def decode_files(
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict]:
-    """The rows as Python objects, but for the bytes of files, which stay where Arrow has them."""
+    """The rows as Python objects; contents stay in Arrow's memory."""
     rows = batch.select([name for name in batch.schema.names if name != "content"]).to_pylist()
     if "content" in batch.schema.names:
         for row, content in zip(rows, batch["content"], strict=True):
@@ -112,37 +112,36 @@ def _rows(batch: pa.RecordBatch) -> list[dict]:
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """Decodes the files of one task; called with the Arrow batches that list them."""
+    """Decodes the files of one task into shards; called with the Arrow batches that list them."""
 
     staging: str
-    """Folder for the shards of this ingest, not yet part of the table."""
+    """Folder for the new shards, until they are committed to the table."""
     recipe: Recipe
     shard_rows: int
     memory: int
     """Bytes that a Python worker may take."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        # A name of its own: a task that is tried twice leaves two files, of which the driver hears of one.
-        place = storage.join(self.staging, f"outcomes/{uuid.uuid4().hex}.parquet")
-        with storage.open_file(place, "wb") as file, pq.ParquetWriter(file, OUTCOME) as outcomes:
+        """Decode the files of the batches (TASK_FILES); yields one row of TASK_RESULT."""
+        # The name is random: a retried task writes another file, and the driver gets the name of one of them.
+        url = storage.join(self.staging, f"outcomes/{uuid.uuid4().hex}.parquet")
+        with storage.open_file(url, "wb") as file, pq.ParquetWriter(file, OUTCOME) as outcomes:
             for table in self._outcomes(batches):
                 outcomes.write_table(table)
-        memory = (
-            sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
-        )
-        yield pa.RecordBatch.from_pydict({"outcomes": [place], "memory": [memory]}, schema=DONE)
+        kilobytes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        memory = sum(kilobytes) * 1024
+        yield pa.RecordBatch.from_pydict({"outcomes": [url], "memory": [memory]}, schema=TASK_RESULT)
 
     def _outcomes(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-        """The outcomes of all files, some at a time; their shards are written by then."""
+        """Tables of OUTCOME; the shards that they name are already written."""
         pending: dict[str, _Pending] = {}
-        spare: list[
-            np.ndarray
-        ] = []  # memory of shards that are written, for those to come: new memory costs as much again
-        refused: list[dict] = []
+        # The pixel buffer of a written shard, reused for the next one: allocating it anew doubles the time.
+        spare: list[np.ndarray] = []
+        rejected: list[dict] = []
         for row, digest, decoded in decode_files(batches, self.recipe, self.memory // 2):
             if row["label"] is None and isinstance(decoded, DecodedImage):
                 decoded = DecodeError("unlabelled")
-            known = {
+            source = {
                 "path": row["path"],
                 "size": row["size"],
                 "modified": row["modified"],
@@ -152,29 +151,29 @@ class DecodeTask:
                 "patient_id": row["patient_id"],
             }
             if isinstance(decoded, DecodeError):
-                refused.append({**known, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
+                rejected.append({**source, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})
                 continue
             if row["split"] not in pending:
-                if pending:  # splits that take turns would keep a buffer each, beside the spare one
+                if pending:  # each pending split already has a buffer, so a spare one would be too many
                     spare.clear()
-                pending[row["split"]] = _Pending(spare.pop() if spare else self._memory_for_pixels())
+                pending[row["split"]] = _Pending(spare.pop() if spare else self._new_buffer())
             samples = pending[row["split"]]
-            samples.add(known, decoded)
+            samples.add(source, decoded)
             if len(samples.rows) == self.shard_rows:
                 yield self._write(pending.pop(row["split"]), row["split"], spare)
             elif sum(len(samples.rows) for samples in pending.values()) * decoded.pixels.nbytes > self.memory // 8:
-                # Shards of large images: better some short ones, which are put together later, than too much memory.
+                # Too much memory is pending: write a short shard, which compaction merges later.
                 split = max(pending, key=lambda split: len(pending[split].rows))
                 yield self._write(pending.pop(split), split, spare)
         for split, samples in pending.items():
             yield self._write(samples, split, spare)
-        yield pa.Table.from_pylist(refused, schema=OUTCOME)
+        yield pa.Table.from_pylist(rejected, schema=OUTCOME)
 
-    def _memory_for_pixels(self) -> np.ndarray:
+    def _new_buffer(self) -> np.ndarray:
         return np.empty((self.shard_rows, self.recipe.height, self.recipe.width), np.uint8)
 
     def _write(self, samples: _Pending, split: str, spare: list[np.ndarray]) -> pa.Table:
-        """Write what is pending of a split as a shard; its outcomes."""
+        """Write the pending samples of a split as a shard; returns their outcomes."""
         table = samples.to_table()
         shard = write_shard(self.staging, split, table)
         spare[:] = [samples.pixels]
@@ -192,19 +191,19 @@ class DecodeTask:
 
 
 class _Pending:
-    """Samples of one split that wait for their shard."""
+    """Samples of one split that are not yet written to a shard."""
 
     def __init__(self, pixels: np.ndarray):
-        """``pixels``: uint8 (most samples, height, width), what is in it does not matter."""
+        """``pixels`` is a buffer to fill: uint8 (shard_rows, height, width)."""
         self.rows: list[dict] = []
         self.pixels = pixels
 
-    def add(self, known: dict, decoded: DecodedImage) -> None:
+    def add(self, source: dict, decoded: DecodedImage) -> None:
         height, width = decoded.pixels.shape
         self.pixels[len(self.rows)] = decoded.pixels
         self.rows.append(
             {
-                **known,
+                **source,
                 "height": height,
                 "width": width,
                 "source_height": decoded.source_height,
@@ -216,6 +215,7 @@ class _Pending:
         )
 
     def to_table(self) -> pa.Table:
+        """The samples, with schema SAMPLES; the pixel column shares the buffer's memory."""
         pixels = self.pixels[: len(self.rows)]
         columns = {name: [row[name] for row in self.rows] for name in self.rows[0]}
         columns["phash"] = perceptual_hash(pixels)
@@ -224,7 +224,7 @@ class _Pending:
 
 
 def _binary(pixels: np.ndarray) -> pa.Array:
-    """The images as one binary column, on the memory that they are in."""
+    """The images as one binary column, without a copy."""
     count = len(pixels)
     offsets = np.arange(count + 1, dtype=np.int32) * (pixels.nbytes // count)
     return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(pixels)])

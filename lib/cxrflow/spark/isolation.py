@@ -1,4 +1,4 @@
-"""Work on many items in a child process, so that an item that ends its process ends nothing else."""
+"""Process items in a child process, so that an item that crashes its process affects no other item."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
-# A file that takes longer hangs: the slowest of the largest images takes seconds.
-PATIENCE_SECONDS = 300.0
-# How often a child that waits for its parent looks whether there still is one.
-_PARENT_SECONDS = 5.0
-# A message holds results of so much work, of so many items and with so many bytes of arrays, at most.
+# The slowest of the largest images takes seconds, so an item that takes longer than this hangs.
+TIMEOUT_SECONDS = 300.0
+# How often a child that waits for its parent checks whether the parent is alive.
+_PARENT_CHECK_SECONDS = 5.0
+# Limits of one message from the child: computing time, number of results and bytes of arrays.
 GROUP_SECONDS = 0.05
-MOST_RESULTS = 64
+MAX_RESULTS = 64
 SLOT_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Crash:
-    """What took the child process with it, instead of a result."""
+    """In place of a result: the item crashed its process or timed out."""
 
     detail: str
 
@@ -37,68 +37,70 @@ def map_isolated(
     items: Sequence,
     memory: int | None = None,
     largest_array: int = 0,
-    patience: float = PATIENCE_SECONDS,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> Iterator[Any]:
-    """Yield ``function(item)`` for each item in order, computed in a forked child; a Crash for an item that ended the
-    child twice when it was alone (once may be the machine's fault), or that took longer than ``patience`` seconds.
+    """Yield ``function(item)`` for each item in order, computed in a forked child.
 
-    Results are pickled; the items are not, since a fork has them. A NumPy array of up to ``largest_array`` bytes in a
-    result is not copied on the way: it lies in memory that both processes share, and **is valid until the next result is
-    asked for**. ``memory`` (bytes) is what the child may allocate beyond what it starts with; then it meets a
-    MemoryError. An exception that the function raises is raised here.
+    Yields a Crash for an item that crashed the child, or took longer than ``timeout`` seconds, in two attempts on its
+    own: a single failure may be the machine's fault. An exception of the function is raised here.
+
+    Results are pickled. Items are not, because a forked child has them. A NumPy array of up to ``largest_array`` bytes
+    in a result is passed in shared memory without a copy, and **is valid only until the next result is requested**.
+    ``memory`` limits, in bytes, what the child may allocate beyond its initial size; more raises a MemoryError in it.
     """
     start = crashes = 0
-    alone_until = 0  # results of the items before this one come one by one, so that it shows which item ends the child
+    alone_until = 0  # items before this one are sent one by one, to find out which of them crashes the child
     shared = _Shared(largest_array)
     while start < len(items):
         with _Child(function, items, start, alone_until, memory, shared) as child:
             try:
                 while start < len(items):
-                    for result in child.receive(patience):
+                    for result in child.receive(timeout):
                         start, crashes = start + 1, 0
                         if isinstance(result, _Raised):
                             raise result.error
                         yield result
                     child.done_with_results()
-            except _Ended:
+            except _ChildLost:
                 if start < alone_until:
                     crashes += 1
                 else:
-                    alone_until = start + shared.most
+                    alone_until = start + shared.max_results
         if crashes == 2:
-            yield Crash(child.how_it_ended())
+            yield Crash(child.exit_detail())
             start, crashes = start + 1, 0
 
 
-class _Ended(Exception):
-    """The child is gone, or hangs."""
+class _ChildLost(Exception):
+    """The child has ended, or hangs."""
 
 
 class _Shared:
-    """Memory that a child writes arrays into and its parent reads them from, one slot a message, in turn."""
+    """Shared memory for arrays, written by the child and read by the parent. Messages use its slots in turn."""
 
     SLOTS = 4
 
     def __init__(self, largest_array: int):
-        self.most = max(1, min(MOST_RESULTS, SLOT_BYTES // max(1, largest_array)))
-        """Results in a message, at most."""
-        self._bytes = self.most * largest_array
+        self.max_results = max(1, min(MAX_RESULTS, SLOT_BYTES // max(1, largest_array)))
+        """Most results in one message."""
+        self._bytes = self.max_results * largest_array
         self._memory = memoryview(mmap.mmap(-1, max(1, self._bytes * self.SLOTS)))
 
     def put(self, number: int, buffers: list[pickle.PickleBuffer]) -> list[tuple[int, int]] | None:
-        """(start, end) of each buffer in the slot of the message ``number``; None where they do not fit."""
+        """Copy the buffers into the slot of message ``number``; returns their (start, end), None if they do not fit."""
         raw = [buffer.raw() for buffer in buffers]
         if sum(view.nbytes for view in raw) > self._bytes:
             return None
-        places, start = [], (number % self.SLOTS) * self._bytes
+        ranges, start = [], (number % self.SLOTS) * self._bytes
         for view in raw:
             self._memory[start : start + view.nbytes] = view
-            places.append((start, start + view.nbytes))
+            ranges.append((start, start + view.nbytes))
             start += view.nbytes
-        return places
+        return ranges
 
-    def get(self, places: list[tuple[int, int]]) -> list[memoryview]:
-        return [self._memory[start:end] for start, end in places]
+    def get(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        """Views of the buffers that ``put`` stored, without a copy."""
+        return [self._memory[start:end] for start, end in ranges]
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Raised:
 
 
 class _Child:
-    """A forked process that works on the items from ``start`` on and sends their results through a pipe."""
+    """A forked process that processes the items from ``start`` on and sends the results through a pipe."""
 
     def __init__(
         self,
@@ -121,47 +123,49 @@ class _Child:
         context = multiprocessing.get_context("fork")
         self._results, sender = context.Pipe(duplex=False)
         self._shared, self._free = shared, context.Semaphore(shared.SLOTS)
-        self._late = False
+        self._timed_out = False
         self._process = context.Process(
-            target=_work, args=(function, items, start, alone_until, memory, shared, self._free, self._results, sender)
+            target=_run_child,
+            args=(function, items, start, alone_until, memory, shared, self._free, self._results, sender),
         )
         self._process.start()
-        sender.close()  # so that the child's end is seen as the end of the pipe
+        sender.close()  # otherwise the pipe would not report the end of the child
 
     def __enter__(self) -> _Child:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._results.close()
-        if not self._late:
+        if not self._timed_out:
             self._process.join(1.0)
-        if self._process.is_alive():  # stuck, or its results are no longer wanted
+        if self._process.is_alive():  # it hangs, or the caller stopped early
             self._process.kill()
             self._process.join()
 
-    def receive(self, patience: float) -> list:
-        """The next results. Raises _Ended where the child has ended, or hangs."""
-        if not self._results.poll(patience):
-            self._late = True
-            raise _Ended
+    def receive(self, timeout: float) -> list:
+        """The next results. Raises _ChildLost if the child has ended, or sends nothing for ``timeout`` seconds."""
+        if not self._results.poll(timeout):
+            self._timed_out = True
+            raise _ChildLost
         try:
-            content, places = self._results.recv()
-        except (EOFError, OSError):  # OSError: in the middle of a message
-            raise _Ended from None
-        return pickle.loads(content, buffers=self._shared.get(places))
+            content, ranges = self._results.recv()
+        except (EOFError, OSError):  # OSError: it ended in the middle of a message
+            raise _ChildLost from None
+        return pickle.loads(content, buffers=self._shared.get(ranges))
 
     def done_with_results(self) -> None:
-        """Let the child use the slot of the last results again."""
+        """Let the child overwrite the slot of the last results."""
         self._free.release()
 
-    def how_it_ended(self) -> str:
+    def exit_detail(self) -> str:
+        """How the process ended, for people."""
         code = self._process.exitcode
-        if self._late:
-            return "it gave no answer in time, twice"
+        if self._timed_out:
+            return "timed out twice"
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
-def _work(
+def _run_child(
     function: Callable[[Any], Any],
     items: Sequence,
     start: int,
@@ -169,33 +173,35 @@ def _work(
     memory: int | None,
     shared: _Shared,
     free: Semaphore,
-    theirs: Connection,
+    receiver: Connection,
     results: Connection,
 ) -> None:
     parent = os.getppid()
-    theirs.close()  # otherwise this process would never notice that nobody listens
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    receiver.close()  # otherwise this process would not notice that the parent closed the pipe
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, signal.SIG_DFL)
     if memory is not None:
         limit = _data_size() + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        for number, group in enumerate(_groups(function, items, start, alone_until, shared.most)):
-            while not free.acquire(timeout=_PARENT_SECONDS):
-                if os.getppid() != parent:  # it died, and nobody will ever take the results
+        for number, group in enumerate(_groups(function, items, start, alone_until, shared.max_results)):
+            while not free.acquire(timeout=_PARENT_CHECK_SECONDS):
+                if os.getppid() != parent:  # the parent died, so nobody will read the results
                     return
             buffers: list[pickle.PickleBuffer] = []
             content = pickle.dumps(group, protocol=5, buffer_callback=buffers.append)
-            places = shared.put(number, buffers)
-            results.send((content, places) if places is not None else (pickle.dumps(group, protocol=5), []))
+            ranges = shared.put(number, buffers)
+            results.send((content, ranges) if ranges is not None else (pickle.dumps(group, protocol=5), []))
     except BrokenPipeError:
-        pass  # the parent wants no more
+        pass  # the parent stopped early
 
 
-def _groups(function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, most: int) -> Iterator[list]:
-    """The results from ``start`` on, those that are quick several together: a message costs as much as a small image."""
+def _groups(
+    function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, max_results: int
+) -> Iterator[list]:
+    """The results from ``start`` on, in groups for one message each: a message takes as long as a small image."""
     group: list = []
-    begun = time.monotonic()
+    started = time.monotonic()
     for number in range(start, len(items)):
         try:
             group.append(function(items[number]))
@@ -203,15 +209,15 @@ def _groups(function: Callable[[Any], Any], items: Sequence, start: int, alone_u
             group.append(_Raised(error))
         if (
             number < alone_until
-            or len(group) == most
-            or time.monotonic() - begun > GROUP_SECONDS
+            or len(group) == max_results
+            or time.monotonic() - started > GROUP_SECONDS
             or number == len(items) - 1
         ):
             yield group
-            group, begun = [], time.monotonic()
+            group, started = [], time.monotonic()
 
 
 def _data_size() -> int:
-    """Bytes that this process has allocated, as RLIMIT_DATA counts them."""
+    """Bytes that this process has allocated, by the rules of RLIMIT_DATA."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))

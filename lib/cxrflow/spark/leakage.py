@@ -1,4 +1,4 @@
-"""Whether training has seen what is judged."""
+"""Leakage: whether the run's training has used the evaluated images or patients."""
 
 from __future__ import annotations
 
@@ -13,43 +13,41 @@ from pyspark.sql import SparkSession
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
-from cxrflow.spark.session import task_slots
+from cxrflow.spark.session import cached, task_slots
 from cxrflow.watch.event_queue import one_line_error
 
 log = logging.getLogger(__name__)
 
 
 def find_leakage(spark: SparkSession, run: RunDirectory, table: str, manifest: Manifest, split: str) -> dict:
-    """What the run's training knew of a split: ``table``, which is
+    """Compare a split with the table that the run was trained on; returns a dict with the key ``table``:
 
-    - ``own`` where it is the one that the run was trained on,
-    - ``other`` where it is not: then ``images`` counts the images whose file's content training or validation has, and ``patients``
-      the patients of these images and of others with a patient's key of theirs,
-    - ``remade`` where it lies in that one's place and was made since, so that patients may be in other splits,
-    - ``unknown`` where the one that the run was trained on is no longer there, or cannot be read, to compare with.
+    - ``own``: it is the table that the run was trained on.
+    - ``other``: it is another table. ``images`` counts the images whose content is in the run's train or val split;
+      ``patients`` counts the patients of these images, and those whose id is in the run's train or val split.
+    - ``remade``: it replaced the run's table at the same URL, so patients may be in other splits now.
+    - ``unknown``: the run's table no longer exists, or cannot be read.
     """
     config = run.read(run.config, "train")
-    place, trained_id = (
-        storage.absolute(config["train"]["table"]),
-        config["data"].get("table_id"),
-    )  # older runs do not say
-    if trained_id == manifest.table_id or (trained_id is None and place == storage.absolute(table)):
+    trained_url = storage.absolute(config["train"]["table"])
+    trained_id = config["data"].get("table_id")  # runs of older versions have none
+    same_url = trained_url == storage.absolute(table)
+    if trained_id == manifest.table_id or (trained_id is None and same_url):
         return {"table": "own"}
-    if place == storage.absolute(table):
+    if same_url:
         return {"table": "remade"}
     try:
-        trained = read_manifest(place)
+        trained = read_manifest(trained_url)
         if trained_id not in (None, trained.table_id):
             return {"table": "unknown"}
-        return {
-            "table": "other",
-            **_count_seen(spark, _shards(table, manifest, [split]), _shards(place, trained, ["train", "val"])),
-        }
+        evaluated_shards = _shards(table, manifest, [split])
+        trained_shards = _shards(trained_url, trained, ["train", "val"])
+        return {"table": "other", **_count_leaks(spark, evaluated_shards, trained_shards)}
     except UserError:
         return {"table": "unknown"}
-    except Exception as error:  # whatever Spark or a store has against it: what is judged does not need it
+    except Exception as error:  # evaluation does not need the comparison, whatever Spark or the store raises
         log.warning(
-            "the table %s, which the run was trained on, could not be compared with: %s", place, one_line_error(error)
+            "cannot compare with %s, the table that the run was trained on: %s", trained_url, one_line_error(error)
         )
         return {"table": "unknown"}
 
@@ -58,38 +56,35 @@ def _shards(table: str, manifest: Manifest, splits: list[str]) -> list[str]:
     return [storage.join(storage.absolute(table), shard.path) for split in splits for shard in manifest.of_split(split)]
 
 
-def _count_seen(spark: SparkSession, judged: list[str], known: list[str]) -> dict[str, int]:
-    work = [(shards is judged, shard) for shards in (judged, known) for shard in shards]
-    rows = (
-        spark.createDataFrame(work, "judged boolean, shard string")
-        .repartition(min(len(work), 4 * task_slots(spark)))
-        .mapInArrow(_read_keys, "judged boolean, sha256 string, patient_id string, named boolean")
-        .cache()
+def _count_leaks(spark: SparkSession, evaluated: list[str], trained: list[str]) -> dict[str, int]:
+    shards = [(shards is evaluated, shard) for shards in (evaluated, trained) for shard in shards]
+    keys = (
+        spark.createDataFrame(shards, "evaluated boolean, shard string")
+        .repartition(min(len(shards), 4 * task_slots(spark)))
+        .mapInArrow(_read_keys, "evaluated boolean, sha256 string, patient_id string, has_patient boolean")
     )
-    judged_rows, known_rows = rows.filter("judged"), rows.filter("NOT judged")
-    same_content = judged_rows.join(known_rows, "sha256", "left_semi")
-    same_patient = judged_rows.filter("named").join(known_rows.filter("named"), "patient_id", "left_semi")
-    found = {
-        "images": same_content.count(),
-        "patients": same_content.select("patient_id").union(same_patient.select("patient_id")).distinct().count(),
-    }
-    rows.unpersist()
-    return found
+    with cached(keys):
+        evaluated_rows, trained_rows = keys.filter("evaluated"), keys.filter("NOT evaluated")
+        same_content = evaluated_rows.join(trained_rows, "sha256", "left_semi")
+        same_patient = evaluated_rows.filter("has_patient").join(
+            trained_rows.filter("has_patient"), "patient_id", "left_semi"
+        )
+        patients = same_content.select("patient_id").union(same_patient.select("patient_id")).distinct()
+        return {"images": same_content.count(), "patients": patients.count()}
 
 
 def _read_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        for row in batch.to_pylist():
-            with storage.open_file(
-                row["shard"]
-            ) as file:  # some columns of it: without the pixels there is little to read
+        for task in batch.to_pylist():
+            # These columns are a small part of the file, so read_shard, which fetches all of it, would be slower.
+            with storage.open_file(task["shard"]) as file:
                 rows = pq.read_table(file, columns=["path", "sha256", "patient_id"])
-            named = pc.not_equal(rows["path"], rows["patient_id"])
             yield from pa.table(
                 {
-                    "judged": pa.array([row["judged"]] * len(rows)),
+                    "evaluated": pa.array([task["evaluated"]] * len(rows)),
                     "sha256": rows["sha256"],
                     "patient_id": rows["patient_id"].cast(pa.string()),
-                    "named": named,
+                    # A file without a patient has its path as patient_id, which says nothing across tables.
+                    "has_patient": pc.not_equal(rows["path"], rows["patient_id"]),
                 }
             ).to_batches()

@@ -1,5 +1,8 @@
-"""Frames as Parquet files that Python reads and writes: Spark then needs no client of its own for the place, nor a way
-to rename, which object stores lack. Whoever collects the files' names decides which of them count."""
+"""Frames as Parquet files that Python tasks read and write.
+
+Spark itself then needs no client for the file system, and no rename, which object stores lack. A retried task writes
+another file, so only the files whose names were collected count.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,16 @@ from cxrflow.base.schema import spark_ddl
 
 Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
+BATCH_ROWS = 10_000
+
 
 def write_parts(
     frame: DataFrame, folder: str, schema: pa.Schema, task: Task = iter, counted: tuple[str, ...] = ()
 ) -> DataFrame:
-    """Write what ``task`` makes of each partition of a frame as one file of ``schema`` below ``folder``, when evaluated;
-    columns that it lacks are null.
+    """Apply ``task`` to each partition and write the result as a Parquet file of ``schema`` below ``folder``.
 
-    Gives rows of file (its place), the text columns ``counted``, and rows (how many have these values). A task that is
-    tried again writes another file, so only those that are named here are whole.
+    Columns of ``schema`` that the result lacks are null. The files are written when the returned frame is evaluated.
+    Its rows are: file (URL), the text columns ``counted``, and rows (the number of rows with these values).
     """
     columns = [
         pa.field("file", pa.string()),
@@ -37,10 +41,17 @@ def write_parts(
     return frame.mapInArrow(writer, spark_ddl(writer.result))
 
 
-def read_parts(spark: SparkSession, places: list[str], schema: pa.Schema) -> DataFrame:
-    """The columns of ``schema`` of such files; each task reads one or several."""
-    files = spark.createDataFrame([(place,) for place in places], "file string").repartition(max(1, len(places)))
+def read_parts(spark: SparkSession, urls: list[str], schema: pa.Schema) -> DataFrame:
+    """The columns of ``schema`` of such files; each task reads one file or a few."""
+    files = spark.createDataFrame([(url,) for url in urls], "file string").repartition(max(1, len(urls)))
     return files.mapInArrow(_PartReader(schema), spark_ddl(schema))
+
+
+def read_batches(urls: list[str], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of Parquet files, in this process."""
+    for url in urls:
+        with storage.open_file(url) as file:
+            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -52,20 +63,20 @@ class _PartWriter:
     result: pa.Schema
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        tables = (_as(self.schema, batch) for batch in self.task(batches))
+        tables = (_cast(self.schema, batch) for batch in self.task(batches))
         first = next(tables, None)
         if first is None:  # an empty partition
             return
-        place, counts = storage.join(self.folder, f"{uuid.uuid4().hex}.parquet"), Counter()
-        with storage.open_file(place, "wb") as file, pq.ParquetWriter(file, self.schema) as writer:
+        url = storage.join(self.folder, f"{uuid.uuid4().hex}.parquet")
+        counts: Counter[tuple[str, ...]] = Counter()
+        with storage.open_file(url, "wb") as file, pq.ParquetWriter(file, self.schema) as writer:
             for table in itertools.chain([first], tables):
                 writer.write_table(table)
-                counts.update(
-                    zip(*(table[name].to_pylist() for name in self.counted), strict=True)
-                    if self.counted
-                    else {(): table.num_rows}
-                )
-        rows = [[place, *values, count] for values, count in counts.items()]
+                if self.counted:
+                    counts.update(zip(*(table[name].to_pylist() for name in self.counted), strict=True))
+                else:
+                    counts[()] += table.num_rows
+        rows = [[url, *values, count] for values, count in counts.items()]
         yield pa.RecordBatch.from_pylist([dict(zip(self.result.names, row, strict=True)) for row in rows], self.result)
 
 
@@ -75,14 +86,12 @@ class _PartReader:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for place in batch["file"].to_pylist():
-                with storage.open_file(place) as file:
-                    for rows in pq.ParquetFile(file).iter_batches(10_000, columns=self.schema.names):
-                        yield from _as(self.schema, rows).to_batches()
+            for rows in read_batches(batch["file"].to_pylist(), self.schema.names):
+                yield from _cast(self.schema, rows).to_batches()
 
 
-def _as(schema: pa.Schema, batch: pa.RecordBatch) -> pa.Table:
-    """The columns of ``schema``, found by name."""
+def _cast(schema: pa.Schema, batch: pa.RecordBatch) -> pa.Table:
+    """The columns of ``schema``, matched by name; null if the batch lacks them."""
     found = set(batch.schema.names)
     return pa.Table.from_arrays(
         [

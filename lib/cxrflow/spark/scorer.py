@@ -1,5 +1,7 @@
-"""A trained model on the executors: loaded once in each Python worker, from bytes that Spark broadcasts, so that
-no executor has to reach the run directory. Keras is imported on executors only."""
+"""A trained model on the executors. Spark broadcasts the model file, and each Python worker loads it once.
+
+Executors therefore need no access to the run directory. Only executors import Keras.
+"""
 
 from __future__ import annotations
 
@@ -29,51 +31,55 @@ _loaded: dict[str, object] = {}
 
 @dataclass(frozen=True)
 class Run:
-    """What a trained run says of its model."""
+    """The facts about a trained run that scoring needs."""
 
     task: str
-    """The manifest's: single or multi."""
+    """single or multi, as in the manifest."""
     labels: list[str]
     """In the order of the model's outputs."""
     positive: int | None
+    """Index of the positive label; None if there is no such label."""
     threshold: Threshold
     """Chosen on validation data."""
     temperature: float
-    """By which the model file divides its logits."""
+    """The model file divides its logits by this."""
     prevalence: tuple[float, ...]
-    """Share of each label in the training data; for multi of each finding, where it is known."""
+    """Share of each label in the training data; of a finding, among the images where it is known."""
     recipe: Recipe
-    """How the images that it was trained on were decoded."""
+    """How the training images were decoded."""
     backend: str
     model: str
-    """Place of the model file."""
+    """URL of the model file."""
 
     @property
     def multi(self) -> bool:
-        """Whether an image may have several of the labels."""
+        """Whether an image may have several labels."""
         return self.task == "multi"
 
-    def named(self, called: np.ndarray) -> list[str]:
-        """What ``metrics.predicted`` made, in words: the label of each row, or the findings as one text."""
-        return from_predicted(called, self.labels) if self.multi else [self.labels[place] for place in called]
+    def to_labels(self, predicted: np.ndarray) -> list[str]:
+        """The label text of each row of ``metrics.predicted``: int (n,), or bool (n, K) for multi."""
+        return from_predicted(predicted, self.labels) if self.multi else [self.labels[index] for index in predicted]
 
     def truth(self, texts: pd.Series, labels: list[str]) -> np.ndarray:
-        """What ``metrics.evaluate_scores`` takes, of a table's column label and its labels: of findings that the run knows and the table
-        does not, nothing is known."""
+        """The true labels as ``metrics.evaluate_scores`` takes them: int (n,), or float (n, K) for multi.
+
+        ``texts`` is a table's column label and ``labels`` are the table's labels. Findings of the run that the table
+        does not have are NaN, unknown.
+        """
         if self.multi:
             truth = np.full((len(texts), len(self.labels)), np.nan, np.float32)
             truth[:, [self.labels.index(label) for label in labels]] = to_states(texts.tolist(), labels)
             return truth
-        return texts.map({label: place for place, label in enumerate(self.labels)}).to_numpy()
+        return texts.map({label: index for index, label in enumerate(self.labels)}).to_numpy()
 
 
 def read_run(url: str) -> Run:
-    """Raises UserError where the run directory or a file in it is missing."""
+    """Read the run directory. Raises UserError if it or one of its files is missing."""
     run = RunDirectory(url)
     config, history = run.read(run.config, "train"), run.read(run.history, "train")
     kept = history["kept"]
     if not storage.exists(run.model):
-        raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let jobs/train.py finish")
+        raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let the training finish")
     if not history["finished"]:
         log.warning(
             "the training in %s is not finished: its model is that of epoch %d of %d",
@@ -102,7 +108,7 @@ def find_prior(flag: str, run: Run) -> Prior:
 
 
 class Scorer:
-    """Scores images on an executor. Small to send: the model travels as a broadcast."""
+    """Scores images on an executor. It is small to pickle, because the model is a Spark broadcast."""
 
     def __init__(self, spark: SparkSession, run: Run):
         self._model = spark.sparkContext.broadcast(storage.read_bytes(run.model))
@@ -110,22 +116,22 @@ class Scorer:
         self._labels = len(run.labels)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (n, height, width) to float32 (n, labels), each row a softmax or, of several findings, sigmoids."""
+        """The scores, float32 (n, K), of pixels, uint8 (n, height, width): softmax, or sigmoids for multi."""
         model = _load(self._model.value, self._backend)
         scores = np.empty((len(pixels), self._labels), np.float32)
         for start in range(0, len(pixels), BATCH):
-            part = pixels[start : start + BATCH]
-            filled = np.zeros((BATCH, *part.shape[1:], 1), np.uint8)  # one shape, so that nothing is compiled twice
-            filled[: len(part), ..., 0] = part
-            scores[start : start + len(part)] = np.asarray(model.predict_on_batch(filled))[: len(part)]
+            batch = pixels[start : start + BATCH]
+            padded = np.zeros((BATCH, *batch.shape[1:], 1), np.uint8)  # one shape, so the model is compiled once
+            padded[: len(batch), ..., 0] = batch
+            scores[start : start + len(batch)] = np.asarray(model.predict_on_batch(padded))[: len(batch)]
         return scores
 
 
 def _load(content: bytes, backend: str):
-    """The model, read once in a process."""
+    """The Keras model; each process loads it once."""
     key = hashlib.sha256(content).hexdigest()
     if key not in _loaded:
-        # Read when the framework is loaded: each Spark task has one core, and its neighbours want theirs.
+        # Frameworks read these on import. Each Spark task has one core, so more threads would take other tasks' cores.
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ[name] = "1"
         os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")

@@ -1,4 +1,4 @@
-"""The Spark session of a job, and what it can run at once."""
+"""The Spark session of a job, and its task slots."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 
 from cxrflow.base.environment import java_home
+from cxrflow.base.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SAY_SECONDS = 2.0
-"""Of silence, before a person is told what is waited for."""
+T = TypeVar("T")
+
+LOG_AFTER_SECONDS = 2.0
+"""Time without progress before a log line says what the job waits for."""
 
 
 SETTINGS = {
-    # Spark tells executors what they need no more, and would wait two minutes for the answer of one that is cut off: the
-    # JVM ends no sooner.
+    # When Spark frees data on executors, it waits for their answers. An executor that lost its connection would delay
+    # the end of the JVM by two minutes.
     "spark.cleaner.referenceTracking.blocking": "false",
-    # Executors get what is broadcast from each other. Of two that cannot talk, one would wait two minutes for each piece
-    # before it asks elsewhere, and the preflight, which names such pairs, would not begin.
+    # Executors fetch broadcasts from each other. Between two that cannot connect, each block would wait two minutes
+    # before it is fetched elsewhere, and the preflight that reports such pairs could not start.
     "spark.shuffle.io.connectionCreationTimeout": "5s",
 }
 
 
 def open_session(app_name: str) -> SparkSession:
-    """The running session if there is one, otherwise a new one; local mode where no master is set."""
-    # Executors take the system's Python unless told otherwise.
+    """The running session, or a new one; local mode if no master is set."""
+    # Without this variable, executors use the system's Python.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     home = java_home()
     if home:
@@ -43,7 +47,7 @@ def open_session(app_name: str) -> SparkSession:
 
 @contextmanager
 def job_session(app_name: str) -> Iterator[SparkSession]:
-    """The session of a job that is a process of its own. It is left open: a platform may own it."""
+    """The session of a job that runs in its own process. It stays open, because a platform may own it."""
     spark = open_session(app_name)
     try:
         yield spark
@@ -54,8 +58,8 @@ def job_session(app_name: str) -> Iterator[SparkSession]:
 def _cancel_barrier_timer(spark: SparkSession) -> None:
     """Let the JVM end after a barrier stage, such as TorchDistributor's.
 
-    Spark 3 keeps a timer for barrier() on a thread that is no daemon. In local mode it lives in the driver's JVM, and
-    spark-submit would never return. Spark 4 has another timer, so this can go with Spark 3.
+    Spark 3 runs a timer for barrier() on a non-daemon thread. In local mode this thread is in the driver's JVM, and
+    spark-submit would never return. Spark 4 uses another timer, so remove this function together with Spark 3.
     """
     if spark.version.startswith("3.") and spark.sparkContext.master.startswith("local"):
         barrier = (
@@ -66,8 +70,10 @@ def _cancel_barrier_timer(spark: SparkSession) -> None:
 
 @contextmanager
 def cached(frame: DataFrame) -> Iterator[DataFrame]:
-    """Keep what is computed of the frame for the length of a block. Left for longer, Spark would hand it to every later
-    frame of the same plan, also after the files below have changed."""
+    """Cache the frame for the length of a block.
+
+    A cache that lasts longer would also serve later frames with the same plan, even after the files have changed.
+    """
     frame.cache()
     try:
         yield frame
@@ -76,72 +82,78 @@ def cached(frame: DataFrame) -> Iterator[DataFrame]:
 
 
 def task_slots(spark: SparkSession) -> int:
-    """Tasks that can run at once on the executors that are there now."""
+    """Number of tasks that the registered executors can run at the same time."""
     context = spark.sparkContext._jsc.sc()
     profile = context.resourceProfileManager().defaultResourceProfile()
     return context.maxNumConcurrentTasks(profile)
 
 
 def registered_slots(spark: SparkSession) -> int:
-    """Task slots, once the executors of a cluster have registered: Spark holds the first job of an application back
-    until spark.scheduler.minRegisteredResourcesRatio of them are there, so one without work is run."""
+    """Task slots, after the executors of a cluster have registered.
+
+    This runs an empty job, because Spark delays the first job of an application until the share
+    spark.scheduler.minRegisteredResourcesRatio of the executors has registered.
+    """
     if not spark.sparkContext.master.startswith("local"):
         spark.sparkContext.parallelize([0], 1).count()
     return max(1, task_slots(spark))
 
 
 def running_tasks(spark: SparkSession, excluded: frozenset[str] = frozenset()) -> list[int]:
-    """How many tasks of this application each executor runs now, without those ``excluded``; in local mode the driver is
-    the one executor."""
-    # The scheduler's own count: what Spark's status tracker says may be a second old.
+    """Number of running tasks of this application on each executor that is not ``excluded``.
+
+    In local mode the driver is the only executor.
+    """
+    # This is the scheduler's own count; the one of Spark's status tracker may be a second old.
     counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().mkString(",")
     found = (entry.split(" -> ") for entry in counts.split(",") if entry)
     return [int(count) for executor, count in found if executor not in excluded]
 
 
 def free_slots(spark: SparkSession, excluded: frozenset[str] = frozenset()) -> int:
-    """Task slots that no task of this application takes now."""
+    """Task slots that no task of this application occupies."""
     return max(0, task_slots(spark) - sum(running_tasks(spark, excluded)))
 
 
 def wait_for_slots(
-    spark: SparkSession, wanted: int, seconds: float = 20.0, excluded: frozenset[str] = frozenset()
+    spark: SparkSession, needed: int, seconds: float = 20.0, excluded: frozenset[str] = frozenset()
 ) -> int:
-    """The number of free task slots, as soon as ``wanted`` are there or ``seconds`` have passed.
+    """Wait until ``needed`` task slots are free or ``seconds`` have passed; returns the number of free slots.
 
-    The executors of a cluster register one after the other while the driver already runs, and other jobs of the
-    application may end. In local mode, more slots than there are will never come. ``excluded``: see ``exclude_host_of``.
+    Executors of a cluster register one after the other while the driver already runs, and other jobs of the application
+    may end. In local mode no slots can be added. ``excluded`` are the executors that ``exclude_host_of`` returned.
     """
     deadline = time.monotonic() + seconds
-    said = time.monotonic() + SAY_SECONDS
+    log_at = time.monotonic() + LOG_AFTER_SECONDS
     is_local = spark.sparkContext.master.startswith("local")
-    while (free := free_slots(spark, excluded)) < wanted and time.monotonic() < deadline:
-        if is_local and task_slots(spark) < wanted:
+    while (free := free_slots(spark, excluded)) < needed and time.monotonic() < deadline:
+        if is_local and task_slots(spark) < needed:
             break
-        if time.monotonic() > said:
-            log.info("waiting for task slots: %d of %d are free (up to %.0f s)", free, wanted, seconds)
-            said = deadline
+        if time.monotonic() > log_at:
+            log.info("waiting for task slots: %d of %d are free (up to %.0f s)", free, needed, seconds)
+            log_at = deadline
         time.sleep(0.2)
     return free
 
 
 def exclude_host_of(spark: SparkSession, executor: str | None) -> frozenset[str]:
-    """Have Spark use no more the executors on the machine of that one, which is cut off; returns their ids.
+    """Make Spark stop using all executors on the machine of ``executor``, which is unreachable; returns their ids.
 
-    Spark would hold them for alive until spark.network.timeout (two minutes) has passed, and start tasks there.
+    Otherwise Spark would start tasks there until spark.network.timeout (two minutes) has passed.
     """
     context = spark.sparkContext._jsc.sc()
-    known = context.statusStore().executorList(True)
-    hosts = {known.apply(n).id(): known.apply(n).hostPort().rpartition(":")[0] for n in range(known.size())}
-    here = frozenset(name for name, host in hosts.items() if host == hosts.get(executor) and name != "driver")
-    for name in here:
+    executors = context.statusStore().executorList(True)
+    found = [executors.apply(index) for index in range(executors.size())]
+    hosts = {entry.id(): entry.hostPort().rpartition(":")[0] for entry in found}
+    excluded = frozenset(name for name, host in hosts.items() if host == hosts.get(executor) and name != "driver")
+    for name in excluded:
         context.killAndReplaceExecutor(name)
-    return here
+    return excluded
 
 
 @contextmanager
 def settings(spark: SparkSession, values: dict[str, object]) -> Iterator[None]:
-    """Session settings for the length of a block; a notebook's session gets its own back afterwards."""
+    """Change session settings for the length of a block, and restore them afterwards."""
     before = {key: spark.conf.get(key, None) for key in values}
     try:
         for key, value in values.items():
@@ -153,3 +165,18 @@ def settings(spark: SparkSession, values: dict[str, object]) -> Iterator[None]:
                 spark.conf.unset(key)
             else:
                 spark.conf.set(key, value)
+
+
+def run_on_executor(spark: SparkSession, function: Callable[[], T]) -> T:
+    """The result of ``function`` in a single task. A UserError that it raises is raised here, without a stack trace."""
+
+    def run(_: int) -> tuple[T | None, str]:
+        try:
+            return function(), ""
+        except UserError as error:
+            return None, str(error)
+
+    result, error = spark.sparkContext.parallelize([0], 1).map(run).collect()[0]
+    if error:
+        raise UserError(error)
+    return result

@@ -1,0 +1,110 @@
+"""The two tasks of an ingest that work on the catalog: before decoding and after it. They run on an executor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cxrflow.base.config import IngestConfig, parse_bytes
+from cxrflow.base.manifest import Manifest
+from cxrflow.catalog.assign import Assignment, add_files, add_labels, add_table, assign_files, write_tasks
+from cxrflow.catalog.audit import audit
+from cxrflow.catalog.database import new_catalog, open_catalog
+from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.catalog.reconcile import Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
+from cxrflow.spark.image_folder import Listing
+from cxrflow.spark.parquet_parts import read_batches
+
+# Image data per decoding task: enough to pay for the task's start, little enough to balance and to retry.
+TASK_BYTES = 256 * 2**20
+# A new table has at least this many shards if possible, so that a small one can be shuffled and sharded too: two for
+# each of the 24 virtual streams of training.
+MIN_SHARDS = 48
+MAX_SHARD_ROWS = 128
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """The files to decode, and how."""
+
+    assigned: Assignment
+    shard_rows: int
+    tasks: list[str]
+    """URLs of Parquet files, each with the files of one decoding task."""
+    findings: list[str] | None
+    """The findings of a multi-label table."""
+
+
+@dataclass(frozen=True)
+class AssignTask:
+    """List the files, assign labels and splits, and group the files to decode into tasks."""
+
+    config: IngestConfig
+    staging: str
+    existing: Manifest | None
+    """The table to extend, if any."""
+    listing: Listing
+    labels: list[str] | None
+    """URLs of Parquet files with the rows of the labels file."""
+    slots: int
+    """Task slots of the executors."""
+    memory: int
+    """Bytes for the catalog's database."""
+
+    def __call__(self) -> DecodePlan:
+        """Fill the catalog and write the task files. Raises UserError for a bad labels file or folder."""
+        config, existing = self.config, self.existing
+        reader = None
+        if config.findings is not None:
+            reader = FindingsReader(config.findings, existing.labels if existing else [])
+        with new_catalog(self.staging, self.memory) as catalog:
+            add_files(catalog, config, self.listing())
+            if self.labels is not None:
+                add_labels(catalog, config, read_batches(self.labels), reader)
+            if existing:
+                add_table(catalog, config.table, existing)
+            assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
+            rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
+            tasks = write_tasks(catalog, self.staging, decoding_tasks(assigned, self.slots), rows)
+            return DecodePlan(assigned, rows, tasks, reader.findings() if reader else None)
+
+
+def shard_rows(config: IngestConfig, files: int) -> int:
+    """Rows per shard of a new table, see ``IngestConfig.shard_rows``."""
+    if config.shard_rows:
+        return config.shard_rows
+    image, memory = config.height * config.width, parse_bytes("--worker-memory", config.worker_memory)
+    rows = MAX_SHARD_ROWS
+    while rows > 1 and (rows * image > memory // 8 or (rows > 8 and rows * MIN_SHARDS > files)):
+        rows //= 2
+    return rows
+
+
+def decoding_tasks(assigned: Assignment, slots: int) -> int:
+    """The number of decoding tasks: a multiple of the task slots, so that no task has more than about TASK_BYTES."""
+    rounds = math.ceil(assigned.bytes_to_decode / (TASK_BYTES * slots))
+    return max(1, min(assigned.to_decode, slots * max(1, rounds)))
+
+
+@dataclass(frozen=True)
+class ReconcileTask:
+    """Add the outcomes of decoding, reconcile splits, write the quarantine and audit the whole table."""
+
+    config: IngestConfig
+    staging: str
+    outcomes: list[str]
+    """URLs of the decoding tasks' Parquet files of OUTCOME."""
+    skips_unreadable: bool
+    """See ``ImageFolder``."""
+    memory: int
+    """Bytes for the catalog's database."""
+
+    def __call__(self) -> tuple[Reconciled, dict]:
+        """(outcome, audit). Raises UserError and RuntimeError, see ``reconcile``."""
+        with open_catalog(self.staging, self.memory) as catalog:
+            add_outcomes(catalog, self.outcomes)
+            if self.skips_unreadable:
+                add_unread(catalog)
+            reconciled = reconcile(catalog, self.config.max_bad, self.config.task)
+            write_quarantine(catalog, self.staging)
+            return reconciled, audit(catalog)
