@@ -163,13 +163,13 @@ def test_too_many_bad_files_are_refused_with_a_table_of_reasons():
         reconcile(catalog, 0.39)
 
 
-@pytest.mark.parametrize(("listed", "words"), [(["1", "2", "3"], "1 of the listed files are neither"), (["1"], None)])
-def test_a_file_that_left_no_row_is_an_error(tmp_path, listed, words):
+@pytest.mark.parametrize(("listed", "message"), [(["1", "2", "3"], "1 of the listed files are neither"), (["1"], None)])
+def test_a_file_that_left_no_row_is_an_error(tmp_path, listed, message):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": path} for path in listed]))
         insert(catalog, "samples", pa.Table.from_pylist([sample("1", "a", "train", "x"), sample("2", "b", "val", "y")]))
-        if words:
-            with pytest.raises(RuntimeError, match=words):
+        if message:
+            with pytest.raises(RuntimeError, match=message):
                 reconcile(catalog, None)
         else:
             reconcile(catalog, None)
@@ -221,8 +221,8 @@ def test_work_is_shared_out_in_runs_that_fill_a_shard(tmp_path):
     rows += [{"path": "unlabelled", "size": 5, "split": None, "label": None, "patient_id": "p"}]
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "to_decode", pa.Table.from_pylist(rows))
-        places = write_tasks(catalog, str(tmp_path), 4, 20)
-    tasks = [pq.read_table(place).to_pylist() for place in places]
+        urls = write_tasks(catalog, str(tmp_path), 4, 20)
+    tasks = [pq.read_table(url).to_pylist() for url in urls]
     assert sorted(row["path"] for task in tasks for row in task) == sorted(row["path"] for row in rows)
     for task in tasks:
         counts = Counter(row["split"] for row in task)
@@ -237,8 +237,8 @@ def test_few_files_are_shared_out_all_the_same(tmp_path):
             "to_decode",
             pa.Table.from_pylist([{"path": str(number), "size": 1, "split": "train"} for number in range(40)]),
         )
-        places = write_tasks(catalog, str(tmp_path), 2, 128)
-    assert sorted(pq.read_metadata(place).num_rows for place in places) == [20, 20]
+        urls = write_tasks(catalog, str(tmp_path), 2, 128)
+    assert sorted(pq.read_metadata(url).num_rows for url in urls) == [20, 20]
 
 
 def test_a_task_begins_where_a_shard_does_if_that_is_near():

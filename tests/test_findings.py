@@ -83,15 +83,15 @@ def lines_of(phantoms):
 
 @pytest.fixture(scope="module")
 def config(phantoms, tmp_path_factory) -> IngestConfig:
-    place = tmp_path_factory.mktemp("findings")
-    with open(place / "labels.csv", "w", newline="") as file:
+    folder = tmp_path_factory.mktemp("findings")
+    with open(folder / "labels.csv", "w", newline="") as file:
         file.write("path, " + ", ".join(FINDINGS) + "\n")
         writer = csv.DictWriter(file, ["path", *FINDINGS])
         writer.writerows({"path": path, **known} for path, known in lines_of(phantoms))
     return IngestConfig(
         images=str(phantoms),
-        table=str(place / "table"),
-        labels=str(place / "labels.csv"),
+        table=str(folder / "table"),
+        labels=str(folder / "labels.csv"),
         findings="all",
         height=48,
         width=40,
@@ -111,11 +111,11 @@ def samples_of(table):
 
 
 def test_the_table_holds_what_the_file_says(config, result, phantoms):
-    told = {
+    expected = {
         str(path): from_cells({name: str(cell) for name, cell in known.items()}) for path, known in lines_of(phantoms)
     }
     samples, manifest = samples_of(config.table), read_manifest(config.table)
-    assert dict(zip(samples["path"], samples["label"], strict=True)) == told
+    assert dict(zip(samples["path"], samples["label"], strict=True)) == expected
     assert (manifest.task, manifest.labels, manifest.split_thresholds) == ("multi", FINDINGS, {"*": [0.6, 0.8]})
     for split, rows in samples.groupby("split"):
         states = to_states(rows["label"].tolist(), FINDINGS)
@@ -252,7 +252,7 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
 
     written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
     page = (run / "report.html").read_text()
-    drawn = {place.rsplit("/", 1)[1] for place in written["pictures"]}
+    drawn = {url.rsplit("/", 1)[1] for url in written["pictures"]}
     assert drawn == {"loss.png", "validation.png", "roc.png", "precision_recall.png"}
     assert all(f"<td>{name}</td>" in page for name in FINDINGS) and rate(figures["auc"]) in page
 
@@ -313,7 +313,7 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "rows", "words"),
+    ("findings", "rows", "message"),
     [
         ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or an empty cell in the column A, got 'maybe', for '1.png'"),
         (
@@ -330,28 +330,30 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
         ("all", {"label": ["No Finding", ""]}, "expected at least one finding, found none"),
     ],
 )
-def test_a_labels_file_that_cannot_be_understood(asked, rows, words):
-    told = FindingsReader(asked, [])
-    with pytest.raises(UserError, match=re.escape(words)):
-        told.to_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
-        told.findings()
+def test_a_labels_file_that_cannot_be_understood(findings, rows, message):
+    reader = FindingsReader(findings, [])
+    with pytest.raises(UserError, match=re.escape(message)):
+        reader.to_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
+        reader.findings()
 
 
 @pytest.mark.parametrize(
-    ("asked", "columns", "words"),
+    ("findings", "columns", "message"),
     [
         ("A,C", "path,A,B", "expected the columns path and A, C, or label; got path, A, B in"),
         ("all", "path,split", "expected the columns path and one for each finding, or label"),
     ],
 )
-def test_columns_that_are_missing(spark, tmp_path, asked, columns, words):
+def test_columns_that_are_missing(spark, tmp_path, findings, columns, message):
     (tmp_path / "labels.csv").write_text(f"{columns}\n")
-    with pytest.raises(UserError, match=words):
-        read_labels(spark, IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"), findings=asked))
+    with pytest.raises(UserError, match=message):
+        read_labels(
+            spark, IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"), findings=findings)
+        )
 
 
 @pytest.mark.parametrize(
-    ("edit", "change", "words"),
+    ("edit", "change", "message"),
     [
         ({}, {"positive_label": "Rare"}, "--positive-label: expected none for a table of several findings"),
         (
@@ -362,19 +364,19 @@ def test_columns_that_are_missing(spark, tmp_path, asked, columns, words):
         ({"unknown": {"Opacity": 4, "Second view": 5}}, {}, "not both of Opacity, Second view; .*--findings Rare"),
     ],
 )
-def test_a_table_of_which_too_little_is_known(config, result, tmp_path, edit, change, words):
+def test_a_table_of_which_too_little_is_known(config, result, tmp_path, edit, change, message):
     manifest = read_manifest(config.table)
     shard = dataclasses.replace(
         manifest.of_split("train")[0],
         **{"rows": 6, "labels": {"Opacity": 2, "Second view": 1, "Rare": 1}, "unknown": {}, **edit},
     )
     write_manifest(str(tmp_path), dataclasses.replace(manifest, shards=[shard, *manifest.of_split("val")]))
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         check_train(TrainConfig(table=str(tmp_path), run=str(tmp_path / "run"), **change))
 
 
 def test_three_labels_of_real_images(spark, kermany, tmp_path):
-    """Bacteria, virus and normal, told by a rule; a file that it does not fit is put aside."""
+    """Bacteria, virus and normal, by a rule; a file that it does not match goes to quarantine."""
     for folder, pattern in (("NORMAL", "IM-*"), ("PNEUMONIA", "*bacteria*"), ("PNEUMONIA", "*virus*")):
         (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
         for path in sorted((kermany / folder).glob(pattern))[:20]:
@@ -409,5 +411,5 @@ def test_three_labels_of_real_images(spark, kermany, tmp_path):
     scores = found[[score_column(label) for label in labels]].to_numpy()
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
     assert (
-        found["predicted_label"].tolist() == [labels[place] for place in scores.argmax(axis=1)] and done["scored"] == 61
+        found["predicted_label"].tolist() == [labels[index] for index in scores.argmax(axis=1)] and done["scored"] == 61
     )

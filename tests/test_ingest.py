@@ -33,12 +33,12 @@ def few_partitions(spark):
 
 
 def write_images(folder, names, size=(12, 10), distinct=False):
-    """One gray value a file, or where more than 250 contents are wanted, noise."""
+    """One gray value per file, or noise if ``distinct``."""
     for number, name in enumerate(names):
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).integers(0, 255, size, np.uint8)
-        Image.fromarray(noise if distinct else np.full(size, number % 250, np.uint8)).save(place, "PNG")
+        Image.fromarray(noise if distinct else np.full(size, number % 250, np.uint8)).save(path, "PNG")
 
 
 def samples_of(table):
@@ -62,7 +62,7 @@ def test_a_patient_is_in_one_split_and_labels_are_balanced(table):
     assert samples.groupby("patient_id")["split"].nunique().max() == 1
     assert set(samples["patient_id"]) == {patient_of(path, PATIENT_RULE) for path in samples["path"]}
     patients = samples.drop_duplicates("patient_id").groupby(["split", "label"]).size().unstack()
-    # 12 patients, dealt 0.6, 0.2, 0.2: whole patients only
+    # 12 patients, assigned 0.6, 0.2, 0.2: whole patients only
     assert dict(patients[LABELS[1]]) == {"train": 7, "val": 2, "test": 3}
 
 
@@ -116,10 +116,10 @@ NAMES = [
 def test_awkward_names(spark, tmp_path):
     images = tmp_path / "we#ird [images]"
     write_images(images, [f"NORMAL/{name}" for name in NAMES])
-    place = tmp_path / "ta ble"
-    result = ingest(spark, IngestConfig(images=str(images), table=str(place), split="test", height=10, width=12))
+    table = tmp_path / "ta ble"
+    result = ingest(spark, IngestConfig(images=str(images), table=str(table), split="test", height=10, width=12))
     assert result["samples"] == len(NAMES)
-    assert set(samples_of(place)["path"]) == {str(images / "NORMAL" / name) for name in NAMES}
+    assert set(samples_of(table)["path"]) == {str(images / "NORMAL" / name) for name in NAMES}
 
 
 def test_labels_patients_and_splits_from_a_file(spark, tmp_path):
@@ -169,13 +169,13 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
     names = [f"{label}/p{number}_{view}.png" for label in "AB" for number in range(50) for view in (0, 1)]
     write_images(tmp_path, names, distinct=True)
 
-    def deal(seed):
-        place = tmp_path.parent / f"{tmp_path.name}-table-{seed}"
+    def assign(seed):
+        table = tmp_path.parent / f"{tmp_path.name}-table-{seed}"
         ingest(
             spark,
             IngestConfig(
                 images=str(tmp_path),
-                table=str(place),
+                table=str(table),
                 height=4,
                 width=4,
                 patients=r"(p\d+)_",
@@ -184,26 +184,26 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
             ),
         )
         # the same keys under both labels: such a patient counts once, under its first label
-        return samples_of(place).set_index("path")["split"].to_dict()
+        return samples_of(table).set_index("path")["split"].to_dict()
 
-    first = deal(0)
-    assert first == deal(0) and first != deal(1)
+    first = assign(0)
+    assert first == assign(0) and first != assign(1)
     assert Counter(first.values()) == {"train": 160, "val": 20, "test": 20}
 
 
 def test_files_of_unknown_patients_are_dealt_alike_wherever_they_lie(spark, tmp_path):
     names = [f"{label}/größe {number}.png" for label in "AB" for number in range(50)]
-    dealt = {}
+    assigned = {}
     for folder in ("one", "an other/肺"):
         write_images(tmp_path / folder, names, distinct=True)
         ingest(
             spark,
             IngestConfig(images=str(tmp_path / folder), table=str(tmp_path / f"{folder}-table"), height=4, width=4),
         )
-        dealt[folder] = samples_of(tmp_path / f"{folder}-table").set_index("path")["split"].to_dict()
+        assigned[folder] = samples_of(tmp_path / f"{folder}-table").set_index("path")["split"].to_dict()
     one, other = (
         {path.removeprefix(f"{tmp_path / folder}/"): split for path, split in splits.items()}
-        for folder, splits in dealt.items()
+        for folder, splits in assigned.items()
     )
     assert one == other and sorted(one) == sorted(names)
     assert Counter(one.values()) == {"train": 80, "val": 10, "test": 10}
@@ -343,7 +343,7 @@ def test_padding_keeps_the_shape(spark, tmp_path):
 def test_copies_end_in_one_split_and_are_told(spark, tmp_path):
     images = tmp_path / "images"
     write_images(images, [f"{label}/p{number}.png" for label in "AB" for number in range(20)], distinct=True)
-    for number in range(1, 20):  # all of A are one content, under patients that the deal would part
+    for number in range(1, 20):  # all of A are one content, under patients who would be in different splits
         shutil.copy(images / "A" / "p0.png", images / "A" / f"p{number}.png")
     shutil.copy(images / "B" / "p3.png", images / "A" / "p20.png")
     result = ingest(
@@ -373,19 +373,19 @@ def test_labels_that_were_mended_are_read_again(spark, tmp_path):
     write_images(tmp_path / "images", ["0.png", "1.png"])
     for number, label in enumerate(("A", "C")):
         (tmp_path / "labels.csv").write_text(f"path,label\n0.png,{label}\n1.png,B\n")
-        place = tmp_path / f"table{number}"
+        table = tmp_path / f"table{number}"
         ingest(
             spark,
             IngestConfig(
                 images=str(tmp_path / "images"),
-                table=str(place),
+                table=str(table),
                 split="train",
                 height=4,
                 width=4,
                 labels=str(tmp_path / "labels.csv"),
             ),
         )
-        assert sorted(samples_of(place)["label"]) == sorted([label, "B"])
+        assert sorted(samples_of(table)["label"]) == sorted([label, "B"])
 
 
 def test_empty_cells_of_a_labels_file_are_no_values(spark, tmp_path):

@@ -30,12 +30,12 @@ def draw(images: Path, patients, views=(0, 1), labels="AB") -> None:
     for label in labels:
         for patient in patients:
             for view in views:
-                place = (
+                path = (
                     images / label / f"p{patient}{label}_{view}.png".replace(label + "_", "_" if label == "A" else "0_")
                 )
-                place.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 noise = np.random.default_rng([patient, view, ord(label)]).integers(0, 255, (9, 11), np.uint8)
-                Image.fromarray(noise).save(place)
+                Image.fromarray(noise).save(path)
 
 
 def samples_of(table: Path) -> pd.DataFrame:
@@ -77,8 +77,8 @@ def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp
     assert after.groupby("patient_id")["split"].nunique().max() == 1
     manifest = read_manifest(config.table)
     assert manifest.generation == 2 and manifest.rows() == len(after) == 170
-    kept = {shard.path for shard in manifest.shards} & {shard.path for shard in shards}
-    assert kept == {shard.path for shard in shards if shard.rows == 5}  # only shorter ones were written again
+    unchanged = {shard.path for shard in manifest.shards} & {shard.path for shard in shards}
+    assert unchanged == {shard.path for shard in shards if shard.rows == 5}  # only short shards were rewritten
     for split in ("train", "val", "test"):
         assert sorted(shard.rows for shard in manifest.of_split(split))[1:] == [5] * (len(manifest.of_split(split)) - 1)
     assert {
@@ -87,7 +87,7 @@ def test_a_folder_that_grew_adds_what_is_new_and_moves_nobody(spark, config, tmp
 
 
 def test_the_table_does_not_depend_on_how_it_grew(spark, config, tmp_path):
-    """Patients of the first run are dealt alike; those to come by the same thresholds."""
+    """Patients of the first run stay; later ones are assigned by the same thresholds."""
     ingest(spark, config)
     one = samples_of(tmp_path / "table")["split"]
     draw(tmp_path / "images", range(21, 41))

@@ -67,9 +67,9 @@ def test_an_item_that_kills_its_process_takes_nothing_else():
 
 def test_an_item_that_fails_once_is_tried_again(tmp_path):
     def once(item):
-        mark = tmp_path / item
-        if not mark.exists():
-            mark.touch()
+        marker = tmp_path / item
+        if not marker.exists():
+            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return item, None
 

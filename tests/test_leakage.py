@@ -33,13 +33,13 @@ def leakage(spark, run, table, split="test") -> dict:
     return find_leakage(spark, run, str(table), read_manifest(str(table)), split)
 
 
-def words(found: dict, split: str = "test") -> str:
+def warning_text(found: dict, split: str = "test") -> str:
     return " ".join(warnings({**NO_SHIFT, "leakage": found, "split": split}))
 
 
 def test_its_own_test_split_is_not_warned_of(spark, run, table):
     found = leakage(spark, run, table)
-    assert found == {"table": "own"} and words(found) == "" and "too good" in words(found, "val")
+    assert found == {"table": "own"} and warning_text(found) == "" and "too good" in warning_text(found, "val")
 
 
 def test_images_and_patients_of_training_are_found_in_another_table(spark, run, table, phantoms, tmp_path):
@@ -49,8 +49,8 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
     images = tmp_path / "site" / "NORMAL"
     make_phantoms(str(tmp_path / "other"), patients=6, images_per_patient=1, seed=9)
     images.mkdir(parents=True)
-    for place, other in enumerate((tmp_path / "other").rglob("phantom*.jpeg")):
-        shutil.copy(other, images / f"phantom9{place:03d}_0.jpeg")
+    for number, other in enumerate((tmp_path / "other").rglob("phantom*.jpeg")):
+        shutil.copy(other, images / f"phantom9{number:03d}_0.jpeg")
     shutil.copy(path, images / "phantom8000_0.jpeg")  # its content under another patient's name
     shutil.copy(next(images.glob("phantom9*")), images / f"{patient}_7.jpeg")  # another image of one of its patients
     (images / f"{patient}_7.jpeg").write_bytes((images / f"{patient}_7.jpeg").read_bytes() + b"\n")
@@ -67,22 +67,24 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
     )
     found = leakage(spark, run, tmp_path / "table")
     assert found == {"table": "other", "images": 1, "patients": 2}
-    assert "used 1 of these 9 images, and images of 2 of these 5 patients" in words(found)
-    assert words({"table": "other", "images": 0, "patients": 0}) == ""
+    assert "used 1 of these 9 images, and images of 2 of these 5 patients" in warning_text(found)
+    assert warning_text({"table": "other", "images": 0, "patients": 0}) == ""
 
 
 def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, table, tmp_path):
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, table, table_id="another")
-    assert leakage(spark, other, table) == {"table": "remade"} and "ingested again after training" in words(
+    assert leakage(spark, other, table) == {"table": "remade"} and "ingested again after training" in warning_text(
         {"table": "remade"}
     )
     write_config(other, table)
-    # A run that kept no word of which table it was, as older ones.
+    # Runs of older versions did not record the id of their table.
     write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(table)}, "data": {}})
     assert leakage(spark, other, table) == {"table": "own"}
     write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(tmp_path / "nowhere")}, "data": {}})
-    assert leakage(spark, other, table) == {"table": "unknown"} and "it is unknown" in words({"table": "unknown"})
+    assert leakage(spark, other, table) == {"table": "unknown"} and "it is unknown" in warning_text(
+        {"table": "unknown"}
+    )
 
 
 def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, table, tmp_path, caplog):

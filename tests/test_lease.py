@@ -18,9 +18,9 @@ def write_lease(table, **other):
     (table / lease.NAME).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("place", ["{}", "memory://{}"])
-def test_the_second_is_refused_while_the_first_holds(tmp_path, place):
-    table = place.format(tmp_path / "table")
+@pytest.mark.parametrize("url", ["{}", "memory://{}"])
+def test_the_second_is_refused_while_the_first_holds(tmp_path, url):
+    table = url.format(tmp_path / "table")
     with lease.hold(table, "--table") as first:
         with (
             pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing to it"),

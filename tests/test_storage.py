@@ -26,7 +26,7 @@ def test_a_relative_path_is_told_to_every_process(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "spark"),
+    ("url", "spark"),
     [
         ("/data/x", "file:///data/x"),
         ("dbfs:/mnt/x", "dbfs:/mnt/x"),
@@ -35,16 +35,16 @@ def test_a_relative_path_is_told_to_every_process(monkeypatch, tmp_path):
         ("s3://b/k", "s3://b/k"),
     ],
 )
-def test_for_spark(place, spark):
-    assert storage.for_spark(place) == spark
+def test_for_spark(url, spark):
+    assert storage.for_spark(url) == spark
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    place = tmp_path / "config.json"
-    storage.write_bytes(str(place), b"old")
+    url = tmp_path / "config.json"
+    storage.write_bytes(str(url), b"old")
     with pytest.raises(TypeError):
-        storage.write_bytes(str(place), "not bytes")
-    assert place.read_bytes() == b"old"
+        storage.write_bytes(str(url), "not bytes")
+    assert url.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["config.json"]
 
 
