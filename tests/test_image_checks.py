@@ -240,7 +240,7 @@ def test_gray_jpeg_with_unusual_sampling_factors_is_read():
 @every_decoder
 @pytest.mark.parametrize(
     ("process", "bits", "words"),
-    [(0xC3, 8, "lossless JPEG"), (0xC1, 12, "extended JPEG, 12 bits"), (0xC5, 8, "hierarchical JPEG")],
+    [(0xC2, 12, "progressive JPEG, 12 bits"), (0xCB, 8, "arithmetic lossless JPEG"), (0xC5, 8, "hierarchical JPEG")],
 )
 def test_unsupported_kinds_of_jpeg_are_named(process, bits, words, decoder):
     data = FILES["JPEG"]

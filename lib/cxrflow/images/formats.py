@@ -5,7 +5,7 @@ from __future__ import annotations
 from cxrflow.images.dcm.file_parser import is_dicom
 from cxrflow.images.decode_result import DecodeError
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM", "JPEG2000", "JPEGXL")
 
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -17,11 +17,13 @@ SIGNATURES = {
     b"BM": "BMP",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
+    b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEGXL",
+    b"\xff\x0a": "JPEGXL",
 }
 
 UNSUPPORTED_SIGNATURES = {
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
     b"8BPS": "Photoshop",
     b"P5": "PGM",
     b"P6": "PPM",

@@ -13,7 +13,7 @@ import struct
 from cxrflow.images.checks import jpeg
 from cxrflow.images.decode_result import DecodeError
 
-LOSSLESS = 0xC3
+LOSSLESS, EXTENDED = 0xC3, 0xC1
 JPEG_LS = re.compile(rb"\xff[\x80-\xfe]")  # JPEG-LS stuffs bits: after 0xFF comes a byte below 0x80
 CODESTREAM, JP2_BOX = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 
@@ -44,7 +44,7 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
             size = height, width
             if marker in jpeg.SUPPORTED and bits == 8:
                 jpeg.check_header(jpeg.read_header(frame), frame)
-            elif marker == LOSSLESS:
+            elif marker == LOSSLESS or (marker == EXTENDED and bits in (12, 16)):
                 # the codes do not depend on the precision, and the strict decoder supports only 8 bits
                 color = "GRAY" if frame[start + 5] == 1 else "RGB"
                 jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], color, least=size)

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 
 from cxrflow.images import orientation
-from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.decode_result import DecodeError, join_notes
 
 PROCESSES = {
     0xC0: "baseline",
@@ -82,6 +82,55 @@ def read_header(data: bytes) -> Header:
     components = tuple(frame[1][6 + 3 * index] for index in range(count))
     states_color = adobe or jfif or components == tuple(b"RGB")
     return Header(height, width, frame[0], bits, components, adobe, states_color, turn, note, start)
+
+
+EXTRANEOUS = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xd9-\xfe]")
+MAX_EXTRANEOUS = 64
+ICC = b"ICC_PROFILE\0"
+
+
+def repair_headers(data: bytes) -> tuple[bytes, str]:
+    """Remove what does not belong to the picture and would stop the strict decoder, and return a note on it.
+
+    These are a few bytes between the segments before the first scan, and an incomplete ICC profile. A file without
+    them is returned as it is.
+    """
+    pieces: list[bytes] = []
+    profile: list[tuple[int, bytes]] = []
+    position, extraneous = 2, 0
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            found = EXTRANEOUS.search(data, position, position + MAX_EXTRANEOUS + 2)
+            if not found:
+                return data, ""
+            extraneous += found.start() - position
+            position = found.start()
+        marker, end = data[position + 1], position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xDA or end > len(data):
+            break
+        if marker == 0xE2 and data.startswith(ICC, position + 4):
+            profile.append((len(pieces), data[position + 16 : position + 18]))
+        pieces.append(data[position:end])
+        position = end
+    damaged = bool(profile) and not _is_complete([chunk for _, chunk in profile])
+    if not extraneous and not damaged:
+        return data, ""
+    dropped = {index for index, _ in profile} if damaged else set()
+    repaired = b"".join(piece for index, piece in enumerate(pieces) if index not in dropped)
+    notes = ["damaged ICC profile left out"] * damaged + [f"{extraneous} extraneous bytes left out"] * bool(extraneous)
+    return data[:2] + repaired + data[position:], join_notes(*notes)
+
+
+def _is_complete(chunks: list[bytes]) -> bool:
+    """Whether ICC chunks, each (number, count), are all there once."""
+    if any(len(chunk) < 2 for chunk in chunks):
+        return False
+    return {chunk[1] for chunk in chunks} == {len(chunks)} and {chunk[0] for chunk in chunks} == set(
+        range(1, len(chunks) + 1)
+    )
 
 
 def segments(data: bytes, position: int = 2, pattern: re.Pattern = MARKER):

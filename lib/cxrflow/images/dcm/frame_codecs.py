@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cxrflow.images.dcm.pixel_data import ImageLayout
 
 MISSING = "this DICOM compression needs the package {}: pip install 'cxrflow[dicom]'"
-JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +106,14 @@ def _decode_dct(frame: bytes, layout: ImageLayout, elements: Elements) -> Decode
 
 def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
     """JPEG lossless of up to 16 bits, and JPEG extended of 12 bits."""
+    header = jpeg.read_header(frame)
+    samples = len(header.components)
+    values = decode_deep_jpeg(frame)
+    return _with_shape(values, header.height, header.width, samples, header.bits, _space(layout, samples))
+
+
+def decode_deep_jpeg(frame: bytes) -> np.ndarray:
+    """Decode lossless or 12-bit JPEG with GDCM to uint8 or uint16 (H, W) or (H, W, 3)."""
     import gdcm
 
     header = jpeg.read_header(frame)
@@ -132,7 +139,7 @@ def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> Decod
     if len(buffer) < count * allocated // 8:
         raise DecodeError("corrupt", "the JPEG data of the image are damaged")
     values = np.frombuffer(buffer, f"<u{allocated // 8}", count)
-    return _with_shape(values, header.height, header.width, samples, header.bits, _space(layout, samples))
+    return values.reshape((header.height, header.width, samples) if samples > 1 else (header.height, header.width))
 
 
 def _decode_jpeg_ls(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:

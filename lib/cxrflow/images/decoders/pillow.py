@@ -1,13 +1,14 @@
 """The reference decoder: Pillow, with strict checks that Pillow itself does not make.
 
-It reads JPEG, PNG, TIFF, BMP, GIF and WebP, and DICOM through pydicom. Colour is converted to luma (ITU-R BT.601:
-0.299 R + 0.587 G + 0.114 B), transparent images are composed on black, and the EXIF orientation is applied. Files of
-several pages or frames give the first. Colour profiles, gamma and the pixel aspect ratio are ignored. More than 8 bits
-per sample follow ``cxrflow.images.bit_depth``.
+It reads JPEG, PNG, TIFF, BMP, GIF and WebP. Optional packages read DICOM, JPEG 2000, JPEG XL, and lossless and 12-bit
+JPEG. Colour is converted to luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), transparent images are composed on black,
+and the EXIF orientation is applied. Files of several pages or frames give the first. Colour profiles, gamma and the
+pixel aspect ratio are ignored. More than 8 bits per sample follow ``cxrflow.images.bit_depth``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import threading
 import warnings
@@ -24,13 +25,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from cxrflow.images import orientation
+from cxrflow.images import deep_jpeg, orientation
 from cxrflow.images.bit_depth import finite_range, infer_range
-from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
+from cxrflow.images.checks import bmp, gif, jpeg, jpeg_entropy, png, tiff, webp
 from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import dicom
 from cxrflow.images.deep_color import is_deep_color, read_luma
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
+from cxrflow.images.optional_codecs import OPTIONAL, decode_optional
 from cxrflow.images.recipe import MAX_PIXELS
 
 # We call each plug-in directly: Image.open would try other plug-ins and hide the reason of a failure.
@@ -65,12 +67,16 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
     kind = sniff(data)
     if kind == "DICOM":
         return dicom.decode(data, min_size, max_pixels)
+    if kind in OPTIONAL:
+        return decode_optional(data, kind, max_pixels)
     if kind not in OPENERS:
         raise unknown_format_error(data)
     try:
+        if kind == "JPEG":
+            return _decode_jpeg(data, min_size, max_pixels)
         with open_image(data, kind, max_pixels) as image:
             check_content(image, data)
-            return _decode_jpeg(image, data, min_size) if kind == "JPEG" else _decode_other(image, data)
+            return _decode_other(image, data)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise a dozen unrelated exception types on damaged files
@@ -141,19 +147,44 @@ def to_decode_error(error: Exception) -> DecodeError:
     return DecodeError("corrupt", words)
 
 
-def _decode_jpeg(image: Image.Image, data: bytes, min_size: tuple[int, int]) -> Grayscale:
+def _decode_jpeg(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale:
+    data, note = jpeg.repair_headers(data)
     header = jpeg.read_header(data)
+    if deep_jpeg.is_deep_jpeg(header):
+        check_size(header.height, header.width, max_pixels)
+        return jpeg_result(deep_jpeg.decode(data, header), header, note)
+    with open_image(data, "JPEG", max_pixels) as image:
+        try:
+            check_content(image, data)
+        except DecodeError as refused:
+            if refused.reason != "unsupported":
+                raise
+            return decode_unusual_sampling(data, header, min_size, note)
+        return jpeg_result(_draft_gray(image, header, min_size), header, note)
+
+
+def decode_unusual_sampling(data: bytes, header: jpeg.Header, min_size: tuple[int, int], note: str) -> Grayscale:
+    """Decode a JPEG whose sampling factors the strict decoder refuses. Sequential files are checked for damage."""
+    if header.process in (0xC0, 0xC1) and data[header.scan] == len(header.components):
+        jpeg_entropy.check_sequential_scan(data, header)
+    else:
+        note = join_notes(note, "unusual sampling, not checked for damage")
+    with _open(data, "JPEG") as image:
+        return jpeg_result(_draft_gray(image, header, min_size), header, note)
+
+
+def _draft_gray(image: Image.Image, header: jpeg.Header, min_size: tuple[int, int]) -> Grayscale:
     image.draft("L", orientation.swap(min_size, header.orientation)[::-1])
     gray = cmyk_to_luma(image, header.adobe) if image.mode == "CMYK" else image.convert("L")
-    return jpeg_result(np.asarray(gray), header)
+    return Grayscale(pixels=np.asarray(gray), bits=8)
 
 
-def jpeg_result(pixels: np.ndarray, header: jpeg.Header) -> Grayscale:
-    """Apply the EXIF orientation to a decoded JPEG."""
-    return Grayscale(
-        pixels=orientation.apply(pixels, header.orientation),
-        bits=8,
-        note=header.note,
+def jpeg_result(decoded: Grayscale, header: jpeg.Header, note: str) -> Grayscale:
+    """Apply the EXIF orientation to a decoded JPEG, and add the notes."""
+    return dataclasses.replace(
+        decoded,
+        pixels=orientation.apply(decoded.pixels, header.orientation),
+        note=join_notes(header.note, note),
         verified=True,
         full_size=orientation.swap((header.height, header.width), header.orientation),
     )

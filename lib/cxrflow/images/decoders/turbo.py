@@ -10,9 +10,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from cxrflow.images import orientation
+from cxrflow.images import deep_jpeg, orientation
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decode_result import Grayscale
+from cxrflow.images.decode_result import DecodeError, Grayscale
 from cxrflow.images.decoders import pillow
 from cxrflow.images.formats import check_size
 from cxrflow.images.recipe import MAX_PIXELS
@@ -22,10 +22,19 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
     """Decode a file to grey values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     if not data.startswith(b"\xff\xd8\xff") or data[128:132] == b"DICM":
         return pillow.decode(data, min_size, max_pixels)
+    data, note = jpeg.repair_headers(data)
     header = jpeg.read_header(data)
     check_size(header.height, header.width, max_pixels)
+    if deep_jpeg.is_deep_jpeg(header):
+        return pillow.jpeg_result(deep_jpeg.decode(data, header), header, note)
     jpeg.check_header(header, data)
-    return pillow.jpeg_result(_decode(data, header, orientation.swap(min_size, header.orientation)), header)
+    try:
+        pixels = _decode(data, header, orientation.swap(min_size, header.orientation))
+    except DecodeError as refused:
+        if refused.reason != "unsupported":
+            raise
+        return pillow.decode_unusual_sampling(data, header, min_size, note)
+    return pillow.jpeg_result(Grayscale(pixels=pixels, bits=8), header, note)
 
 
 def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.ndarray:
