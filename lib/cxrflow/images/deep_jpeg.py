@@ -13,9 +13,9 @@ LOSSLESS, EXTENDED = 0xC3, 0xC1
 
 
 def is_deep_jpeg(header: jpeg.Header) -> bool:
-    """Whether a JPEG is lossless, or extended with 12 bits; some encoders then state 16."""
+    """Whether a JPEG is lossless, or extended with 12 bits."""
     return len(header.components) in (1, 3) and (
-        header.process == LOSSLESS or (header.process == EXTENDED and header.bits in (12, 16))
+        header.process == LOSSLESS or (header.process == EXTENDED and header.bits == 12)
     )
 
 
