@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ class Feed:
             first_sample=first_sample,
         )
 
-    def epoch(self, epoch: int = 0, first_sample: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first_sample: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from its sample ``first_sample`` on: as many on every worker.
 
         Raises JobError with the shard's URL if a shard cannot be read or does not match the manifest. Reading stops and
