@@ -1,4 +1,4 @@
-"""Contestants "cxrflow" and "cxrflow-2": the library's feed in this process, or as two workers in two processes."""
+"""Contestants "cxrflow" and "cxrflow-2": our feed for one worker in this process, or for two in a process each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feeding import BATCH_ROWS, Batches, Epoch, consume, feeds, serve
 
 
 def open_worker(table: str, shuffle_rows: int, rank: int, workers: int) -> Epoch:
-    """A worker's feed, with the memory that training gives it if nothing is asked for."""
+    """A worker's feed with training's default memory."""
     from cxrflow.base.config import TrainConfig
     from cxrflow.base.manifest import read_manifest
     from cxrflow.training.feed import Feed
@@ -33,8 +33,8 @@ def open_worker(table: str, shuffle_rows: int, rank: int, workers: int) -> Epoch
 
     def epoch(number: int) -> Batches:
         for batch in feed.epoch(number):
-            true = len(batch.sample_ids)
-            yield batch.pixels[:true], batch.targets[:true, 1].astype(int)
+            samples = len(batch.sample_ids)
+            yield batch.pixels[:samples], batch.targets[:samples, 1].astype(int)
 
     return epoch
 
@@ -43,32 +43,33 @@ def open_feed(table: str, shuffle_rows: int) -> Epoch:
     return open_worker(table, shuffle_rows, rank=0, workers=1)
 
 
-def run_workers(processes: list[Connection]) -> Callable[[str, int, int, bool], dict]:
-    """``run`` for ``serve``: every worker takes its part of an epoch, and the batches of a step count as one."""
+def run_workers(pipes: list[Connection]) -> Callable[[str, int, int, bool], dict]:
+    """``run`` for ``serve``: each worker feeds its part of an epoch. A step's batches count as one global batch."""
 
     def run(table: str, epochs: int, shuffle_rows: int, check: bool) -> dict:
         results = []
         for number in range(epochs):
             started = time.perf_counter()
-            for process in processes:
-                process.send((table, shuffle_rows, number, check))
-            parts = [process.recv() for process in processes]
-            results.append({"seconds": time.perf_counter() - started, **together(parts)})
+            for pipe in pipes:
+                pipe.send((table, shuffle_rows, number, check))
+            answers = [pipe.recv() for pipe in pipes]
+            results.append({"seconds": time.perf_counter() - started, **combine(answers)})
         return {"epochs": results}
 
     return run
 
 
-def together(parts: list[dict]) -> dict:
-    """What ``consume`` says, of the global batches."""
-    digests = [part["digest"] for part in parts]
+def combine(answers: list[dict]) -> dict:
+    """The result of ``consume`` for the global batches, from those of all workers."""
+    digests = [answer["digest"] for answer in answers]
     return {
-        name: [sum(step) for step in zip(*(part[name] for part in parts), strict=True)] for name in ("sizes", "ones")
+        name: [sum(step) for step in zip(*(answer[name] for answer in answers), strict=True)]
+        for name in ("sizes", "ones")
     } | {"digest": None if None in digests else sum(digests)}
 
 
-def work(pipe: Connection, rank: int, workers: int) -> None:
-    """A worker's process: the epochs that the parent asks for, until it is gone."""
+def worker_main(pipe: Connection, rank: int, workers: int) -> None:
+    """A worker's process: feeds the epochs that its parent requests, until the parent closes the pipe."""
     epoch = None
     while True:
         try:
@@ -84,7 +85,7 @@ def start_workers(workers: int) -> list[Connection]:
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(workers)]
     for rank, (_, theirs) in enumerate(pipes):
-        context.Process(target=work, args=(theirs, rank, workers), daemon=True).start()
+        context.Process(target=worker_main, args=(theirs, rank, workers), daemon=True).start()
         theirs.close()
     return [ours for ours, _ in pipes]
 

@@ -1,7 +1,7 @@
-"""Contestants "datasets" and "datasets-iterable": Hugging Face datasets over Arrow files that are mapped into memory.
+"""Contestants "datasets" and "datasets-iterable": Hugging Face datasets over memory-mapped Arrow files.
 
-"datasets" shuffles an index of all rows, which is exact; "datasets-iterable" is the way that its documentation calls
-faster: to_iterable_dataset, with shards in random order and a shuffle buffer.
+"datasets" shuffles an index of all rows, which is an exact shuffle. "datasets-iterable" uses to_iterable_dataset, which
+its documentation recommends for speed, with shards in random order and a shuffle buffer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import os
 from collections.abc import Iterable
 
-# Before the import: it looks for the network otherwise.
+# Set before the import; otherwise the package tries to reach the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 import datasets
@@ -26,8 +26,8 @@ def convert(table: str, out: str) -> None:
         for image, label in samples(table):
             yield {"pixels": image, "label": label}
 
-    found = datasets.Dataset.from_generator(rows, features=FEATURES, cache_dir=f"{out}/cache")
-    found.save_to_disk(f"{out}/data", num_shards=len(shards(table)))
+    dataset = datasets.Dataset.from_generator(rows, features=FEATURES, cache_dir=f"{out}/cache")
+    dataset.save_to_disk(f"{out}/data", num_shards=len(shards(table)))
 
 
 def to_numpy(tables: Iterable[pa.Table]) -> Batches:
@@ -46,22 +46,22 @@ def open_indexed(data: str, shuffle_rows: int) -> Epoch:
 
 def open_iterable(data: str, shuffle_rows: int) -> Epoch:
     rows = datasets.load_from_disk(f"{data}/data")
-    mixed = (
+    shuffled = (
         rows.to_iterable_dataset(num_shards=len(rows.cache_files))
         .with_format("arrow")
         .shuffle(seed=0, buffer_size=shuffle_rows)
     )
 
     def epoch(number: int) -> Batches:
-        mixed.set_epoch(number)
-        return to_numpy(mixed.iter(batch_size=BATCH_ROWS))
+        shuffled.set_epoch(number)
+        return to_numpy(shuffled.iter(batch_size=BATCH_ROWS))
 
     return epoch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterable", action="store_true", help='be "datasets-iterable"')
+    parser.add_argument("--iterable", action="store_true", help='run as "datasets-iterable"')
     datasets.disable_progress_bars()
     serve(feeds(open_iterable if parser.parse_args().iterable else open_indexed), convert)
 

@@ -1,9 +1,9 @@
-"""Resident memory of one worker that trains over 50 epochs, as a picture.
+"""Plot the resident memory of one worker's feed over 50 epochs.
 
     python tests/benchmarks/feed_memory.py --table /data/table --feed-memory 256m --epochs 50
 
-Feeds every batch of every epoch of the train split to a function that only looks at it, since what a backend itself
-takes would hide what the feed does, and reads /proc/self/status at every tenth of an epoch. Prints a line of JSON.
+Feeds all batches of the train split but does not train on them, because a backend's memory would hide that of the feed.
+Reads /proc/self/status ten times an epoch. Prints a line of JSON.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from cxrflow.training.feed_budget import feed_size
 
 
 def resident() -> int:
-    """Bytes of memory of this process."""
+    """Resident bytes of this process."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
 
 def measure(table: str, memory: str, epochs: int, batch_size: int = 32) -> dict:
-    """Resident bytes before the feed was made, and (epoch, bytes) at every tenth of each epoch."""
+    """Resident bytes before the feed was made, (epoch, bytes) ten times an epoch, speed, and order of the samples."""
     manifest = read_manifest(table)
     config = TrainConfig(table=table, run="", feed_memory=memory, batch_size=batch_size)
     size = feed_size(config, manifest)
@@ -48,15 +48,15 @@ def measure(table: str, memory: str, epochs: int, batch_size: int = 32) -> dict:
     }
 
 
-def draw(measured: dict, memory: int, picture: str) -> None:
+def draw(result: dict, memory: int, picture: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    epochs, taken = np.array(measured["curve"]).T
+    epochs, resident_bytes = np.array(result["curve"]).T
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    axes.plot(epochs, (taken - measured["before"]) / 2**20, linewidth=1, label="resident memory of the feed")
+    axes.plot(epochs, (resident_bytes - result["before"]) / 2**20, linewidth=1, label="resident memory of the feed")
     axes.axhline(memory / 2**20, color="tab:red", linestyle="--", linewidth=1, label="--feed-memory")
     axes.set(xlabel="epoch", ylabel="MiB", ylim=(0, memory / 2**20 * 1.15))
     axes.legend(loc="lower right", frameon=False)
@@ -71,22 +71,22 @@ def main() -> None:
     parser.add_argument("--feed-memory", default="256m")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--picture", default="docs/benchmarks/feed-memory.png")
-    asked = parser.parse_args()
-    measured = measure(asked.table, asked.feed_memory, asked.epochs)
-    draw(measured, parse_bytes("--feed-memory", asked.feed_memory), asked.picture)
-    taken = np.array([memory for epoch, memory in measured["curve"] if epoch >= 1]) - measured["before"]
-    half = len(taken) // 2
+    flags = parser.parse_args()
+    result = measure(flags.table, flags.feed_memory, flags.epochs)
+    draw(result, parse_bytes("--feed-memory", flags.feed_memory), flags.picture)
+    added = np.array([memory for epoch, memory in result["curve"] if epoch >= 1]) - result["before"]
+    half = len(added) // 2
     print(
         json.dumps(
             {
-                "feed_memory": asked.feed_memory,
-                "epochs": asked.epochs,
-                "streams": measured["streams"],
-                "shuffle_rows": measured["shuffle_rows"],
-                "images_per_second": round(measured["images_per_second"]),
-                "peak_mib": round(max(taken) / 2**20, 1),
-                "first_half_mean_mib": round(taken[:half].mean() / 2**20, 1),
-                "second_half_mean_mib": round(taken[half:].mean() / 2**20, 1),
+                "feed_memory": flags.feed_memory,
+                "epochs": flags.epochs,
+                "streams": result["streams"],
+                "shuffle_rows": result["shuffle_rows"],
+                "images_per_second": round(result["images_per_second"]),
+                "peak_mib": round(max(added) / 2**20, 1),
+                "first_half_mean_mib": round(added[:half].mean() / 2**20, 1),
+                "second_half_mean_mib": round(added[half:].mean() / 2**20, 1),
             }
         )
     )

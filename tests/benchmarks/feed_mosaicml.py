@@ -1,5 +1,4 @@
-"""Contestant "mosaicml-streaming": MDS files through StreamingDataset, shuffled as it does unless told otherwise, and
-StreamingDataLoader."""
+"""Contestant "mosaicml-streaming": MDS files through StreamingDataset, with its default shuffle, and its loader."""
 
 from __future__ import annotations
 
@@ -14,8 +13,10 @@ from feeding import BATCH_ROWS, Batches, Epoch, feeds, join, samples, serve
 
 
 def stand_in(name: str, **content) -> None:
-    """An empty module where the package imports one that its classes used here do without. torchvision comes only as a
-    build for CUDA from PyPI, and transformers is large."""
+    """Register an empty module in place of one that the package imports but does not use here.
+
+    PyPI has torchvision only as a build for CUDA, and transformers is large.
+    """
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(content)
 
@@ -52,14 +53,14 @@ def convert(table: str, out: str) -> None:
 
 
 def collate(rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tensors, which come through shared memory."""
+    """Tensors, since the loader's processes pass those through shared memory."""
     pixels = join([row["pixels"] for row in rows])
     return torch.from_numpy(pixels), torch.tensor([row["label"] for row in rows])
 
 
 def opener(workers: int):
     def open_feed(data: str, shuffle_rows: int) -> Epoch:
-        clean_stale_shared_memory()  # of the run before
+        clean_stale_shared_memory()  # left by the previous run
         dataset = streaming.StreamingDataset(local=data, shuffle=True, batch_size=BATCH_ROWS)
         loader = streaming.StreamingDataLoader(
             dataset, batch_size=BATCH_ROWS, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
@@ -77,7 +78,7 @@ def opener(workers: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)"
+        "--workers", type=int, default=0, help="processes of the loader (default 0, the fastest on two cores)"
     )
     serve(feeds(opener(parser.parse_args().workers)), convert)
 

@@ -1,7 +1,7 @@
 """Contestants "petastorm" and "petastorm-tf": Petastorm as its documentation shows.
 
-"petastorm" is make_batch_reader with row groups and the rows in them shuffled, its bytes joined to NumPy; it mixes within
-row groups only. "petastorm-tf" puts make_petastorm_dataset and a shuffle buffer after it.
+"petastorm" is make_batch_reader with shuffled row groups, shuffled rows in each, and the bytes joined to NumPy arrays.
+It shuffles only within row groups. "petastorm-tf" adds make_petastorm_dataset and a shuffle buffer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def open_tf(table: str, shuffle_rows: int) -> Epoch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tf", action="store_true", help='be "petastorm-tf"')
+    parser.add_argument("--tf", action="store_true", help='run as "petastorm-tf"')
     serve(feeds(open_tf if parser.parse_args().tf else open_numpy))
 
 

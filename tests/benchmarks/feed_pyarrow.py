@@ -1,5 +1,7 @@
-"""Contestant "pyarrow", the yardstick: two threads read row groups to NumPy, in the order of the table. Nothing is
-shuffled, and batches are views of the row groups."""
+"""Contestant "pyarrow", the yardstick: two threads read row groups to NumPy in the order of the table.
+
+It does not shuffle, and its batches are views of the row groups.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from contestant import PROCESSES
 from feeding import BATCH_ROWS, Batches, Epoch, feeds, read_shard, serve, shards
 
 AHEAD = 2 * PROCESSES
-"""Row groups that are being read or wait to be fed: a loop that held all of them would wait for fresh memory instead."""
+"""Row groups that are read or waiting at a time. Holding all of them would cost time for new memory."""
 
 
 def open_feed(table: str, shuffle_rows: int) -> Epoch:

@@ -1,5 +1,7 @@
-"""Contestant "ray": Ray Data with two CPUs over Parquet files with tensors, files in random order and a local shuffle
-buffer, as its documentation shows for training."""
+"""Contestant "ray": Ray Data with two CPUs over Parquet files of tensors, as its documentation shows for training.
+
+Files come in random order, through a local shuffle buffer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from feeding import BATCH_ROWS, Batches, Epoch, feeds, read_shard, serve, shards
 
 
 def convert(table: str, out: str) -> None:
-    """A Parquet file for each one of the table, with pixels as Ray's tensors."""
+    """Write each of the table's Parquet files with the pixels as Ray's tensors."""
     for path in shards(table):
         pixels, labels = read_shard(path)
         blocks = (

@@ -1,4 +1,4 @@
-"""Tables for the benchmarks of training's feed: the real one, the same sorted by class, and one of many shards."""
+"""Tables for the feed benchmarks: the real images, the same sorted by class, and one of many shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from program import ROOT
 
 
 def ingest(images: Path, table: Path, size: int) -> None:
-    """The images as a table of squares of ``size``, all of them in the split train, unless it is there already."""
+    """Ingest the images as squares of ``size``, all in the train split, unless the table exists already."""
     if (table / "manifest.json").exists():
         return
     subprocess.run(
@@ -51,7 +51,7 @@ def ingest(images: Path, table: Path, size: int) -> None:
 
 
 def sort_by_class(table: Path, out: Path) -> None:
-    """The same rows in as many shards, but sorted by label: a shard of each class, and one at most with both."""
+    """Write the same rows in as many shards, sorted by label. At most one shard has both labels."""
     manifest = read_manifest(str(table))
     rows = pa.concat_tables([read_shard(str(table / shard.path)) for shard in manifest.shards])
     rows = rows.take(pc.sort_indices(rows["label"]))
@@ -63,7 +63,7 @@ def sort_by_class(table: Path, out: Path) -> None:
 
 
 def add_shard(table: Path, name: str, rows: pa.Table) -> Shard:
-    """Write rows of the split train as a shard whose name sorts as ``name`` does: some readers sort files by name."""
+    """Write rows of the train split as a shard. Its file name begins with ``name``: some readers sort files by name."""
     written = Path(write_shard(str(table / "samples"), "train", rows))
     path = Path("samples", written.parent, f"{name}-{written.name}")
     (table / "samples" / written).rename(table / path)
@@ -76,14 +76,16 @@ def describe(path: str, rows: pa.Table) -> Shard:
         path=path,
         split="train",
         rows=rows.num_rows,
-        labels={found["values"]: found["counts"] for found in counts},
+        labels={count["values"]: count["counts"] for count in counts},
         checksum=checksum(rows["sample_id"].to_numpy()),
     )
 
 
 def make_many_shards(table: Path, count: int, distinct: int, rows: int, size: int) -> None:
-    """A table of ``count`` shards with ``rows`` random images each. ``distinct`` of them are written; the others are hard
-    links to these, since the disk need not hold more."""
+    """A table of ``count`` shards with ``rows`` random images each.
+
+    To save disk space, only ``distinct`` shards are written. The others are hard links to them.
+    """
     first = [add_shard(table, "000000", random_rows(number, rows, size)) for number in range(distinct)]
     shards = list(first)
     for number in range(distinct, count):
@@ -109,7 +111,7 @@ def make_many_shards(table: Path, count: int, distinct: int, rows: int, size: in
 
 
 def random_rows(seed: int, rows: int, size: int) -> pa.Table:
-    """Samples with random pixels, labels and identifiers; the rest is alike in every row."""
+    """Samples with random pixels, labels and ids. The other columns are the same in every row."""
     random = np.random.default_rng(seed)
     filler = {pa.string(): "text", pa.int64(): 0, pa.int32(): 0}
     columns = {field.name: [filler.get(field.type)] * rows for field in SAMPLES}

@@ -1,5 +1,7 @@
-"""Contestant "tfrecord": TFRecord files through tf.data, as its performance guide shows: files in random order, parallel
-interleave, a shuffle buffer, and parsing of whole batches."""
+"""Contestant "tfrecord": TFRecord files through tf.data, as its performance guide shows.
+
+Files come in random order through a parallel interleave and a shuffle buffer. Whole batches are parsed at once.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ import tensorflow as tf
 from feeding import BATCH_ROWS, SHAPE, Batches, Epoch, feeds, read_shard, serve, shards
 
 FILES_AT_A_TIME = 16
-"""Files that are interleaved; more mix better."""
+"""Files that are interleaved. More files shuffle better."""
 FEATURES = {"pixels": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
 
 def convert(table: str, out: str) -> None:
-    """A TFRecord file for each Parquet file."""
+    """Write a TFRecord file for each Parquet file."""
     for number, path in enumerate(shards(table)):
         with tf.io.TFRecordWriter(str(Path(out, f"{number:05d}.tfrecord"))) as file:
             for image, label in zip(*read_shard(path), strict=True):
@@ -34,8 +36,8 @@ def as_example(pixels: bytes, label: int) -> bytes:
 
 
 def parse(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    found = tf.io.parse_example(examples, FEATURES)
-    return tf.reshape(tf.io.decode_raw(found["pixels"], tf.uint8), (-1, *SHAPE)), found["label"]
+    parsed = tf.io.parse_example(examples, FEATURES)
+    return tf.reshape(tf.io.decode_raw(parsed["pixels"], tf.uint8), (-1, *SHAPE)), parsed["label"]
 
 
 def open_feed(data: str, shuffle_rows: int) -> Epoch:

@@ -1,5 +1,7 @@
-"""Contestant "webdataset": tar files through WebDataset and WebLoader, with shards in random order and a shuffle buffer (in
-each of the loader's processes, where it has any)."""
+"""Contestant "webdataset": tar files through WebDataset and WebLoader.
+
+Shards come in random order through a shuffle buffer. If the loader has processes, each has a buffer of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 
 def convert(table: str, out: str) -> None:
-    """A tar file for each Parquet file."""
+    """Write a tar file for each Parquet file."""
     for number, path in enumerate(shards(table)):
         with wds.TarWriter(str(Path(out, f"{number:05d}.tar"))) as file:
             for row, (image, label) in enumerate(zip(*read_shard(path), strict=True)):
@@ -37,7 +39,7 @@ def opener(workers: int):
         loader = wds.WebLoader(batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
 
         def epoch(number: int) -> Batches:
-            for pixels, labels in loader:  # tensors, which come through shared memory
+            for pixels, labels in loader:  # tensors, since the loader's processes pass those through shared memory
                 yield pixels.numpy(), labels.numpy()
 
         return epoch
@@ -48,7 +50,7 @@ def opener(workers: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes of the loader; none is fastest on two cores (0)"
+        "--workers", type=int, default=0, help="processes of the loader (default 0, the fastest on two cores)"
     )
     serve(feeds(opener(parser.parse_args().workers)), convert)
 

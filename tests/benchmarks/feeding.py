@@ -1,5 +1,7 @@
-"""How a feed talks with feed.py, and what all feeds share. Every environment imports this: the standard library, NumPy and
-pyarrow only. B is 32, the rows of a batch."""
+"""The protocol between feed.py and its contestants, and what all contestants share. B is 32, the rows of a batch.
+
+Every environment imports this, so it uses the standard library, NumPy and pyarrow only.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +26,29 @@ SHAPE = (HEIGHT, WIDTH, 1)
 COLUMNS = ["label", "pixels"]
 LABELS = ["NORMAL", "PNEUMONIA"]
 PAGE = 4096
-"""Bytes of a page of memory."""
+"""Bytes of a memory page."""
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Pixels uint8 (B, 224, 224, 1), 0 is black, and labels, integer (B,), places in LABELS. The last may have fewer rows."""
+"""Pixels uint8 (B, 224, 224, 1), 0 is black, and labels, integer (B,), indices of LABELS. The last may be shorter."""
 Epoch = Callable[[int], Batches]
-"""Epoch n, from 0 on, of a feed that is open."""
+"""Returns the batches of epoch n, counted from 0, of an open feed."""
 
 
 def shards(table: str) -> list[str]:
-    """The Parquet files of a table of cxrflow's, in the order of its manifest."""
-    found = json.loads(Path(table, "manifest.json").read_bytes())["shards"]
-    return [str(Path(table, shard["path"])) for shard in found]
+    """The Parquet files of a cxrflow table, in the order of its manifest."""
+    manifest = json.loads(Path(table, "manifest.json").read_bytes())
+    return [str(Path(table, shard["path"])) for shard in manifest["shards"]]
 
 
 def read_shard(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels, uint8 (R, 224, 224, 1), and labels, int32 (R,), of a Parquet file with one row group. The pixels are
-    not copied."""
+    """Pixels uint8 (R, 224, 224, 1), not copied, and labels int32 (R,) of a Parquet file with one row group."""
     with pq.ParquetFile(path) as file:
         group = file.read_row_group(0, columns=COLUMNS, use_threads=False)
     return as_pixels(group["pixels"]), pc.index_in(group["label"], pa.array(LABELS)).to_numpy()
 
 
 def as_pixels(column: pa.ChunkedArray) -> np.ndarray:
-    """A binary column of images as uint8 (R, 224, 224, 1), without a copy where it is of one chunk."""
+    """A binary column of images as uint8 (R, 224, 224, 1). A column of one chunk is not copied."""
     chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     start = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset]
     size = len(chunk) * HEIGHT * WIDTH
@@ -60,23 +61,23 @@ def join(images: list[bytes]) -> np.ndarray:
 
 
 def samples(table: str) -> Iterator[tuple[bytes, int]]:
-    """Each row's pixels and label, in the order of the table: what contestants convert."""
+    """Each row's pixels and label in the order of the table, for contestants that convert it."""
     for path in shards(table):
         for image, label in zip(*read_shard(path), strict=True):
             yield image.tobytes(), int(label)
 
 
 def serve(run: Callable[[str, int, int, bool], dict], convert: Callable[[str, str], None] | None = None) -> None:
-    """Say "ready", then answer each line on standard input with one line of JSON, until it ends:
+    """Report "ready", then answer each line of standard input with one line of JSON, until it ends.
 
-    ``convert TABLE OUT`` writes a table of cxrflow's as the contestant wants its data, once, and says where it is;
-    ``run DATA EPOCHS SHUFFLE_ROWS CHECK`` feeds so many epochs of it; see ``feeds``.
+    ``convert TABLE OUT`` converts a cxrflow table to the contestant's format and answers where the result is.
+    ``run DATA EPOCHS SHUFFLE_ROWS CHECK`` feeds that many epochs of it; see ``feeds``.
     """
     answers = take_standard_output()
     answer(answers, {"ready": True})
     for line in sys.stdin:
-        word, *arguments = shlex.split(line)
-        if word == "run":
+        command, *arguments = shlex.split(line)
+        if command == "run":
             data, epochs, shuffle_rows, check = arguments
             answer(answers, run(data, int(epochs), int(shuffle_rows), bool(int(check))))
         else:
@@ -92,8 +93,10 @@ def _convert(convert: Callable[[str, str], None] | None, table: str, out: str) -
 
 
 def feeds(open_feed: Callable[[str, int], Epoch]) -> Callable[[str, int, int, bool], dict]:
-    """``run`` for ``serve``: open a feed over (data, shuffle rows) and take epochs from it. Opening counts to the first
-    epoch."""
+    """``run`` for ``serve``: open a feed with ``open_feed(data, shuffle_rows)`` and take epochs from it.
+
+    The time of the first epoch includes opening the feed.
+    """
 
     def run(data: str, epochs: int, shuffle_rows: int, check: bool) -> dict:
         results = []
@@ -110,10 +113,10 @@ def feeds(open_feed: Callable[[str, int], Epoch]) -> Callable[[str, int, int, bo
 
 
 def consume(batches: Batches, check: bool) -> dict:
-    """Take the batches and say how many rows each had, how many of label 1, and, where they are to be checked, a sum that
-    every sample's pixels and label enter once for each time it was fed.
+    """Take the batches and return the rows and the rows with label 1 of each.
 
-    A byte of each page is read, so that memory that was only promised has to come.
+    With ``check``, also returns a digest: the sum of the checksums of all samples fed. Reads a byte of each memory
+    page, so that lazily mapped memory is really loaded.
     """
     sizes, ones, digest = [], [], 0
     for pixels, labels in batches:

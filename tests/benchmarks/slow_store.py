@@ -1,20 +1,20 @@
-"""The feed from a slow S3 store, with and without a cache on this machine's disk, side by side.
+"""Compare the feed from a slow S3 store with and without a cache on the local disk.
 
-The store is moto's server in a process of its own, with a delay before each answer and a limit of bytes a second for each
-connection, over the loopback address. The table is synthetic: shards of 128 images with 224 x 224 random pixels. Measured
-are two epochs of shuffled batches of 32, nothing else done with them, over
+The store is moto's server in a process of its own on the loopback address. It waits before each answer, and each
+connection has a limit of bytes per second. The table is synthetic: shards of 128 images with 224 x 224 random pixels.
+The benchmark times two epochs of shuffled batches of 32 and does not train on them. It reads the table from
 
 - the store without a cache,
-- with a cache that holds the table, empty before the first epoch,
-- with a cache for half of it,
-- and the same table on this machine's disk, as the bound;
+- the store with a cache that has room for the table and is empty before the first epoch,
+- the store with a cache for half of the table,
+- the local disk, as the upper bound.
 
-and a shard read in one request against one that pyarrow opens through fsspec as a file. Rounds are interleaved, each with
-caches of its own; medians count. For example:
+It also compares two ways to read a shard: in one request, and as a file that pyarrow opens through fsspec. Rounds are
+interleaved, each has new caches, and medians count. Example:
 
     python tests/benchmarks/slow_store.py --latency 0.05 --bandwidth 40e6
 
-The tables go to standard error; standard output ends with one line of JSON.
+Prints the result tables to standard error and one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -42,24 +42,27 @@ sys.path.insert(0, str(ROOT / "tests"))
 from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.manifest import read_manifest
-from cxrflow.training.feed import COLUMNS, Feed
+from cxrflow.training.feed import Feed
 from cxrflow.training.feed_budget import feed_size
 from cxrflow.training.shard_source import fetch_whole, find_fetch
+from cxrflow.training.shard_store import COLUMNS
 from s3_server import COUNT, KEY, SECRET
 
 REMOTE = "s3://slow/table"
-READ = 12
-"""Shards that each way of reading one reads."""
+TIMED_SHARDS = 12
+"""Shards that are read one by one."""
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency", type=float, default=0.05, metavar="S", help="seconds before each answer (0.05)")
     parser.add_argument(
-        "--bandwidth", type=float, default=40e6, metavar="B", help="bytes a second of a connection (40e6)"
+        "--latency", type=float, default=0.05, metavar="S", help="seconds before each answer (default 0.05)"
     )
-    parser.add_argument("--shards", type=int, default=40, metavar="N", help="shards of 128 images (40)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all contestants; medians count (3)")
+    parser.add_argument(
+        "--bandwidth", type=float, default=40e6, metavar="B", help="bytes per second of a connection (default 40e6)"
+    )
+    parser.add_argument("--shards", type=int, default=40, metavar="N", help="shards of 128 images (default 40)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; medians count (default 3)")
     flags = parser.parse_args()
     if min(flags.shards, flags.rounds) < 1 or flags.latency < 0 or flags.bandwidth <= 0:
         stop("expected --shards, --rounds of 1 or more, --latency of 0 or more and --bandwidth above 0")
@@ -68,7 +71,7 @@ def parse_flags() -> argparse.Namespace:
 
 @contextmanager
 def slow_store(flags: argparse.Namespace):
-    """The store's URL; this process' environment names it, and it ends with the block."""
+    """Run the store within the block and set this process' environment for it. Yields the store's URL."""
     command = [
         sys.executable,
         str(ROOT / "tests" / "s3_server.py"),
@@ -88,14 +91,14 @@ def slow_store(flags: argparse.Namespace):
 
 def upload(table: str) -> None:
     storage.filesystem(REMOTE)[0].mkdir("slow")
-    for place in [*storage.files(table, ".parquet"), storage.join(table, "manifest.json")]:
-        storage.upload(place, storage.join(REMOTE, place.removeprefix(table + "/")))
+    for path in [*storage.files(table, ".parquet"), storage.join(table, "manifest.json")]:
+        storage.upload(path, storage.join(REMOTE, path.removeprefix(table + "/")))
 
 
-def measured(work, server: str) -> dict[str, float]:
-    """Seconds of ``work()``, the requests that it made, and what it returned as ``images``."""
+def measure(task, server: str) -> dict[str, float]:
+    """Seconds of ``task()``, the requests that it made, and its result as ``images``."""
     before, started = requests(server), time.perf_counter()
-    images = work()
+    images = task()
     return {"seconds": time.perf_counter() - started, "requests": requests(server) - before, "images": images}
 
 
@@ -118,12 +121,12 @@ def two_epochs(table: str, server: str, cache: str | None = None, cache_size: in
         fetch=find_fetch(config, manifest),
     )
     return [
-        measured(lambda epoch=epoch: sum(len(batch.sample_ids) for batch in feed.epoch(epoch)), server)
+        measure(lambda epoch=epoch: sum(len(batch.sample_ids) for batch in feed.epoch(epoch)), server)
         for epoch in range(2)
     ]
 
 
-def one_round(local: str, server: str, scratch: Path) -> dict[str, list[dict]]:
+def run_round(local: str, server: str, scratch: Path) -> dict[str, list[dict]]:
     size = sum(storage.sizes(local, ".parquet").values())
     with tempfile.TemporaryDirectory(dir=scratch) as whole, tempfile.TemporaryDirectory(dir=scratch) as half:
         return {
@@ -134,19 +137,19 @@ def one_round(local: str, server: str, scratch: Path) -> dict[str, list[dict]]:
         }
 
 
-def opened(url: str) -> None:
+def read_as_file(url: str) -> None:
     with storage.open_file(url) as file, pq.ParquetFile(file) as shard:
         shard.read_row_group(0, columns=COLUMNS, use_threads=False)
 
 
-def in_one_request(url: str) -> None:
+def read_in_one_request(url: str) -> None:
     with pq.ParquetFile(fetch_whole(url)) as shard:
         shard.read_row_group(0, columns=COLUMNS, use_threads=False)
 
 
 def read_one_by_one(read, server: str) -> dict[str, float]:
-    urls = storage.files(REMOTE, ".parquet")[:READ]
-    return measured(lambda: [read(url) for url in urls] and len(urls), server)
+    urls = storage.files(REMOTE, ".parquet")[:TIMED_SHARDS]
+    return measure(lambda: [read(url) for url in urls] and len(urls), server)
 
 
 def epochs_table(rounds: list[dict]) -> list[str]:
@@ -154,10 +157,10 @@ def epochs_table(rounds: list[dict]) -> list[str]:
     for name in rounds[0]:
         cells = []
         for epoch in range(2):
-            found = [one[name][epoch] for one in rounds]
+            results = [one_round[name][epoch] for one_round in rounds]
             cells += [
-                f"{statistics.median(one['images'] / one['seconds'] for one in found):,.0f}",
-                f"{statistics.median(one['requests'] for one in found):.0f}",
+                f"{statistics.median(result['images'] / result['seconds'] for result in results):,.0f}",
+                f"{statistics.median(result['requests'] for result in results):.0f}",
             ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -169,8 +172,8 @@ def reads_table(reads: dict[str, dict]) -> list[str]:
         "| one shard after the other | requests a shard | ms a shard |",
         "| --- | ---: | ---: |",
         *(
-            f"| {name} | {found['requests'] / found['images']:.1f} | {1000 * found['seconds'] / found['images']:.0f} |"
-            for name, found in reads.items()
+            f"| {name} | {read['requests'] / read['images']:.1f} | {1000 * read['seconds'] / read['images']:.0f} |"
+            for name, read in reads.items()
         ),
     ]
 
@@ -188,10 +191,10 @@ def main() -> None:
             f"{flags.bandwidth / 1e6:.0f} MB/s a connection, {flags.rounds} rounds\n"
         )
         reads = {
-            "opened as a file": read_one_by_one(opened, server),
-            "in one request": read_one_by_one(in_one_request, server),
+            "opened as a file": read_one_by_one(read_as_file, server),
+            "in one request": read_one_by_one(read_in_one_request, server),
         }
-        rounds = [one_round(local, server, Path(scratch)) for _ in range(flags.rounds)]
+        rounds = [run_round(local, server, Path(scratch)) for _ in range(flags.rounds)]
     say("\n".join(epochs_table(rounds) + reads_table(reads)))
     print(
         json.dumps(

@@ -148,7 +148,7 @@ def main() -> None:
         [
             {
                 "goal": f"{backend}, feed to memory",
-                "wanted": f"{GOAL} to {LARGEST_RATIO}",
+                "limit": f"{GOAL} to {LARGEST_RATIO}",
                 "reached": figure["ratio"],
                 "met": GOAL <= figure["ratio"] <= LARGEST_RATIO,
                 "counts": True,
