@@ -55,11 +55,6 @@ def from_spark(path: str) -> str:
     return re.sub(r"^file:/+", "/", path)
 
 
-def for_petastorm(url: str) -> str:
-    """The URL with a scheme, which Petastorm needs even for a local file."""
-    return "file://" + url if is_local(url) else url
-
-
 def join(url: str, *parts: str) -> str:
     """The URL of ``parts`` below ``url``."""
     return posixpath.join(absolute(url), *parts)

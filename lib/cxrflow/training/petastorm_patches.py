@@ -85,7 +85,7 @@ def open_reader(reads: list[Read], columns: list[str], threads: int, wait_for_en
 
     ``wait_for_end`` is called on each thread after the last read. It must return None once the reader is stopped.
     """
-    # Whoever makes the reads bounds what waits in this queue, so the queue itself needs no bound.
+    # The queue needs no bound of its own: a read begins only while the caller's byte budget has room.
     pool = ThreadPool(threads, results_queue_size=threads * (len(reads) + 1))
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         # Part of change 3: the constructor still opens one file to learn the columns' types. It gets an empty one.

@@ -24,7 +24,7 @@ COLUMNS = ["sample_id", "label", "pixels"]
 
 @dataclass(frozen=True)
 class ShardColumns:
-    """A decoded shard of R rows. Letters as in ``feed``."""
+    """A decoded shard of R rows with H x W pixels and K labels."""
 
     sample_ids: np.ndarray
     """int64 (R,)."""
@@ -38,7 +38,7 @@ class ShardStore:
     """The decoded shards of one split, for one read schedule at a time.
 
     Inside ``reading(schedule)``, the caller loads the schedule's reads in order and releases each after its last use.
-    A reader works ahead of it, so that loaded and unloaded shards together stay within ``size.held_bytes``.
+    A reader reads ahead. The shards that are loaded or read ahead stay within ``size.held_bytes`` together.
     With ``size.keep_in_memory``, shards stay loaded for all later schedules and are read once.
     """
 
