@@ -71,7 +71,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
-    package_data={"cxrflow": ["py.typed"], "cxrflow.report": ["*.html"]},
+    package_data={"cxrflow": ["py.typed"], "cxrflow.report": ["*.html"], "cxrflow.spark": ["conf/*"]},
     entry_points={"console_scripts": ["cxrflow = cxrflow.pipeline.cli:main"]},
     install_requires=[
         "duckdb>=1.4,<3",  # the catalog of an ingest

@@ -14,7 +14,7 @@ SPARK_HOME=$("$PYSPARK_PYTHON" -c \
 export SPARK_HOME
 # Hides TensorFlow's notices about the processor, which every process would print. Warnings and errors still show.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-1}
-export SPARK_CONF_DIR="$cxrflow_root/cluster"
+export SPARK_CONF_DIR="$cxrflow_root/lib/cxrflow/spark/conf"
 cxrflow_java=$("$PYSPARK_PYTHON" -c 'from cxrflow.base.environment import java_home; print(java_home() or "")')
 if [ -n "$cxrflow_java" ]; then
     export JAVA_HOME=$cxrflow_java

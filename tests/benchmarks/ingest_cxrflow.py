@@ -12,7 +12,7 @@ from recipe import HEIGHT, ROWS_A_FILE, WIDTH
 
 
 def open_local_session():
-    """The session for all rounds, with one task slot per core and the driver memory of cluster/spark-defaults.conf."""
+    """The session for all rounds, with one task slot per core and the driver memory of spark-defaults.conf."""
     from cxrflow.spark.session import open_session
 
     os.environ["PYSPARK_SUBMIT_ARGS"] = (

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 
+from cxrflow.base import console
 from cxrflow.base.environment import java_home
 from cxrflow.base.errors import UserError
 
@@ -23,6 +25,8 @@ LOG_AFTER_SECONDS = 2.0
 """Time without progress before a log line says what the job waits for."""
 
 
+CONF_FOLDER = Path(__file__).with_name("conf")
+"""spark-defaults.conf and log4j2.properties."""
 SETTINGS = {
     # When Spark frees data on executors, it waits for their answers. An executor that lost its connection would delay
     # the end of the JVM by two minutes.
@@ -40,7 +44,10 @@ def open_session(app_name: str) -> SparkSession:
     home = java_home()
     if home:
         os.environ["JAVA_HOME"] = home
-    spark = SparkSession.builder.appName(app_name).config(map=SETTINGS).getOrCreate()
+    if "SPARK_HOME" not in os.environ and CONF_FOLDER.is_dir():  # Spark from pip has no settings of its own
+        os.environ.setdefault("SPARK_CONF_DIR", str(CONF_FOLDER))
+    settings = {**SETTINGS, "spark.ui.showConsoleProgress": str(console.in_terminal()).lower()}
+    spark = SparkSession.builder.appName(app_name).config(map=settings).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 
