@@ -1,83 +1,61 @@
 import dataclasses
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import tyro
 
 from cxrflow.base import config
+from cxrflow.base.config.option_checks import flag, groups_of
 from cxrflow.base.errors import UserError
+from cxrflow.launch import LAUNCHERS
+from cxrflow.pipeline.cli import field_docs, metavar, parse
+from cxrflow.pipeline.commands import COMMANDS
 
-FLAGS = {
-    config.IngestConfig: {
-        "images",
-        "table",
-        "height",
-        "width",
-        "resize",
-        "decoder",
-        "max_pixels",
-        "split",
-        "labels",
-        "label_rule",
-        "findings",
-        "patients",
-        "shard_rows",
-        "worker_memory",
-        "max_bad",
-        "delta",
-        "seed",
-        "if_exists",
-    },
-    config.TrainConfig: {
-        "table",
-        "run",
-        "launcher",
-        "workers",
-        "epochs",
-        "batch_size",
-        "device",
-        "model",
-        "init_weights",
-        "augment",
-        "learning_rate",
-        "lr_scaling",
-        "warmup_epochs",
-        "weight_decay",
-        "ema_epochs",
-        "tta",
-        "precision",
-        "batch_norm",
-        "positive_label",
-        "threshold",
-        "feed_memory",
-        "shuffle_rows",
-        "cache",
-        "cache_size",
-        "seed",
-        "checkpoint_seconds",
-        "max_restarts",
-        "min_workers",
-        "hang_seconds",
-        "tensorboard",
-        "mlflow",
-        "if_exists",
-        "preflight_only",
-    },
-    config.EvaluateConfig: {"run", "table", "split", "subgroups", "prevalence", "bootstrap", "seed"},
-    config.PredictConfig: {"run", "images", "predictions", "worker_memory", "prevalence", "if_exists"},
-    config.ReportConfig: {"run", "predictions", "examples"},
-}
+PINNED = Path(__file__).with_name("command_line.txt")
 
 
-@pytest.mark.parametrize("kind", FLAGS)
-def test_the_command_line_surface_is_pinned(kind):
-    assert {field.name for field in dataclasses.fields(kind)} == FLAGS[kind]
+def command_line() -> str:
+    """Every flag of every command, with its choices or type and its default, by group."""
+    lines = []
+    for name, command in COMMANDS.items():
+        for group in groups_of(command.config):
+            lines.append(f"cxrflow {name}: {group.__name__}")
+            hints, own = get_type_hints(group), field_docs(group)
+            for field in dataclasses.fields(group):
+                if field.name in own:
+                    default = "required" if field.default is dataclasses.MISSING else repr(field.default)
+                    lines.append(f"  {flag(field.name):<22} {metavar(hints[field.name]) or 'flag':<40} {default}")
+            lines.append("")
+    return "\n".join(lines)
 
 
-def test_flags_and_fields_are_the_same():
-    parsed = tyro.cli(
-        config.TrainConfig, args=["--table", "t", "--run", "r", "--batch-size", "8", "--if-exists", "overwrite"]
-    )
-    assert parsed == config.TrainConfig(table="t", run="r", batch_size=8, if_exists="overwrite")
+def test_the_command_line_is_pinned():
+    """A change of a flag is a change of this file: python tests/test_config.py writes it anew."""
+    assert command_line() == PINNED.read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_belongs_to_one_group_and_has_a_docstring(name):
+    config_type = COMMANDS[name].config
+    documented = [field for group in groups_of(config_type) for field in field_docs(group)]
+    assert sorted(documented) == sorted(field.name for field in dataclasses.fields(config_type))
+
+
+def test_choices_are_those_of_the_code():
+    hints = get_type_hints(config.TrainConfig)
+    assert set(get_args(hints["launcher"])) == set(LAUNCHERS)
+
+
+@pytest.mark.parametrize("arguments", [["--table", "t", "--run", "r", "--batch-size", "8", "--if-exists", "overwrite"]])
+def test_flags_and_fields_are_the_same(arguments):
+    expected = config.TrainConfig(table="t", run="r", batch_size=8, if_exists="overwrite")
+    assert tyro.cli(config.TrainConfig, args=arguments) == parse("train", arguments) == expected
+
+
+def test_a_wrong_choice_lists_the_choices():
+    with pytest.raises(UserError, match="--device: expected one of auto, cpu, gpu; got 'tpu'"):
+        parse("train", ["--table", "t", "--run", "r", "--device", "tpu"])
 
 
 def test_split_fractions():
@@ -87,7 +65,9 @@ def test_split_fractions():
 
 @pytest.mark.parametrize("split", ["0.6,0.2", "0.6,0.3,0.2", "a,b,c", "holdout", "1.2,-0.1,-0.1", ""])
 def test_a_split_that_does_not_add_up_is_refused_with_what_came(split):
-    with pytest.raises(UserError, match="expected three shares that add up to 1.*" + repr(split).replace(".", r"\.")):
+    with pytest.raises(
+        UserError, match="expected three fractions that add up to 1.*" + repr(split).replace(".", r"\.")
+    ):
         config.IngestConfig(images="i", table="t", split=split)
 
 
@@ -171,3 +151,7 @@ def test_a_prevalence_that_is_none_is_refused(prevalence):
     ):
         with pytest.raises(UserError, match="--prevalence: expected the positive label's share"):
             kind(run="r", prevalence=prevalence, **others)
+
+
+if __name__ == "__main__":
+    PINNED.write_text(command_line())

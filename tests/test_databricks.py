@@ -12,6 +12,7 @@ import yaml
 
 from cxrflow.base import config
 from cxrflow.launch import LAUNCHERS
+from cxrflow.pipeline.commands import COMMANDS
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
 PROJECT = CLUSTER.parent
@@ -157,7 +158,8 @@ def test_each_target_has_the_runtime_of_its_launcher():
 @pytest.mark.parametrize("task", TASKS)
 def test_the_jobs_parse_what_they_get(task, target):
     config_type = getattr(config, f"{task.capitalize()}Config")
-    assert f"run_job({config_type.__name__}," in (PROJECT / "jobs" / f"{task}.py").read_text()
+    assert f'run_job("{task}")' in (PROJECT / "jobs" / f"{task}.py").read_text()
+    assert COMMANDS[task].config is config_type
     parsed = tyro.cli(config_type, args=arguments(task, target))
     for name in ("images", "table", "run", "predictions"):
         assert getattr(parsed, name, None) in (None, f"{GIVEN['data']}/{name}")

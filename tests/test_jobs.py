@@ -1,20 +1,62 @@
 """The jobs as a user meets them: help, bad input, exit status, last line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cxrflow import __main__, __version__
 from cxrflow.images.phantoms import PATIENT_RULE
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ["ingest", "train", "evaluate", "predict", "report", "demo"]
 
 
+def cxrflow(*arguments, **options) -> subprocess.CompletedProcess:
+    """The finished process of ``python -m cxrflow`` with these arguments."""
+    command = [sys.executable, "-m", "cxrflow", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_help_shows_an_example(run_job, job):
     done = run_job(job, "--help")
-    assert done.returncode == 0 and f"jobs/{job}.py" in done.stdout and "For example" in done.stdout
+    assert done.returncode == 0 and f"jobs/{job}.py" in done.stdout and "For example: cxrflow" in done.stdout
+
+
+def test_help_of_train_fits_two_screens_and_shows_groups_with_their_choices(run_job, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = run_job("train", "--help").stdout.splitlines()
+    assert len(lines) <= 100 and max(map(len, lines)) <= 130
+    titles = [line.split()[1] for line in lines if line.startswith("╭")]
+    assert titles == ["options", "data", "model", "optimisation", "distribution", "output"]
+    assert any("--launcher {local,horovod,horovodrunner,torch}" in line for line in lines)
+
+
+def test_the_command_lists_its_commands_and_its_version():
+    shown = cxrflow("--help")
+    listed = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
+    assert (shown.returncode, listed) == (0, JOBS)
+    assert cxrflow("--version").stdout == f"cxrflow {__version__}\n"
+    wrong = cxrflow("infer")
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "expected one of ingest, train" in wrong.stderr
+
+
+def test_the_command_line_loads_no_framework():
+    code = (
+        "import sys, cxrflow.pipeline.cli; print(sorted({'pyspark', 'keras', 'pandas', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_package_runs_as_a_file_for_spark_submit(tmp_path):
+    """Its own folder, which has modules with common names, is not on the path then."""
+    main = Path(__main__.__file__)
+    done = subprocess.run([sys.executable, main, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"cxrflow {__version__}\n", done.stderr
 
 
 def bad_inputs(tmp):
@@ -33,7 +75,7 @@ def bad_inputs(tmp):
             ["--images", images, "--table", table, "--height", 0],
             "expected a number above 0, got 0",
         ),
-        "split": ("ingest", ["--images", images, "--table", table, "--split", "0.5,0.2"], "expected three shares"),
+        "split": ("ingest", ["--images", images, "--table", table, "--split", "0.5,0.2"], "expected three fractions"),
         "no labels file": (
             "ingest",
             ["--images", images, "--table", table, "--labels", "l.csv"],
@@ -62,7 +104,7 @@ def bad_inputs(tmp):
             ["--run", empty, "--images", images, "--predictions", tmp / "p"],
             "expected a run directory",
         ),
-        "no run to report": ("report", ["--run", empty], "run jobs/train.py first"),
+        "no run to report": ("report", ["--run", empty], "run train first"),
         "a folder that no demo made": ("demo", ["--folder", tmp], "one that a demo made"),
         "no images to demo": (
             "demo",
@@ -112,3 +154,4 @@ def test_the_last_line_of_standard_output_is_the_result(run_job, phantoms, tmp_p
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["files"], result["samples"], result["quarantined"]) == (52, 48, 4)
     assert {"train", "val", "test"} == set(result["counts"]) and result["seconds"] > 0
+    assert result["manifest"] == str(tmp_path / "table" / "manifest.json") and Path(result["manifest"]).exists()

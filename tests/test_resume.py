@@ -14,12 +14,12 @@ from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.launch.supervisor import supervise
-from cxrflow.pipeline.train_job import _again, _with_room, check_train, train
+from cxrflow.pipeline.train_job import _again, _with_most_workers, check_train, train
 from cxrflow.training.checkpoint import Checkpoint, goes_on, read_checkpoint, write_checkpoint
 
 LOCAL = """
 import sys
-from cxrflow import lease
+from cxrflow.base import lease
 from cxrflow.base.config import TrainConfig
 from cxrflow.pipeline.train_job import train
 import cxrflow.training.fit as fit
@@ -274,12 +274,12 @@ def test_a_run_goes_on_with_as_many_workers_as_hold_its_order_of_samples(table, 
         table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="95k"
     )
     kept = {"streams": 4, "shuffle_rows": 4}
-    assert [_with_room(config, slots, kept).workers for slots in (4, 3, 2)] == [4, 2, 2]
+    assert [_with_most_workers(config, slots, kept).workers for slots in (4, 3, 2)] == [4, 2, 2]
     with pytest.raises(
-        JobError, match="of 1 task slots that are left, no number of workers .* can go on: --feed-memory"
+        JobError, match="from 1 to the 1 remaining task slots that can resume the run, found none: --feed-memory"
     ):
-        _with_room(config, 1, kept)
-    assert _with_room(config, 1, None).workers == 1  # of a run that has no order yet
+        _with_most_workers(config, 1, kept)
+    assert _with_most_workers(config, 1, None).workers == 1  # of a run that has no order yet
 
 
 def test_a_worker_lost_before_the_first_checkpoint_is_begun_again_without_it(table, tmp_path):
@@ -292,7 +292,7 @@ def test_a_worker_lost_before_the_first_checkpoint_is_begun_again_without_it(tab
 LOSE_A_BATCH = """
 import sys
 import cxrflow.training.fit as fit
-from cxrflow import lease
+from cxrflow.base import lease
 from cxrflow.base.config import TrainConfig
 from cxrflow.pipeline.train_job import train
 

@@ -1,4 +1,4 @@
-"""The driver's side of training: check everything that can be checked, then hand over to a launcher."""
+"""The driver's side of training: check the input, run the preflight, then start the workers with a launcher."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from cxrflow.base import lease, storage
 from cxrflow.base.config import TrainConfig
@@ -22,11 +23,16 @@ from cxrflow.training.models import check_model
 from cxrflow.training.run_summary import summarise
 from cxrflow.watch.recorder import Recorder, check_watch
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from cxrflow.distributed.worker import Worker
+
 log = logging.getLogger(__name__)
 
 
 def check_train(config: TrainConfig) -> None:
-    """Raise UserError for what shows to be wrong before Spark or a worker is started."""
+    """Raise UserError for bad input that can be found before Spark or a worker is started."""
     try:
         _check(config)
     except UserError as error:
@@ -57,7 +63,7 @@ def _check(config: TrainConfig) -> None:
     if config.init_weights and (not storage.exists(config.init_weights) or storage.is_folder(config.init_weights)):
         raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     feed_size(config, manifest)
-    # A run that died before its first checkpoint has left nothing that is worth keeping.
+    # A run that died before its first checkpoint left nothing worth keeping, so it may be replaced.
     if (
         storage.exists(run.config)
         and config.if_exists != "overwrite"
@@ -65,7 +71,8 @@ def _check(config: TrainConfig) -> None:
     ):
         raise UserError(
             f"--run: expected a new folder, but {config.run!r} holds another run; name another folder, "
-            f"{'resume it with --if-exists resume, ' if has_checkpoint(run) else ''}or replace it with --if-exists overwrite"
+            f"{'resume it with --if-exists resume, ' if has_checkpoint(run) else ''}or replace it with "
+            "--if-exists overwrite"
         )
 
 
@@ -92,12 +99,12 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
             raise UserError(
                 f"--table: expected images of every label in train and in val, but {split} of "
                 f"{config.table!r} has none of {', '.join(missing)}; ingest more patients with that label, "
-                "or with another --split or --seed"
+                "or ingest again with another --split or --seed"
             )
     if config.threshold.startswith("sensitivity=") and len(manifest.labels) > 2:
         raise UserError(
-            "--threshold: expected balanced or youden for a table of more than two labels, where the highest score "
-            f"decides; got {config.threshold}"
+            "--threshold: expected balanced or youden for a table of more than two labels, "
+            f"got {config.threshold}; leave it out, because the highest score decides"
         )
     if config.positive_label is not None and config.positive_label not in manifest.labels:
         raise UserError(
@@ -106,56 +113,63 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
 
 
 def _check_findings(manifest: Manifest, config: TrainConfig) -> None:
-    """What is not known of a finding in val costs its threshold; in train, nothing could be learnt of it."""
+    """Each finding must be present and absent in train. In val one finding must be, because a threshold needs both."""
     if config.positive_label is not None:
         raise UserError(
-            f"--positive-label: expected none for a table of several findings, each of which is judged by itself; "
-            f"got {config.positive_label!r}"
+            f"--positive-label: expected none for a table with several findings per image, "
+            f"got {config.positive_label!r}; leave it out, because each finding is evaluated on its own"
         )
     present, absent = manifest.counts(), manifest.absent()
-    told = {
+    usable = {
         split: [name for name in manifest.labels if present[split][name] and absent[split][name]]
         for split in ("train", "val")
     }
-    if missing := [name for name in manifest.labels if name not in told["train"]]:
+    if missing := [name for name in manifest.labels if name not in usable["train"]]:
         raise UserError(
-            f"--table: expected every finding both present and absent in train, but train of {config.table!r} has not "
-            f"both of {', '.join(missing)}; ingest more patients, or again with --findings {','.join(told['train']) or 'NAMES'}"
+            f"--table: expected every finding both present and absent in train, but train of {config.table!r} lacks "
+            f"one of the two for {', '.join(missing)}; ingest more patients, or ingest again with --findings "
+            f"{','.join(usable['train']) or 'NAMES'}"
         )
-    if not told["val"]:
+    if not usable["val"]:
         raise UserError(
-            f"--table: expected a finding that is both present and absent in val, but val of {config.table!r} has none; "
-            "ingest more patients, or again with another --split or --seed"
+            f"--table: expected a finding that is both present and absent in val, but val of {config.table!r} has "
+            "none; ingest more patients, or ingest again with another --split or --seed"
         )
 
 
-def train(spark, config: TrainConfig) -> dict:
-    """Train on ``config.workers`` workers, after a preflight; returns what ``training.fit.fit`` returns on rank 0, or
-    what the preflight found where nothing else was asked for.
+def train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
+    """Run the preflight, then train on ``config.workers`` workers.
 
-    The same call again goes on with a run that stopped, and does nothing with one that is finished. ``spark`` is the
-    running session, whose task slots the workers take; the local launcher needs none (None). Raises UserError for bad
-    input, and where a check of the preflight failed; JobError and Stopped as ``supervise`` does.
+    Returns rank 0's result of ``training.fit.fit``, or the preflight's result with ``config.preflight_only``. By
+    default, the same call again resumes a run that stopped, and returns the summary of a run that is finished.
+
+    Args:
+        spark: The running session. Workers take its task slots. None for the local launcher.
+        config: What to train.
+
+    Raises:
+        UserError: Bad input, or a check of the preflight failed.
+        JobError, Stopped: See ``launch.supervisor.supervise``.
     """
     if spark is not None:
         from cxrflow.spark.credentials import share_credentials
 
         share_credentials(spark)
     check_train(config)
-    # Workers run in other folders, and on other machines, than the one that a relative path starts from.
+    # A relative path starts from the driver's folder; workers run in other folders and on other machines.
     config = _absolute(config)
     if config.preflight_only:
         return preflight(spark, config)
     if (finished := _finished(config)) is not None:
         log.info(
-            "%s is finished: all %d epochs are done. Nothing to do; --if-exists overwrite trains anew",
+            "%s is finished: all %d epochs are done. There is nothing to do; use --if-exists overwrite to train again",
             config.run,
             config.epochs,
         )
         return finished
     preflight(spark, config)
     with lease.hold(config.run, "--run") as held:
-        _check(config)  # another run may have ended meanwhile
+        _check(config)  # another job may have written the folder before we held the lease
         with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
             return _launch(spark, config, held, recorder.record)
 
@@ -169,7 +183,9 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _launch(spark, config: TrainConfig, held: lease.Lease, record: Callable[[dict], None]) -> dict:
+def _launch(
+    spark: SparkSession | None, config: TrainConfig, held: lease.Lease, record: Callable[[dict], None]
+) -> dict[str, Any]:
     function = functools.partial(_fit, job=held.token)
     if config.launcher == "local":
         from cxrflow.launch.local import launch
@@ -177,52 +193,58 @@ def _launch(spark, config: TrainConfig, held: lease.Lease, record: Callable[[dic
         return launch(function, config, record, held.check)
     from cxrflow.launch.supervisor import supervise
 
-    return supervise(spark, config, function, functools.partial(_again, held=held), record, held.require)
+    return supervise(spark, config, function, functools.partial(_restart_config, held=held), record, held.require)
 
 
-def _again(config: TrainConfig, slots: int, held: lease.Lease) -> TrainConfig:
-    """What to train with after the loss of a worker: on with what this job has written, if it came so far, with at most so
-    many workers as there are ``slots``. Raises JobError where another job has taken the run directory over, as it may after
-    this one was stopped for minutes, and where no number of workers can hold what the checkpoint's order of samples asks for."""
+def _restart_config(config: TrainConfig, slots: int, held: lease.Lease) -> TrainConfig:
+    """The configuration of a restart after the loss of a worker, with at most ``slots`` workers.
+
+    It resumes from this job's own checkpoint if there is one. Raises JobError if another job has taken the run
+    directory over, which can happen after this process was suspended for minutes, or if no number of workers fits the feed.
+    """
     held.check()
-    run, kept = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint
+    run, order = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint
     if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
         config = dataclasses.replace(config, if_exists="resume")
-        kept = read_checkpoint(run, arrays=False).state["feed"] if goes_on(run, config) else None
-    return _with_room(config, slots, kept)
+        order = read_checkpoint(run, arrays=False).state["feed"] if goes_on(run, config) else None
+    return _with_most_workers(config, slots, order)
 
 
-def _with_room(config: TrainConfig, slots: int, kept: dict | None) -> TrainConfig:
-    """With the most workers, at most ``slots``, whose memory holds the feed: the fewer they are, the more each one mixes."""
+def _with_most_workers(config: TrainConfig, slots: int, order: dict | None) -> TrainConfig:
+    """The configuration with the most workers, at most ``slots``, whose memory holds the shuffle window.
+
+    ``order``: the streams and shuffle_rows of the run that is resumed. Fewer workers need more memory each.
+    """
     manifest = read_manifest(config.table)
     for workers in range(slots, config.min_workers - 1, -1):
         attempt = dataclasses.replace(config, workers=workers)
         try:
-            feed_size(attempt, manifest, kept)
+            feed_size(attempt, manifest, order)
             return attempt
         except UserError as error:
-            log.warning("not with %d workers: %s", workers, error)
-            why = error
+            log.warning("cannot restart with %d workers: %s", workers, error)
+            reason = error
     raise JobError(
-        f"of {slots} task slots that are left, no number of workers from --min-workers {config.min_workers} on can go on: {why}"
+        f"--min-workers: expected a number of workers from {config.min_workers} to the {slots} remaining task slots "
+        f"that can resume the run, found none: {reason}"
     )
 
 
-def _finished(config: TrainConfig) -> dict | None:
-    """The summary of a run that has all its epochs and files; None of any other."""
+def _finished(config: TrainConfig) -> dict[str, Any] | None:
+    """The summary of a finished run, which has all its epochs and files; otherwise None."""
     run = RunDirectory(config.run)
     if not goes_on(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
         return None
-    history, made = run.read(run.history, "train"), run.read(run.config, "train")
+    history, facts = run.read(run.history, "train"), run.read(run.config, "train")
     if not history["finished"] or len(history["epochs"]) < config.epochs:
         return None
     return summarise(
-        history["epochs"], history["best"], history["kept"], run.url, workers=made["workers"], backend=made["backend"]
+        history["epochs"], history["best"], history["kept"], run.url, workers=facts["workers"], backend=facts["backend"]
     )
 
 
-def _fit(config: TrainConfig, worker, job: str) -> dict:
-    # Keras is loaded on the worker alone, after the launcher has chosen its backend.
+def _fit(config: TrainConfig, worker: Worker, job: str) -> dict[str, Any]:
+    # Only the worker loads Keras, after the launcher has set the backend.
     from cxrflow.training.fit import fit
 
     return fit(config, worker, job)
