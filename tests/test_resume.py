@@ -14,7 +14,7 @@ from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.launch.supervisor import supervise
-from cxrflow.pipeline.train_job import _again, _with_most_workers, check_train, train
+from cxrflow.pipeline.train_job import _restart_config, _with_most_workers, check_train, train
 from cxrflow.training.checkpoint import Checkpoint, goes_on, read_checkpoint, write_checkpoint
 
 LOCAL = """
@@ -286,7 +286,7 @@ def test_a_worker_lost_before_the_first_checkpoint_is_begun_again_without_it(tab
     config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="horovod", workers=2)
     with lease.hold(config.run, "--run") as held:
         write_json(RunDirectory(config.run).config, {"version": RUN_VERSION, "job": held.token})
-        assert _again(config, 1, held) == dataclasses.replace(config, workers=1)
+        assert _restart_config(config, 1, held) == dataclasses.replace(config, workers=1)
 
 
 LOSE_A_BATCH = """
