@@ -34,8 +34,8 @@ the data under the same path or URL.
 Everyone who can reach the port of the master can run any code as the user who started it. So by default, the cluster
 listens only on this machine. Use --host only on a network where you trust everyone. To authenticate the master, the
 workers and the executors, set spark.authenticate and spark.authenticate.secret in
-lib/cxrflow/spark/conf/spark-defaults.conf on every machine, and never commit a secret. These settings do not encrypt anything. They protect neither the web pages
-nor the connections that Horovod and torch open between training workers.
+lib/cxrflow/spark/conf/spark-defaults.conf on every machine, and never commit a secret. These settings do not encrypt
+anything. They protect neither the web pages nor the connections that Horovod and torch open between training workers.
 HELP
 }
 
