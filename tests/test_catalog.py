@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from cxrflow.base.config import IngestConfig
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.assign import add_labels, assign_files, task_starts, write_tasks
+from cxrflow.catalog.assign import assign_files, task_starts, write_tasks
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import TABLES, insert, new_catalog, open_catalog, query_rows
+from cxrflow.catalog.labels import LabelFiles, add_labels
 from cxrflow.catalog.reconcile import reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -284,19 +285,22 @@ def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("0.png", "A", "p", ""), ("0.png", "B", "p", "")], "expected one row per path"),
-        ([("0.png", "A", "p", "holdout")], "expected the split to be one of train, val, test"),
-        ([("0.png", "A", "p", "train"), ("1.png", "A", "p", "test")], "expected each patient in one split"),
-        ([("other.png", "A", "p", "")], "no path in the labels file"),
+        (
+            "0.png,A,p,\n0.png,B,p,\n",
+            "expected one row per path, got 2 different ones for '/x/0.png', in the lines 2 to 3",
+        ),
+        ("0.png,A,p,holdout\n", r"line 2 of .* \('0.png'\): expected the split to be one of train, val, test"),
+        ("0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
+        ("other.png,A,p,\n", "no row of .* names a labelled file below '/x'; its rows are such as other.png"),
+        ("0.png,\"['A', 'B']\",p,\n", "expected one label, got the list .*add --findings all"),
     ],
 )
-def test_a_labels_file_that_contradicts_itself_is_refused(rows, message):
-    config = IngestConfig(images="/x", table="/t", labels="/labels.csv")
-    names = ("path", "label", "patient_id", "split")
-    batch = pa.RecordBatch.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+def test_a_labels_file_that_contradicts_itself_is_refused(tmp_path, rows, message):
+    (tmp_path / "labels.csv").write_text("path,label,patient_id,split\n" + rows)
+    config = IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"))
     with filled([]) as catalog:
         files = [{"path": f"/x/{number}.png", "size": 1, "hidden": False, "patient_id": "q"} for number in (0, 1)]
         insert(catalog, "files", pa.Table.from_pylist(files))
         with pytest.raises(UserError, match=message):
-            add_labels(catalog, config, iter([batch]), None)
+            add_labels(catalog, config, LabelFiles(config.labels, {}), None)
             assign_files(catalog, config, {})

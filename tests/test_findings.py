@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -19,14 +18,16 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_cells, from_predicted, from_text, tally, to_states, to_text
 from cxrflow.base.manifest import read_manifest, write_manifest
 from cxrflow.base.schema import score_column, truth_column
+from cxrflow.catalog.database import new_catalog
 from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.catalog.label_formats import ImageLabels
+from cxrflow.catalog.labels import LabelFiles, add_labels
 from cxrflow.images.phantoms import PATIENT_RULE
 from cxrflow.metrics.evaluation_text import rate
 from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate
 from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.pipeline.predict_job import predict
 from cxrflow.pipeline.train_job import check_train, train
-from cxrflow.spark.labels_file import read_labels
 from cxrflow.spark.scorer import read_run
 from cxrflow.training.feed import Feed
 
@@ -315,11 +316,11 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
 @pytest.mark.parametrize(
     ("findings", "rows", "message"),
     [
-        ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or an empty cell in the column A, got 'maybe', for '1.png'"),
+        ("all", {"A": ["1", "maybe"]}, "expected 1, 0, -1 or an empty cell in the column A, got 'maybe'"),
         (
             "all",
             {"label": ["A", "A|No Finding"]},
-            "or a single name for an image without findings, got 'A|No Finding', for '1.png'",
+            "or a single name for an image without findings, got 'A|No Finding'",
         ),
         (
             "A,Efusion",
@@ -332,24 +333,27 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
 )
 def test_a_labels_file_that_cannot_be_understood(findings, rows, message):
     reader = FindingsReader(findings, [])
+    columns = list(rows)
     with pytest.raises(UserError, match=re.escape(message)):
-        reader.to_labels(pa.table({"path": ["0.png", "1.png"], **rows}))
+        for number, cells in enumerate(zip(*rows.values(), strict=True)):
+            values = dict(zip(columns, cells, strict=True))
+            label = values.get("label")
+            reader.to_text(ImageLabels(f"{number}.png", number + 2, label, None if "label" in values else values))
         reader.findings()
 
 
 @pytest.mark.parametrize(
     ("findings", "columns", "message"),
     [
-        ("A,C", "path,A,B", "expected the columns path and A, C, or label; got path, A, B in"),
-        ("all", "path,split", "expected the columns path and one for each finding, or label"),
+        ("A,C", "path,A,B", "expected the columns C of --findings, got A, B"),
+        ("all", "path,split", "expected the columns of a known layout, got path, split"),
     ],
 )
-def test_columns_that_are_missing(spark, tmp_path, findings, columns, message):
-    (tmp_path / "labels.csv").write_text(f"{columns}\n")
-    with pytest.raises(UserError, match=message):
-        read_labels(
-            spark, IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"), findings=findings)
-        )
+def test_columns_that_are_missing(tmp_path, findings, columns, message):
+    (tmp_path / "labels.csv").write_text(f"{columns}\n" + ",".join("1" for _ in columns.split(",")) + "\n")
+    config = IngestConfig(images="/x", table="/t", labels=str(tmp_path / "labels.csv"), findings=findings)
+    with new_catalog(str(tmp_path / "staging"), 64 << 20) as catalog, pytest.raises(UserError, match=message):
+        add_labels(catalog, config, LabelFiles(config.labels, {}), FindingsReader(findings, []))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_labels_patients_and_splits_from_a_file(spark, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("file,label\n0.png,A\n", "expected the columns path and label"),
+        ("file,label\n0.png,A\n", "expected the columns of a known layout, got file, label"),
         ("path,label\n0.png,A\n0.png,B\n", "expected one row per path"),
     ],
 )

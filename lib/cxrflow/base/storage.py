@@ -214,6 +214,13 @@ def remove(url: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def names(url: str) -> list[str]:
+    """Names of the files directly in the folder, sorted."""
+    fs, path = filesystem(url)
+    entries = fs.ls(path, detail=True)
+    return sorted(posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file")
+
+
 def files(url: str, ending: str) -> list[str]:
     """Sorted URLs of all files below the folder whose name has the ending; empty if there is no folder."""
     return sorted(sizes(url, ending))

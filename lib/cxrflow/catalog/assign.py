@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrflow.base import storage
-from cxrflow.base.config import SPLITS, IngestConfig, split_fractions
+from cxrflow.base.config import IngestConfig, split_fractions
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest
 from cxrflow.base.path_rules import label_of, patient_of
 from cxrflow.base.schema import QUARANTINE, SAMPLES, SOURCE
 from cxrflow.base.shard_files import read_shard
 from cxrflow.catalog.database import insert, query_rows
-from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.catalog.labels import TRAIN_VAL
 
 # Files in quarantine for these reasons are decoded again, even if unchanged: the machine, the rest of the table, a flag
 # or an installed package may have changed since.
@@ -73,62 +73,6 @@ def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches:
             labels = [label_of(path, config.label_rule, root) for path in paths]
             rows = rows.append_column("label", pa.array(labels, pa.string()))
         insert(catalog, "files", rows)
-
-
-def add_labels(
-    catalog: duckdb.DuckDBPyConnection,
-    config: IngestConfig,
-    batches: Iterator[pa.RecordBatch],
-    reader: FindingsReader | None,
-) -> None:
-    """Add the labels file: text columns path and label, and optionally patient_id and split.
-
-    For a multi-label table, ``reader`` converts its columns to label texts. Raises UserError if the file names an
-    unknown split, contradicts itself or has no row for any file.
-    """
-    catalog.execute("CREATE TABLE label_rows (path VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
-    for batch in batches:
-        rows = pa.Table.from_batches([batch])
-        insert(catalog, "label_rows", rows if reader is None else reader.to_labels(rows))
-    root = storage.absolute(config.images)
-    # Paths get the same form as those of storage.absolute. An empty cell is no value.
-    catalog.execute(
-        r"""
-        CREATE TABLE labels AS SELECT DISTINCT
-            CASE WHEN regexp_matches(url, '^(/|[A-Za-z][A-Za-z0-9+.-]+:/)') THEN url ELSE ? || '/' || url END AS path,
-            nullif(trim(label), '') AS label, nullif(trim(patient_id), '') AS patient_id,
-            nullif(trim(split), '') AS split
-        FROM (SELECT *, regexp_replace(regexp_replace(trim(path), '^file:/+', '/'), '^dbfs:/', '/dbfs/') AS url
-              FROM label_rows)
-        """,
-        [root],
-    )
-    _check_labels(catalog)
-    catalog.execute("""
-        UPDATE files SET label = labels.label, patient_id = coalesce(labels.patient_id, files.patient_id),
-            requested_split = labels.split FROM labels WHERE labels.path = files.path""")
-    if not query_rows(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
-        raise UserError(
-            "--labels: expected labels for the images, but no path in the labels file is that of a file "
-            "below the images folder; give full paths or paths relative to that folder"
-        )
-
-
-def _check_labels(catalog: duckdb.DuckDBPyConnection) -> None:
-    unknown = query_rows(
-        catalog, "SELECT path, split FROM labels WHERE NOT list_contains(?, split) LIMIT 1", [list(SPLITS)]
-    )
-    if unknown:
-        raise UserError(
-            f"--labels: expected the split to be one of {', '.join(SPLITS)} or empty, "
-            f"got {unknown[0]['split']!r} for {unknown[0]['path']!r}"
-        )
-    repeated = query_rows(catalog, "SELECT path, count(*) AS rows FROM labels GROUP BY path HAVING rows > 1 LIMIT 1")
-    if repeated:
-        raise UserError(
-            f"--labels: expected one row per path, got {repeated[0]['rows']} different ones for "
-            f"{repeated[0]['path']!r}; keep one of them"
-        )
 
 
 def add_table(catalog: duckdb.DuckDBPyConnection, table: str, manifest: Manifest) -> None:
@@ -221,7 +165,8 @@ def _assign_splits(
 ) -> dict[str, list[float]]:
     """Assign a split to every file to decode, the same to all files of a patient; returns the thresholds to store.
 
-    - A patient of the existing table stays in its split. A split from the labels file is used as given.
+    - A patient of the existing table stays in its split. A split from the labels file is used as given; TRAIN_VAL
+      leaves the choice between train and val to the hash.
     - Otherwise the patient's hash, between 0 and 1, is compared with the thresholds of its label. The hash is the first
       12 hexadecimal digits of the SHA-256 of "seed:patient_id", so it does not depend on any other patient. A file that
       counts as its own patient is hashed by its path below the images folder, so moving the folder changes no split.
@@ -250,13 +195,17 @@ def _assign_splits(
         catalog.executemany(
             "INSERT INTO thresholds VALUES (?, ?, ?)", [[label, *ends] for label, ends in thresholds.items()]
         )
-    catalog.execute("""
+    catalog.execute(
+        """
         UPDATE to_decode SET split = assigned.split, split_fixed = assigned.fixed FROM (
             SELECT patient_id, coalesce(current_split, requested[1]) IS NOT NULL AS fixed,
-                coalesce(current_split, requested[1], CASE
+                coalesce(current_split, nullif(requested[1], ?), CASE
+                    WHEN requested[1] = ? THEN if(hash * val_end < train_end, 'train', 'val')
                     WHEN hash < train_end THEN 'train' WHEN hash < val_end THEN 'val' ELSE 'test' END) AS split
             FROM patients JOIN thresholds USING (label)) AS assigned
-        WHERE assigned.patient_id = to_decode.patient_id""")
+        WHERE assigned.patient_id = to_decode.patient_id""",
+        [TRAIN_VAL, TRAIN_VAL],
+    )
     few = query_rows(catalog, "SELECT label FROM patients GROUP BY label HAVING count(*) < ?", [MIN_PATIENTS])
     plain = [fractions["train"], fractions["train"] + fractions["val"]]
     return thresholds | {row["label"]: plain for row in few if row["label"] not in existing}
@@ -279,7 +228,8 @@ def _check_requested_splits(catalog: duckdb.DuckDBPyConnection) -> None:
         catalog,
         """
         SELECT patient_id, requested_split, split FROM files JOIN samples USING (patient_id)
-        WHERE requested_split != split LIMIT 1""",
+        WHERE requested_split != split AND NOT (requested_split = ? AND split != 'test') LIMIT 1""",
+        [TRAIN_VAL],
     )
     if moved:
         raise UserError(

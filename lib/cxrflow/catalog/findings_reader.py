@@ -1,19 +1,16 @@
-"""Convert the rows of a labels file to label texts of a multi-label table."""
+"""Convert what a labels file says about an image to the label text of a multi-label table."""
 
 from __future__ import annotations
-
-import pyarrow as pa
 
 from cxrflow.base.config import parse_findings
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_cells, from_text, is_normal, to_text
-
-KEYS = ("path", "patient_id", "split")
-"""Columns of a labels file that are neither a finding nor the label."""
+from cxrflow.catalog.label_formats import ImageLabels
+from cxrflow.catalog.label_formats.cells import is_list, parse_list
 
 
 class FindingsReader:
-    """Converts rows of a labels file to label texts (``base.findings``) and collects the names of the findings."""
+    """Converts labels to label texts (``base.findings``) and collects the names of the findings."""
 
     def __init__(self, requested: str, existing: list[str]):
         """``requested`` is the value of --findings; ``existing`` are the findings of the table to extend, if any."""
@@ -23,32 +20,35 @@ class FindingsReader:
         self._in_labels: set[str] = set()
         self._columns: list[str] = []
 
-    def to_labels(self, rows: pa.Table) -> pa.Table:
-        """The rows with the key columns and one label text each; null if no finding is known.
-
-        Raises UserError, with the row's path, for a value that cannot be read.
-        """
-        self._columns = [name for name in rows.column_names if name not in (*KEYS, "label")]
-        texts = []
-        for row in rows.to_pylist():
-            try:
-                texts.append(self._from_label(row["label"]) if "label" in row else self._from_columns(row))
-            except UserError as error:
-                raise UserError(f"--labels: {error}, for {row['path']!r}") from None
-        keys = rows.select([name for name in KEYS if name in rows.column_names])
-        return keys.append_column("label", pa.array(texts, pa.string()))
+    def to_text(self, labels: ImageLabels) -> str | None:
+        """The label text; None if no finding is known. Raises UserError for a value that cannot be read."""
+        return self._from_label(labels.label) if labels.cells is None else self._from_columns(labels.cells)
 
     def _from_label(self, label: str | None) -> str | None:
         if label is None or not label.strip():
             return None
-        present, unknown = from_text(label)
+        present, unknown = from_text("|".join(parse_list(label)) if is_list(label) else label)
         self._in_labels |= present | unknown
         selected = present | unknown if self._requested is None else set(self._requested)
         return to_text(present & selected, unknown & selected)
 
-    def _from_columns(self, row: dict[str, str | None]) -> str | None:
+    def _from_columns(self, cells: dict[str, str]) -> str | None:
+        if not self._columns:
+            self._columns = self._selected_columns(list(cells))
         # A finding of the table without a column in this file is unknown.
-        return from_cells({name: row.get(name) for name in dict.fromkeys([*self._existing, *self._columns])})
+        return from_cells({name: cells.get(name) for name in dict.fromkeys([*self._existing, *self._columns])})
+
+    def _selected_columns(self, columns: list[str]) -> list[str]:
+        if invalid := [name for name in columns if "|" in name or name.startswith("?")]:
+            raise UserError(
+                "expected names of findings without | and without a leading ?, got "
+                f"{', '.join(invalid)}; rename these columns"
+            )
+        if self._requested is None:
+            return columns
+        if absent := [name for name in self._requested if name not in columns]:
+            raise UserError(f"expected the columns {', '.join(absent)} of --findings, got {', '.join(columns)}")
+        return [*self._requested, *(name for name in columns if is_normal(name))]
 
     def findings(self) -> list[str]:
         """The table's findings in the order of the model's outputs: as requested, as in the columns, or by name.
@@ -58,11 +58,6 @@ class FindingsReader:
         columns = [name for name in self._columns if not is_normal(name)]
         found = columns or sorted(self._in_labels)
         findings = self._existing or self._requested or found
-        if invalid := [name for name in columns if "|" in name or name.startswith("?")]:
-            raise UserError(
-                "--labels: expected names of findings without | and without a leading ?, got "
-                f"{', '.join(invalid)}; rename these columns"
-            )
         missing = set() if self._existing or columns else set(findings) - self._in_labels
         if missing:
             raise UserError(

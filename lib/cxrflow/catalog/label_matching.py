@@ -1,7 +1,8 @@
 """Which file a row of the labels file means.
 
 Published labels files name images in their own way: relative to another folder, with the archive's folder in front, by
-the bare file name, or by an identifier without extension. A row is matched by the first of these rules that finds a file:
+the bare file name, or by an identifier without extension. A row is matched by the first rule that
+finds a file:
 
 1. The path is the file's, absolute or relative to the images folder.
 2. The path without some of its leading folders is the file's relative path.

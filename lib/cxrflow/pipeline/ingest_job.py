@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from cxrflow.base import lease, storage
@@ -25,6 +26,9 @@ from cxrflow.base.schema import SAMPLES
 from cxrflow.catalog.assign import TASK_FILES, Assignment
 from cxrflow.catalog.commit import commit, sweep
 from cxrflow.catalog.delta_log import check_delta, check_unchanged, is_delta, write_version
+from cxrflow.catalog.kermany_folders import TITLE as KERMANY
+from cxrflow.catalog.labels import LabelFiles, LabelsSummary, log_lines, resolve_findings
+from cxrflow.catalog.labels_csv import LabelsFile
 from cxrflow.catalog.reconcile import QUARANTINE_FILE, Reconciled
 from cxrflow.catalog.table_summary import log_summary
 from cxrflow.images import Recipe, find_decoder
@@ -34,15 +38,14 @@ from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode_task import TASK_RESULT, DecodeTask
 from cxrflow.spark.image_folder import open_folder
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
-from cxrflow.spark.labels_file import read_labels
+from cxrflow.spark.labels_file import copy_labels, find_labels, stage_labels
 from cxrflow.spark.listing import check_apart, check_images
-from cxrflow.spark.parquet_parts import write_parts
 from cxrflow.spark.session import registered_slots, run_on_executor
 
 log = logging.getLogger(__name__)
 
 # Flags that must stay the same when a table is extended, or its rows would be of different kinds.
-FIXED_FLAGS = ("height", "width", "resize", "decoder", "label_rule", "findings", "split", "patients", "seed")
+FIXED_FLAGS = ("height", "width", "resize", "decoder", "label_rule", "findings", "split", "patients", "seed", "readers")
 
 
 def check_ingest(config: IngestConfig) -> None:
@@ -57,10 +60,8 @@ def check_ingest(config: IngestConfig) -> None:
             "--table: expected a path without # and ?, because Petastorm would read them as parts of a URL; got "
             f"{config.table!r}; name another folder"
         )
-    if config.labels and storage.is_local(config.labels) and not storage.exists(config.labels):
-        raise UserError(
-            f"--labels: expected a CSV or Parquet file, found nothing at {config.labels!r}; name an existing file"
-        )
+    if config.labels and (labels := find_labels(config.labels)):
+        config = _with_findings(config, labels)
     if not has_manifest(config.table) and storage.exists(config.table) and not storage.is_empty_folder(config.table):
         left_by_ingest = ("_staging", lease.NAME)  # an ingest died before it wrote a manifest
         if not any(storage.exists(storage.join(config.table, name)) for name in left_by_ingest):
@@ -69,6 +70,11 @@ def check_ingest(config: IngestConfig) -> None:
                 "something else, which ingest never removes; name another folder"
             )
     _table_to_extend(config)
+
+
+def _with_findings(config: IngestConfig, labels: LabelFiles) -> IngestConfig:
+    """The configuration with ``--findings`` as the layout of the labels file asks for it."""
+    return dataclasses.replace(config, findings=resolve_findings(config, LabelsFile(labels.url)))
 
 
 def _table_to_extend(config: IngestConfig) -> Manifest | None:
@@ -82,7 +88,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
         )
     manifest = read_manifest(config.table)
     flags = {name: getattr(config, name) for name in FIXED_FLAGS}
-    table_flags = {name: manifest.config.get(name) for name in FIXED_FLAGS}
+    table_flags = {name: manifest.config.get(name, flags[name]) for name in FIXED_FLAGS}
     if bool(config.labels) != bool(manifest.config["labels"]):  # another labels file with more rows is fine
         flags["labels"], table_flags["labels"] = config.labels, manifest.config["labels"]
     if config.shard_rows:
@@ -115,17 +121,27 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     patients (by split), shards and audit (see ``catalog.audit``).
     Raises UserError for bad input, and RuntimeError if files and rows do not match.
     """
-    started = time.monotonic()
     share_credentials(spark)
-    check_ingest(config)
     # A relative path would mean another folder in the tasks.
     config = dataclasses.replace(config, images=storage.absolute(config.images), table=storage.absolute(config.table))
+    with tempfile.TemporaryDirectory(prefix="cxrflow-") as copies:
+        labels = find_labels(config.labels) if config.labels else None
+        if config.labels and labels is None:
+            labels = copy_labels(spark, config.labels, Path(copies))
+        if labels:
+            config = _with_findings(config, labels)
+        check_ingest(config)
+        return _ingest(spark, config, labels)
+
+
+def _ingest(spark: SparkSession, config: IngestConfig, labels: LabelFiles | None) -> dict:
+    started = time.monotonic()
     with _removed_if_empty(config.table), lease.hold(config.table, "--table") as held:
         staging_root = storage.join(config.table, "_staging")
         storage.remove(staging_root)  # left by runs that died: this run holds the lease, so no other run uses it
         staging = storage.join(staging_root, uuid.uuid4().hex)
         try:
-            result = _Ingest(spark, config, staging, held).run()
+            result = _Ingest(spark, config, labels, staging, held).run()
         finally:
             storage.remove(staging)
             storage.remove_if_empty(staging_root)
@@ -144,8 +160,11 @@ def _removed_if_empty(table: str) -> Iterator[None]:
 class _Ingest:
     """One run. The methods are in the order in which ``run`` calls them."""
 
-    def __init__(self, spark: SparkSession, config: IngestConfig, staging: str, held: lease.Lease):
+    def __init__(
+        self, spark: SparkSession, config: IngestConfig, labels: LabelFiles | None, staging: str, held: lease.Lease
+    ):
         self._spark, self._config, self._staging, self._lease = spark, config, staging, held
+        self._labels = labels
         self._memory = parse_bytes("--worker-memory", config.worker_memory)
         self._existing = _table_to_extend(config)
         self._folder = open_folder(spark, config.images)
@@ -154,7 +173,7 @@ class _Ingest:
         plan = self._list_and_assign()
         if plan.assigned.to_decode == 0 and self._existing:
             self._finish(self._existing)
-            return _result(self._existing, plan.assigned)
+            return _result(self._existing, plan.assigned, plan.labels)
         decoded = self._decode(plan)
         reconciled, audit = self._reconcile_and_audit([task["outcomes"] for task in decoded])
         shards = self._compact_shards(reconciled, plan.shard_rows)
@@ -164,6 +183,7 @@ class _Ingest:
         return _result(
             manifest,
             plan.assigned,
+            plan.labels,
             added=reconciled.added,
             replaced=reconciled.replaced,
             worker_memory=max(task["memory"] for task in decoded),
@@ -182,6 +202,7 @@ class _Ingest:
         )
         plan = run_on_executor(self._spark, task)
         assigned = plan.assigned
+        self._log_labels(plan)
         skipped = self._folder.count_hidden(assigned.files, assigned.skipped or 0)
         log.info(
             "%s files (%.1f MB) below %s, %s to decode",
@@ -198,13 +219,19 @@ class _Ingest:
             )
         return dataclasses.replace(plan, assigned=dataclasses.replace(assigned, skipped=skipped))
 
-    def _stage_labels(self) -> list[str] | None:
-        """Write the labels file as Parquet files that executors read without Spark; returns their URLs."""
-        if self._config.labels is None:
-            return None
-        frame = read_labels(self._spark, self._config)
-        schema = pa.schema([(name, pa.string()) for name in frame.columns])
-        return [part["file"] for part in write_parts(frame, storage.join(self._staging, "labels"), schema).collect()]
+    def _stage_labels(self) -> LabelFiles | None:
+        """The labels file where executors can read it."""
+        labels, config = self._labels, self._config
+        if labels is None or config.labels is None or labels.url == storage.absolute(config.labels):
+            return labels
+        return stage_labels(labels, self._staging)
+
+    def _log_labels(self, plan: DecodePlan) -> None:
+        if plan.labels is not None:
+            for line in log_lines(plan.labels, str(self._config.labels)):
+                log.info("%s", line)
+        if plan.splits_by_folder:
+            log.info("splits: the folders train, val and test, as %s published them", KERMANY)
 
     def _decode(self, plan: DecodePlan) -> list[dict]:
         """Decode the files into staged shards; returns the rows of TASK_RESULT."""
@@ -264,9 +291,21 @@ class _Ingest:
 
 
 def _result(
-    manifest: Manifest, assigned: Assignment, added: int = 0, replaced: int = 0, worker_memory: int = 0
+    manifest: Manifest,
+    assigned: Assignment,
+    labels: LabelsSummary | None,
+    added: int = 0,
+    replaced: int = 0,
+    worker_memory: int = 0,
 ) -> dict:
-    counts = {"counts": manifest.counts()}
+    counts: dict[str, dict] = {"counts": manifest.counts()}
+    if labels is not None:
+        counts["labels"] = {
+            "layout": labels.title,
+            "rows": labels.matches.rows,
+            "rows_without_file": labels.matches.rows_without_file,
+            "files_without_row": labels.matches.files_without_row,
+        }
     if manifest.task == "multi":  # counts has the images where a finding is present
         counts |= {"absent": manifest.absent(), "unknown": manifest.unknown()}
     return {

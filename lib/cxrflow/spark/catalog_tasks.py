@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from cxrflow.base.config import IngestConfig, parse_bytes
 from cxrflow.base.manifest import Manifest
-from cxrflow.catalog.assign import Assignment, add_files, add_labels, add_table, assign_files, write_tasks
+from cxrflow.catalog.assign import Assignment, add_files, add_table, assign_files, write_tasks
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import new_catalog, open_catalog
 from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.catalog.kermany_folders import add_folder_splits
+from cxrflow.catalog.labels import LabelFiles, LabelsSummary, add_labels
 from cxrflow.catalog.reconcile import Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
 from cxrflow.spark.image_folder import Listing
-from cxrflow.spark.parquet_parts import read_batches
 
 # Image data per decoding task: enough to pay for the task's start, little enough to balance and to retry.
 TASK_BYTES = 256 * 2**20
@@ -33,6 +34,10 @@ class DecodePlan:
     """URLs of Parquet files, each with the files of one decoding task."""
     findings: list[str] | None
     """The findings of a multi-label table."""
+    labels: LabelsSummary | None
+    """What the labels file said, if there is one."""
+    splits_by_folder: bool
+    """Whether the folders gave the splits."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,7 @@ class AssignTask:
     existing: Manifest | None
     """The table to extend, if any."""
     listing: Listing
-    labels: list[str] | None
-    """URLs of Parquet files with the rows of the labels file."""
+    labels: LabelFiles | None
     slots: int
     """Task slots of the executors."""
     memory: int
@@ -54,19 +58,20 @@ class AssignTask:
     def __call__(self) -> DecodePlan:
         """Fill the catalog and write the task files. Raises UserError for a bad labels file or folder."""
         config, existing = self.config, self.existing
-        reader = None
+        reader = labels = None
         if config.findings is not None:
             reader = FindingsReader(config.findings, existing.labels if existing else [])
         with new_catalog(self.staging, self.memory) as catalog:
             add_files(catalog, config, self.listing())
+            by_folder = self.labels is None and add_folder_splits(catalog, config)
             if self.labels is not None:
-                add_labels(catalog, config, read_batches(self.labels), reader)
+                labels = add_labels(catalog, config, self.labels, reader)
             if existing:
                 add_table(catalog, config.table, existing)
             assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
             rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
             tasks = write_tasks(catalog, self.staging, decoding_tasks(assigned, self.slots), rows)
-            return DecodePlan(assigned, rows, tasks, reader.findings() if reader else None)
+            return DecodePlan(assigned, rows, tasks, reader.findings() if reader else None, labels, by_folder)
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:

@@ -1,44 +1,64 @@
-"""Read the labels file, CSV or Parquet, through Spark, which can read every file system of the cluster."""
+"""Find the labels file and the files beside it, and make them readable for Python on the executors."""
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+import posixpath
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
 
 from cxrflow.base import storage
-from cxrflow.base.config import IngestConfig, parse_findings
 from cxrflow.base.errors import UserError
-from cxrflow.base.findings import is_normal
-from cxrflow.catalog.findings_reader import KEYS
+from cxrflow.catalog.labels import LabelFiles
+
+# Names of the files that a layout may read beside the labels file, for file systems that only Spark can list.
+COMPANIONS = ("*metadata.csv*", "*split.csv*", "*_list.txt")
 
 
-def read_labels(spark: SparkSession, config: IngestConfig) -> DataFrame:
-    """The columns that ingest needs, as text; their names are stripped. Raises UserError if a column is missing."""
-    assert config.labels is not None
-    url = storage.for_spark(config.labels)
-    table = spark.read.parquet(url) if url.endswith(".parquet") else spark.read.csv(url, header=True)
-    found = {name.strip(): name for name in table.columns}
-    labels = _label_columns(config, list(found))
-    if not labels or not {"path", *labels} <= found.keys():
-        expected = (
-            "label, and optionally patient_id and split"
-            if config.findings is None
-            else f"{', '.join(parse_findings(config.findings) or ['one for each finding'])}, or label"
-        )
-        raise UserError(
-            f"--labels: expected the columns path and {expected}; got {', '.join(found)} in "
-            f"{config.labels!r}; rename them"
-        )
-    keys = [name for name in KEYS if name in found]
-    # The backticks keep Spark from reading a dot in a finding's name as access to a struct's field.
-    return table.select(*(F.col(f"`{found[name]}`").cast("string").alias(name) for name in [*keys, *labels]))
+def find_labels(url: str) -> LabelFiles | None:
+    """The labels file and its folder's files, if Python can read them; None if only Spark can.
+
+    Raises UserError if there is no such file.
+    """
+    try:
+        found = storage.exists(url)
+    except UserError:  # no package for this file system
+        return None
+    if not found:
+        raise UserError(f"--labels: expected a CSV or Parquet file, found nothing at {url!r}; name an existing file")
+    folder = posixpath.dirname(storage.absolute(url))
+    return LabelFiles(storage.absolute(url), {name: storage.join(folder, name) for name in storage.names(folder)})
 
 
-def _label_columns(config: IngestConfig, columns: list[str]) -> list[str]:
-    """Which of a labels file's columns hold the label, or the findings."""
-    if config.findings is None or "label" in columns:
-        return ["label"]
-    requested = parse_findings(config.findings)
-    if requested is None:
-        return [name for name in columns if name not in KEYS]
-    return list(dict.fromkeys([*requested, *(name for name in columns if is_normal(name))]))
+def copy_labels(spark: SparkSession, url: str, folder: Path) -> LabelFiles:
+    """Copy the labels file and its companions to this machine through Spark's Hadoop client, as a stream.
+
+    Raises UserError if there is no such file.
+    """
+    hadoop = spark._jvm.org.apache.hadoop.fs
+    source = hadoop.Path(storage.for_spark(url))
+    try:
+        file_system = source.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+        paths = [source]
+        for pattern in COMPANIONS:
+            paths += [status.getPath() for status in file_system.globStatus(hadoop.Path(source.getParent(), pattern))]
+        for path in paths:
+            file_system.copyToLocalFile(False, path, hadoop.Path(str(folder / path.getName())), True)
+    except Py4JJavaError as error:
+        reason = str(error.java_exception.getMessage()).splitlines()[0]
+        raise UserError(f"--labels: expected a file that Spark can read, got {url!r} ({reason})") from None
+    return LabelFiles(
+        str(folder / source.getName()), {path.getName(): str(folder / path.getName()) for path in paths[1:]}
+    )
+
+
+def stage_labels(files: LabelFiles, staging: str) -> LabelFiles:
+    """Upload copies on this machine to ``staging``, where executors read them."""
+
+    def upload(path: str) -> str:
+        target = storage.join(staging, "labels", posixpath.basename(path))
+        storage.upload(path, target)
+        return target
+
+    return LabelFiles(upload(files.url), {name: upload(path) for name, path in files.beside.items()})

@@ -16,8 +16,15 @@ class InputOptions(Options):
     images: str
     """Folder of image files, read with all its subfolders: a path or URL that Spark can read."""
     labels: str | None = None
-    """CSV or Parquet file with the columns path and label, and optionally patient_id and split. Paths are full URLs or
-    relative to --images. If not given, the label is the name of the folder that holds the file."""
+    """CSV or Parquet file with the columns path and label, and optionally patient_id and split; or the labels file of a
+    published collection. If not given, the label is the name of the folder that holds the file."""
+    label_format: Literal["auto", "generic", "nih", "chexpert", "mimic", "rsna", "vindr", "padchest", "kermany"] = (
+        "auto"
+    )
+    """Layout of the labels file; auto recognises it by its columns. kermany takes the splits from folders called train,
+    val and test; auto does so as well if all files are in them."""
+    readers: str = "majority"
+    """How several readers of one image are combined (VinDr): majority, any, or the name of one reader."""
     label_rule: str | None = None
     """Regular expression searched in the path below --images; its groups make up the label: (bacteria|virus|NORMAL)."""
     findings: str | None = None
@@ -37,6 +44,10 @@ class InputOptions(Options):
         )
         if self.patients not in ("auto", "kermany", "file"):
             require_groups("patients", "auto, kermany, file or a regular expression", self.patients)
+        require(
+            self.label_format != "kermany" or self.labels is None,
+            "--label-format kermany: expected no --labels, because the folders give the labels; leave one out",
+        )
         if self.label_rule is not None:
             require(
                 self.labels is None,
