@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 30
-LAUNCHERS = ["horovod", "torch"]
+EPOCHS = 20
 HANG_SECONDS = 10
 
 
@@ -177,24 +176,6 @@ class Job:
     def newest_checkpoint(self) -> str:
         return max(path.name for path in (self.run / "checkpoints").glob("*.npz"))
 
-    def assert_every_sample_fed_once(self) -> None:
-        history = json.loads((self.run / "history.json").read_text())["epochs"]
-        assert [epoch["epoch"] for epoch in history] == list(range(1, EPOCHS + 1))
-        assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
-
-
-@pytest.fixture
-def start(cluster, tmp_path, table):
-    jobs = []
-
-    def start(launcher, *flags):
-        jobs.append(Job(cluster, tmp_path, launcher, table, *flags))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        job.kill()
-
 
 def spark_processes(worker_pid: int) -> tuple[int, int]:
     """The executor's JVM and the Spark task's Python process above a worker's process."""
@@ -207,61 +188,130 @@ def spark_processes(worker_pid: int) -> tuple[int, int]:
     return executor, task
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_lost_workers_are_named_and_training_ends_with_the_model(start, launcher):
-    job = start(launcher, "--max-restarts", "4")
-    seconds = {}
+@dataclass
+class Story:
+    """What happened to one training, by three jobs one after the other."""
 
-    def lose(launch, rank, what, number=signal.SIGKILL, find=lambda pid: pid):
-        pid = job.workers(launch)[rank]
-        lost = time.monotonic()
-        os.kill(find(pid), number)
-        job.wait_for_log(rf"worker {rank} \(process {pid} on \S+\) was lost .*epoch \d+ at step \d+", seconds=30)
-        noticed = time.monotonic()
-        job.wait_for_log(r"training on: ", times=launch + 1)
-        seconds[what] = [round(noticed - lost, 1), round(time.monotonic() - lost, 1)]
+    launcher: str
+    expected_status: int
+    seconds: dict[str, list[float]]
+    """From each loss until the driver named the worker, and until the next launch."""
+    training_processes: list[int]
+    """How many ran: before the driver was killed, and after each of the jobs."""
+    checkpoints: list[str]
+    """The newest after each of the first two jobs."""
+    leases: list[bool]
+    """Whether the run directory was still leased after each job."""
+    status: list[int]
+    """Exit status of the second and the third job."""
+    jobs: list[Job]
 
-    lose(1, 1, "worker killed")
-    lose(2, 0, "executor killed", find=lambda pid: spark_processes(pid)[0])
-    lose(3, 1, "Spark's Python process killed", find=lambda pid: spark_processes(pid)[1])
-    lose(4, 1, "worker stopped", signal.SIGSTOP)
-    job.workers(5)
-    assert job.finish() == 0, job.log()
-    print(f"{launcher}, seconds to notice and to restart: {seconds}")
+    @property
+    def run(self) -> Path:
+        return self.jobs[-1].run
+
+    def events(self, kind: str) -> list[dict]:
+        return self.jobs[-1].events(kind)
+
+
+def lose(story: Story, launch: int, rank: int, what: str, number=signal.SIGKILL, find=lambda pid: pid) -> None:
+    """Send a signal to a worker, or to the process above it that ``find`` names, and wait for the next launch."""
+    job = story.jobs[-1]
+    pid = job.workers(launch)[rank]
+    lost = time.monotonic()
+    os.kill(find(pid), number)
+    job.wait_for_log(rf"worker {rank} \(process {pid} on \S+\) was lost .*epoch \d+ at step \d+", seconds=30)
+    noticed = time.monotonic()
+    job.wait_for_log(r"training on: ", times=launch + 1)
+    story.seconds[what] = [round(noticed - lost, 1), round(time.monotonic() - lost, 1)]
+
+
+@pytest.fixture(scope="module", params=["horovod", "torch"])
+def story(request, cluster, table, tmp_path_factory):
+    launcher, folder = request.param, tmp_path_factory.mktemp(request.param)
+    story = Story(launcher, {"horovod": 143, "torch": 130}[launcher], {}, [], [], [], [], [])
+
+    def start() -> Job:
+        story.jobs.append(Job(cluster, folder, launcher, table, "--max-restarts", "2"))
+        return story.jobs[-1]
+
+    def ended(job: Job, seconds: float) -> None:
+        wait_for(lambda: not job.training_processes(), seconds, "the workers end")
+        story.training_processes.append(len(job.training_processes()))
+        story.leases.append((job.run / "_lease.json").exists())
+
+    try:
+        job = start()
+        lose(story, 1, 1, "worker killed")
+        lose(story, 2, 0, "executor killed", find=lambda pid: spark_processes(pid)[0])
+        job.workers(3)
+        story.training_processes.append(len(job.training_processes()))
+        job.signal(signal.SIGKILL)  # Java, and with it Python: neither can clean up
+        ended(job, 20)
+        story.checkpoints.append(job.newest_checkpoint())
+
+        job = start()
+        job.workers(1)
+        job.signal(signal.SIGTERM) if launcher == "horovod" else job.press_ctrl_c()
+        story.status.append(job.wait())
+        ended(job, 5)
+        story.checkpoints.append(job.newest_checkpoint())
+
+        job = start()
+        lose(story, 1, 1, "Spark's Python process killed", find=lambda pid: spark_processes(pid)[1])
+        lose(story, 2, 1, "worker stopped", signal.SIGSTOP)
+        job.workers(3)
+        story.status.append(job.finish())
+        ended(job, 5)
+        print(f"{launcher}, seconds to notice and to restart: {story.seconds}")
+        yield story
+    finally:
+        for job in story.jobs:
+            job.kill()
+
+
+def test_training_survives_lost_workers_and_ends_with_the_model(story):
+    job = story.jobs[-1]
+    assert story.status[-1] == 0, job.log()
     result = job.result()
-    assert (result["epochs"], result["restarts"], result["workers"]) == (EPOCHS, 4, 2)
-    assert len(result["lost"]) == 4 and "stopped" in result["lost"][3]
-    job.assert_every_sample_fed_once()
-    assert (job.run / "model.keras").exists()
-    assert job.training_processes() == []
-    assert [event["why"] for event in job.events("restart")] == result["lost"]
-    images = [event["images"] for event in job.events("start")]
-    assert len(images) == 5 and images == sorted(set(images))
-    assert [end["status"] for end in job.events("end")] == ["finished"]
+    assert (result["epochs"], result["restarts"], result["workers"]) == (EPOCHS, 2, 2)
+    assert (story.run / "model.keras").exists()
 
 
-@pytest.mark.parametrize(
-    ("launcher", "stop", "status"),
-    [("horovod", lambda job: job.signal(signal.SIGTERM), 143), ("torch", lambda job: job.press_ctrl_c(), 130)],
-)
-def test_a_killed_or_stopped_driver_leaves_no_process_and_the_same_command_resumes(start, launcher, stop, status):
-    job = start(launcher)
-    job.workers(1)
-    assert len(job.training_processes()) >= 4  # two workers, two agents
-    job.signal(signal.SIGKILL)  # Java, and with it Python: neither can clean up
-    wait_for(lambda: not job.training_processes(), 20, "the workers end")
-    killed_at = job.newest_checkpoint()
+def test_each_loss_is_named(story):
+    """In the log, as ``lose`` has checked, in the result and in the events."""
+    assert len(story.seconds) == 4
+    lost = story.jobs[-1].result()["lost"]
+    assert len(lost) == 2 and "stopped" in lost[1]
+    reasons = [event["why"] for event in story.events("restart")]
+    assert len(reasons) == 4 and reasons[2:] == lost
 
-    job = start(launcher)
-    job.workers(1)
-    stop(job)
-    assert job.wait() == status, job.log()
+
+def test_every_sample_is_fed_once_in_every_epoch(story):
+    history = json.loads((story.run / "history.json").read_text())["epochs"]
+    assert [epoch["epoch"] for epoch in history] == list(range(1, EPOCHS + 1))
+    assert all(epoch["fed"]["samples"] == epoch["fed"]["expected"] for epoch in history)
+
+
+def test_each_launch_starts_further_than_the_one_before(story):
+    images = [event["images"] for event in story.events("start")]
+    assert len(images) == 7 and images == sorted(set(images))
+
+
+def test_no_job_leaves_a_process(story):
+    """Whether it finished, was asked to stop, or its driver was killed."""
+    before, *after = story.training_processes
+    assert before >= 4  # two workers, two agents
+    assert after == [0, 0, 0]
+
+
+def test_a_signal_stops_with_a_checkpoint(story):
+    job = story.jobs[1]
+    assert story.status[0] == story.expected_status, job.log()
     assert "stopped, with a checkpoint after" in job.log()
-    wait_for(lambda: not job.training_processes(), 5, "the workers end")
-    assert job.newest_checkpoint() > killed_at and not (job.run / "_lease.json").exists()
+    assert story.checkpoints[1] > story.checkpoints[0]
+    assert story.leases[1:] == [False, False]
 
-    job = start(launcher)
-    assert job.finish() == 0, job.log()
-    job.assert_every_sample_fed_once()
-    assert [end["status"] for end in job.events("end")][-2:] == ["killed", "finished"]
+
+def test_the_events_say_how_each_job_ended(story):
+    assert [end["status"] for end in story.events("end")][-2:] == ["killed", "finished"]
