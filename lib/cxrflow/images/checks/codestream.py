@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 
-from cxrflow.images.checks import jpeg
+from cxrflow.images.checks import jpeg, jpeg_entropy
 from cxrflow.images.decode_result import DecodeError
 
 LOSSLESS, EXTENDED = 0xC3, 0xC1
@@ -44,7 +44,9 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
             size = height, width
             if marker in jpeg.SUPPORTED and bits == 8:
                 jpeg.check_header(jpeg.read_header(frame), frame)
-            elif marker == LOSSLESS or (marker == EXTENDED and bits in (12, 16)):
+            elif marker == EXTENDED and bits == 12:
+                jpeg_entropy.check_sequential_scan(frame, jpeg.read_header(frame))
+            elif marker == LOSSLESS:
                 # the codes do not depend on the precision, and the strict decoder supports only 8 bits
                 color = "GRAY" if frame[start + 5] == 1 else "RGB"
                 jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], color, least=size)

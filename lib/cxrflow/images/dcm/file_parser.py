@@ -122,6 +122,8 @@ def _count_elements(data: bytes, position: int, encoding: str) -> int:
     last, count = (0, -1), 0
     while count < ENOUGH and position + 8 <= len(data):
         tag = struct.unpack_from(order + "HH", data, position)
+        if last[0] == 2 < tag[0] and count >= 3:
+            return count  # the data set may follow in another encoding than the file meta information
         if tag <= last or tag[0] < 2 or (count == 0 and tag[0] > 0x0028):
             return 0 if count < 3 else count
         size, length = _element_size(data, position, encoding, order)

@@ -44,6 +44,7 @@ NAMES = {
     "1.2.840.10008.1.2.5": "RLE",
 }
 """Names of compressed transfer syntaxes, as ``frame_codecs.find_codec`` calls their frames."""
+ALLOCATED = (1, 8, 12, 16, 32, 64)
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
 
@@ -200,6 +201,9 @@ def _read_native(file: DicomFile, elements: Elements, keyword: str, data: bytes,
         full = layout.photometric.replace("_422", "")
         if layout.frames == 1:  # as large as without subsampling, so it is not subsampled
             layout = ImageLayout(**{**vars(layout), "photometric": full})
+    if layout.allocated not in ALLOCATED:
+        expected = ", ".join(map(str, ALLOCATED))
+        raise DecodeError("unsupported", f"{layout.allocated} bits allocated; expected one of {expected}")
     if len(data) < layout.frame_bytes or (file.ends_early and len(data) < layout.frame_bytes * layout.frames):
         expected = layout.frame_bytes * layout.frames
         raise DecodeError("truncated", f"the pixel data have {len(data)} bytes, expected {expected}")
@@ -216,10 +220,8 @@ def _read_native(file: DicomFile, elements: Elements, keyword: str, data: bytes,
         values = _bytes(data, order, words)[:count]
     elif layout.allocated in (16, 32, 64):
         values = np.frombuffer(data, f"{order}u{layout.allocated // 8}", count).astype(f"u{layout.allocated // 8}")
-    elif layout.allocated == 12:
-        values = _unpack_12(np.frombuffer(data, np.uint8), count)
     else:
-        raise DecodeError("unsupported", f"{layout.allocated} bits allocated; expected 1, 8, 12, 16, 32 or 64")
+        values = _unpack_12(np.frombuffer(data, np.uint8), count)
     return _shaped(values, layout, elements)
 
 
