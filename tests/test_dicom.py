@@ -231,6 +231,19 @@ def test_colour_becomes_luma():
     assert abs(int(decode(data, 16, 16).pixels[0, 0]) - 124) <= 1
 
 
+@pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_float_pixels(keyword, kind):
+    values = np.linspace(-1.5, 2.5, 16 * 16).reshape(16, 16)
+    values[0, 0] = 1000
+    made = dataset(values.astype(np.uint16), BitsAllocated=8 * int(kind[2]))
+    del made.PixelData, made.BitsStored, made.HighBit, made.PixelRepresentation
+    setattr(made, keyword, values.astype(kind).tobytes())
+    setattr(made, f"{keyword.replace('Data', '')}PaddingValue", 1000.0)
+    decoded = decode(saved(made), 16, 16)
+    expected = (values - values.ravel()[1]) / (2.5 - values.ravel()[1]) * 255
+    assert np.abs(decoded.pixels - expected).ravel()[1:].max() <= 0.51 and decoded.pixels[0, 0] == 0
+
+
 def test_palette_colour_becomes_luma():
     made = dataset(np.uint8([[0, 1]]), PhotometricInterpretation="PALETTE COLOR")
     for name, values in (("Red", (200, 0)), ("Green", (100, 0)), ("Blue", (50, 255))):
