@@ -16,13 +16,13 @@ from cxrflow.training.augment.exposure import exposure_tables, look_up
 from cxrflow.training.augment.pose import inverse_maps, margins, warp
 from cxrflow.training.augment.uniforms import splitmix64
 
-IDS = np.random.default_rng(0).integers(-(2**63), 2**63, 12)  # as the table's: the first bytes of a hash
+IDS = np.random.default_rng(0).integers(-(2**63), 2**63, 12)  # like a table's: the first bytes of a hash
 CHANGING = [name for name in POLICIES if name != "none"]
 
 
 @pytest.fixture(scope="module")
 def batch() -> np.ndarray:
-    """Twelve synthetic phantoms, uint8 (12, 61, 54, 1), read-only as the feed's are."""
+    """Twelve synthetic phantoms, uint8 (12, 61, 54, 1), read-only like the feed's."""
     pixels = np.stack([draw_phantom(64, bool(i % 2), i, 0)[:61, :54, None] for i in range(12)])
     pixels.flags.writeable = False
     return pixels
@@ -36,16 +36,16 @@ def white_square(size: int = 8, side: int = 2) -> np.ndarray:
     return pixels
 
 
-def placed(pixels, degrees=0.0, right=0.0, down=0.0, zoom=1.0, flip=False, aspect=1.0, shear=0.0):
-    """One image (1, H, W, 1) by the exact values given."""
+def posed(pixels, degrees=0.0, right=0.0, down=0.0, zoom=1.0, flip=False, aspect=1.0, shear=0.0):
+    """Warp one image (1, H, W, 1) by exact values."""
     values = (np.array([value]) for value in (np.radians(degrees), right, down, zoom, flip, aspect, shear))
     return warp(pixels, inverse_maps(pixels.shape[1:3], *values))
 
 
-# What an image depends on
+# What the result for an image depends on
 
 
-def test_none_hands_back_the_very_batch(batch):
+def test_none_returns_the_same_array(batch):
     assert augment(POLICIES["none"], batch, IDS, seed=1, epoch=2) is batch
 
 
@@ -71,11 +71,11 @@ def test_another_process_makes_the_same_pixels_without_a_backend():
         "made = augment(POLICIES['strong'], pixels, np.arange(4), seed=3, epoch=1); "
         "print(hashlib.sha256(made).hexdigest(), {'keras', 'tensorflow', 'torch'} & set(sys.modules))"
     )
-    said = {
+    outputs = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     }
-    assert len(said) == 1 and said.pop().strip().endswith("set()")
+    assert len(outputs) == 1 and outputs.pop().strip().endswith("set()")
 
 
 def test_the_global_generators_are_left_alone(batch):
@@ -86,7 +86,7 @@ def test_the_global_generators_are_left_alone(batch):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_rows_that_only_fill_up_stay(batch, name):
+def test_padding_rows_stay(batch, name):
     made = augment(POLICIES[name], batch, IDS[:7], seed=1, epoch=2)
     np.testing.assert_array_equal(made[:7], augment(POLICIES[name], batch[:7], IDS[:7], seed=1, epoch=2))
     np.testing.assert_array_equal(made[7:], batch[7:])
@@ -95,7 +95,7 @@ def test_rows_that_only_fill_up_stay(batch, name):
 
 @pytest.mark.parametrize("field", ["rotation", "contrast", "erase", "aspect", "blur"])
 def test_switching_one_parameter_on_leaves_the_others_draws(batch, field):
-    """Shifting before and after: what only the shift decides, where the black margin is, stays."""
+    """The black margin depends on the shift only, so it must not change."""
     shift = Policy(shift=0.3)
     more = dataclasses.replace(shift, **{field: 1e-9})
     white = np.full_like(batch, 255)
@@ -135,39 +135,39 @@ def test_uniforms_of_a_sample_do_not_hang_on_the_count_or_on_the_others():
     assert len({uniforms(seed, epoch, IDS[:1], 1)[0, 0] for seed in seeds for epoch in range(9)}) == 36
 
 
-# Pose, worked out by hand
+# Pose, with results computed by hand
 
 
-def test_a_shift_by_whole_pixels_moves_the_values_and_leaves_black(batch):
-    made = placed(batch[:1], right=3, down=-2)
+def test_a_shift_by_whole_pixels_moves_the_values_and_shows_black(batch):
+    made = posed(batch[:1], right=3, down=-2)
     np.testing.assert_array_equal(made[0, :-2, 3:], batch[0, 2:, :-3])
     assert not made[0, -2:].any() and not made[0, :, :3].any()
 
 
 def test_a_quarter_turn_is_anticlockwise():
     pixels = np.random.default_rng(2).integers(0, 256, (1, 9, 9, 1), np.uint8)
-    np.testing.assert_array_equal(placed(pixels, degrees=90)[0], np.rot90(pixels[0]))
+    np.testing.assert_array_equal(posed(pixels, degrees=90)[0], np.rot90(pixels[0]))
 
 
 def test_zoom_by_two_doubles_a_square():
     """A new pixel at distance d from the centre shows the old image at d / 2. White reaches from 0.5 on either side,
     then falls to black over one pixel: 1.5 is at 0.75, so 3/4 are left along an axis; 2.5 is at 1.25, so 1/4."""
     profile = np.array([0, 1 / 4, 3 / 4, 1, 1, 3 / 4, 1 / 4, 0])
-    made = placed(white_square(8, 2), zoom=2.0)[0, :, :, 0]
+    made = posed(white_square(8, 2), zoom=2.0)[0, :, :, 0]
     np.testing.assert_allclose(made, 255 * np.outer(profile, profile), atol=1)
-    np.testing.assert_allclose(placed(white_square(8, 4), zoom=0.5)[0, 2:6, 2:6, 0].sum() / 255, 4, atol=0.05)
+    np.testing.assert_allclose(posed(white_square(8, 4), zoom=0.5)[0, 2:6, 2:6, 0].sum() / 255, 4, atol=0.05)
 
 
 def test_aspect_widens_and_flattens_at_the_same_area():
     """A square of 16 pixels becomes 32 wide and 8 high by an aspect of 4."""
-    made = placed(white_square(64, 16), aspect=4.0)[0, :, :, 0]
+    made = posed(white_square(64, 16), aspect=4.0)[0, :, :, 0]
     assert made.sum() / 255 == pytest.approx(256, rel=0.02)
     assert [(made.max(axis=axis) > 127).sum() for axis in (0, 1)] == [32, 8]
 
 
 def test_shear_moves_rows_by_their_distance_from_the_centre():
     """The centre of each row of a square moves by 0.25 pixel for each pixel below the image's centre."""
-    made = placed(white_square(64, 20), shear=0.25)[0, 23:41, :, 0].astype(float)
+    made = posed(white_square(64, 20), shear=0.25)[0, 23:41, :, 0].astype(float)
     centres = (made * np.arange(64)).sum(axis=1) / made.sum(axis=1)
     np.testing.assert_allclose(centres, 31.5 + 0.25 * (np.arange(23, 41) - 31.5), atol=0.03)
 
@@ -180,7 +180,7 @@ def test_margins_are_black_gray_or_the_edge_a_third_each():
         dtype=object,
     )
     flat = np.array([values[0] if len(values) else 90 for values in outside])
-    assert len(made) - len(outside) > 800  # the edge, drawn out, is all that there is
+    assert len(made) - len(outside) > 800  # the repeated edge has the same value
     assert (flat == 0).sum() > 800 and ((flat > 0) & (flat <= 200)).sum() > 800
     kinds, grays = np.array([0.1, 0.5, 0.9]), np.array([0.5, 0.5, 0.5])
     assert [value for _, value in margins(kinds, grays)] == [0, 100, 0]
@@ -205,7 +205,7 @@ def spectrum(image):
         (lambda image: resampled(image, 0.5, 0.99), False),
     ],
 )
-def test_detail_is_taken_or_added_and_the_tone_stays(change, more):
+def test_detail_is_removed_or_added_and_the_mean_stays(change, more):
     noise = np.random.default_rng(0).normal(128, 20, (61, 54)).clip(0, 255).astype(np.uint8)
     made = change(noise)
     assert made.shape == noise.shape and made.dtype == np.uint8 and abs(made.mean() - noise.mean()) < 1.5
@@ -217,11 +217,11 @@ def test_a_point_is_blurred_as_a_gaussian():
     point[16, 16] = 255
     distance = np.arange(-2, 3)
     weights = np.exp(-(distance**2) / 2)
-    wanted = 255 * np.outer(weights, weights) / np.sqrt(2 * np.pi) ** 2
-    np.testing.assert_allclose(blurred(point, 1.0)[14:19, 14:19], wanted, atol=1)
+    expected = 255 * np.outer(weights, weights) / np.sqrt(2 * np.pi) ** 2
+    np.testing.assert_allclose(blurred(point, 1.0)[14:19, 14:19], expected, atol=1)
 
 
-def test_jpeg_is_pillows(batch):
+def test_jpeg_compression_is_like_pillows(batch):
     import io
 
     from PIL import Image
@@ -233,19 +233,19 @@ def test_jpeg_is_pillows(batch):
 
 
 @pytest.mark.parametrize(("field", "share"), [("blur", 0.5), ("sharpen", 0.2), ("resample", 0.3), ("compress", 0.4)])
-def test_detail_is_changed_as_often_as_said(batch, field, share):
+def test_detail_changes_with_the_given_probability(batch, field, share):
     noise = np.random.default_rng(0).integers(0, 256, (1000, 24, 24, 1), np.uint8)
     made = augment(Policy(**{field: share}), noise, np.arange(1000), seed=0, epoch=0)
     assert (made != noise).any(axis=(1, 2, 3)).mean() == pytest.approx(share, abs=0.05)
 
 
-def test_a_mirror_image_and_that_it_comes_first():
+def test_mirroring_comes_before_the_shift():
     pixels = np.random.default_rng(2).integers(0, 256, (1, 6, 8, 1), np.uint8)
-    np.testing.assert_array_equal(placed(pixels, flip=True), pixels[:, :, ::-1])
-    np.testing.assert_array_equal(placed(pixels, flip=True, right=2)[:, :, 2:], pixels[:, :, ::-1][:, :, :-2])
+    np.testing.assert_array_equal(posed(pixels, flip=True), pixels[:, :, ::-1])
+    np.testing.assert_array_equal(posed(pixels, flip=True, right=2)[:, :, 2:], pixels[:, :, ::-1][:, :, :-2])
 
 
-def test_a_warp_is_that_of_scipy(batch):
+def test_the_warp_is_the_same_as_scipys(batch):
     from scipy import ndimage
 
     maps = inverse_maps((61, 54), *(np.array([value]) for value in (0.2, 3.3, -1.7, 1.1, False)))
@@ -253,12 +253,12 @@ def test_a_warp_is_that_of_scipy(batch):
     exact = ndimage.affine_transform(
         batch[0, :, :, 0].astype(float), [[yy, yx], [xy, xx]], offset=(y, x), order=1, mode="grid-constant"
     )
-    # OpenCV rounds places to 1/32 pixel.
+    # OpenCV rounds positions to 1/32 pixel.
     assert np.abs(warp(batch[:1], maps)[0, :, :, 0] - exact).mean() < 1
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_named_policies_reach_what_they_say_and_no_further(name):
+def test_named_policies_reach_their_limits_and_no_further(name):
     """The centre, area and angle of a white bar, by its moments, after 2,000 changes."""
     still = dict.fromkeys(
         ("aspect", "shear", "contrast", "brightness", "gamma", "blur", "sharpen", "resample", "compress", "erase"), 0
@@ -296,7 +296,7 @@ def test_no_named_policy_flips_and_one_that_does_mirrors_half(batch):
     np.testing.assert_array_equal(augment(Policy(flip=1), batch, IDS, seed=0, epoch=0), batch[:, :, ::-1])
 
 
-# Exposure and erasing, worked out by hand
+# Exposure and erasing, with results computed by hand
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,10 @@ def test_outside_is_black_whatever_the_brightness():
     white = np.full((200, 20, 20, 1), 200, np.uint8)
     made = augment(Policy(shift=0.3, brightness=0.2, contrast=0.2), white, np.arange(200), seed=0, epoch=0)
     centre, corners = made[:, 10, 10, 0], made[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
-    assert (centre > 100).all() and (corners == 0).any(axis=1).mean() > 0.95  # the rest moved by less than a pixel
+    assert (centre > 100).all() and (corners == 0).any(axis=1).mean() > 0.95  # the others moved by less than a pixel
 
 
-def test_a_patch_is_erased_of_the_size_and_as_often_as_said():
+def test_patches_have_the_given_size_and_probability():
     pixels = np.full((2000, 60, 80, 1), 7, np.uint8)
     made = augment(Policy(erase=0.25, erase_area=(0.05, 0.1)), pixels, np.arange(2000), seed=0, epoch=0)
     assert (pixels == 7).all()
@@ -349,7 +349,7 @@ def test_a_patch_is_erased_of_the_size_and_as_often_as_said():
     assert 0.045 < shares.min() < 0.055 and 0.095 < shares.max() < 0.105
     rows, columns = erased[touched].any(axis=2).sum(axis=1), erased[touched].any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(rows * columns, erased[touched].sum(axis=(1, 2)))  # one rectangle
-    assert erased.any(axis=0).mean() > 0.98  # that lies anywhere, to the edges; few reach the very corners
+    assert erased.any(axis=0).mean() > 0.98  # anywhere up to the edges; few reach the corners
     assert erased.any(axis=(0, 2))[[0, -1]].all() and erased.any(axis=(0, 1))[[0, -1]].all()
     assert all(len(np.unique(image[patch])) == 1 for image, patch in zip(made[touched], erased[touched], strict=True))
 
@@ -373,14 +373,14 @@ def test_names():
         ("test_augment:IDS", "function or a Policy, got ndarray"),
     ],
 )
-def test_a_policy_that_is_none_is_refused(name, words):
+def test_a_name_of_something_else_is_refused(name, words):
     with pytest.raises(UserError, match="--augment.*" + words):
         find_policy(name)
 
 
-def test_without_opencv_it_says_what_to_install(monkeypatch):
+def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="opencv-python-headless is not installed"):
+    with pytest.raises(UserError, match="opencv-python-headless, got none; it is not installed"):
         find_policy("standard")
     assert find_policy("none") == Policy()
 
@@ -415,7 +415,7 @@ def widen(pixels, sample_ids, *, seed, epoch):
 MINE = dataclasses.replace(POLICIES["standard"], flip=0.5)
 
 
-def test_a_users_own(batch):
+def test_a_users_own_policy(batch):
     np.testing.assert_array_equal(augment(find_policy("test_augment:invert"), batch, IDS, seed=0, epoch=0), 255 - batch)
     mine = find_policy("test_augment:MINE")
     assert mine.flip == 0.5 and dataclasses.replace(mine, flip=0) == POLICIES["standard"]
@@ -434,7 +434,8 @@ for name in sys.argv[3:]:
 """
 
 
-def test_training_augments_as_it_is_told(table, tmp_path):
+@pytest.mark.spark
+def test_training_uses_the_policy_and_validation_does_not(table, tmp_path):
     from cxrflow.pipeline.train_job import check_train
 
     with pytest.raises(UserError, match="--augment: expected one of none, light"):
@@ -446,7 +447,7 @@ def test_training_augments_as_it_is_told(table, tmp_path):
     )
     histories = [json.loads(path.read_text())["epochs"] for path in sorted(tmp_path.glob("*/history.json"))]
     assert len({history[0]["loss"] for history in histories}) == 3
-    # Trained on black images; were those of validation black too, all scores would be equal.
+    # Trained on black images. If validation images were black too, all scores would be equal.
     assert histories[-1][0]["val_auc"] != 0.5
     assert json.loads((tmp_path / "strong" / "config.json").read_text())["train"]["augment"] == "strong"
 
@@ -455,7 +456,7 @@ def blacken(pixels, sample_ids, *, seed, epoch):
     return np.zeros_like(pixels)
 
 
-def test_the_picture_of_the_policies():
+def test_the_sheet_of_policies():
     from cxrflow.training.augment.sheet import draw_sheet
 
     sheet = draw_sheet()

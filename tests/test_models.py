@@ -1,4 +1,4 @@
-"""Networks by name, on both backends; their files, where cxrflow is not; initial weights."""
+"""Networks by name on both backends, their files without cxrflow, and initial weights."""
 
 import json
 import os
@@ -13,11 +13,13 @@ from cxrflow.base.errors import UserError
 from cxrflow.pipeline.train_job import check_train
 from cxrflow.training.models import MODELS, check_model
 
+pytestmark = pytest.mark.spark
+
 NAMES = [*MODELS, "applications/MobileNet", "test_models:own"]
 HEIGHT, WIDTH = 64, 48
 BACKENDS = ("tensorflow", "torch")
 
-# Each network: a step of training that changes every weight, its file, and scores of the file's model.
+# For each network: one training step that changes the weights, its file, and the logits of the model in it.
 STEP = """
 import json, sys
 import keras, numpy
@@ -42,7 +44,8 @@ LOAD = """
 import json, sys
 import keras, numpy
 pixels = numpy.load(f"{sys.argv[1]}/pixels.npy")
-models = [keras.saving.load_model(f"{sys.argv[1]}/{number}.keras", safe_mode=True) for number in range(int(sys.argv[2]))]
+paths = [f"{sys.argv[1]}/{index}.keras" for index in range(int(sys.argv[2]))]
+models = [keras.saving.load_model(path, safe_mode=True) for path in paths]
 print(json.dumps([keras.ops.convert_to_numpy(model(pixels, training=False)).tolist() for model in models]))
 assert "cxrflow" not in sys.modules
 """
@@ -80,14 +83,14 @@ def test_every_network_trains_on_both_backends_and_its_file_loads_without_cxrflo
         assert scores == [pytest.approx(row, abs=2e-4) for row in trained["tensorflow"][name]["scores"]], name
 
 
-def test_names_are_checked_without_running_a_users_module(tmp_path, monkeypatch):
+def test_names_are_checked_without_running_the_users_module(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("1 / 0\ndef body(x):\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in (*MODELS, "applications/ResNet50", "mine:body", "test_models:own"):
         check_model(name)
     for name, words in {
-        "vgg": "--model: expected one of residual, .*applications/NAME of keras.applications, or module:function.*got 'vgg'",
-        "applications/ResNet51": "--model: expected applications/ and one of ConvNeXtTiny, .*got 'applications/ResNet51'",
+        "vgg": "--model: expected one of residual, .*applications/NAME of keras.applications, or module:function.*vgg",
+        "applications/ResNet51": "--model: expected applications/ and one of ConvNeXtTiny, .*'applications/ResNet51'",
         "no_such_module:body": "no module 'no_such_module'",
         "no.such:body": "No module named 'no'",
         "mine:head": "expected the module mine to have a function 'head', found none",
@@ -120,7 +123,7 @@ def refusal(model, file):
 def build(name, labels=2):
     return build_model(name, labels, size)
 
-# What a user may have: a network of Keras' own making, with its top and without, in all three formats, and runs of cxrflow.
+# What a user may have: a network of keras.applications with and without its top, in all formats, and a run's model.
 keras.utils.set_random_seed(1)
 network = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(64, 48, 3))
 rng = numpy.random.default_rng(1)
@@ -142,13 +145,13 @@ for file, weights in files.items():
     mine.set_weights(start)
     load_pretrained(mine, f"{folder}/{file}")
     inside = weights if weights is network else inner(weights) if weights is earlier else None
-    wanted = inside.get_weights() if inside else top.get_weights()[:len(network.weights)]
-    found["loaded"][file] = all(map(numpy.array_equal, inner(mine).get_weights(), wanted))
+    expected = inside.get_weights() if inside else top.get_weights()[:len(network.weights)]
+    found["loaded"][file] = all(map(numpy.array_equal, inner(mine).get_weights(), expected))
 same = build("applications/MobileNetV3Small", 2)
 load_pretrained(same, f"{folder}/model.keras")
 found["loaded"]["head too"] = bool((score(same) == score(earlier)).all())
 
-# A layer that computes with a copy of its weights takes the new ones over.
+# A layer that computes with copies of its weights updates them.
 normal, other = build("test_models:own"), build("test_models:own")
 layer = next(layer for layer in normal.layers if isinstance(layer, keras.layers.Normalization))
 layer.adapt_mean.assign([3.0])
@@ -170,7 +173,7 @@ print(json.dumps(found))
 """
 
 
-def test_initial_weights_come_from_whatever_file_fits_and_from_no_other(tmp_path):
+def test_initial_weights_load_from_every_file_that_fits_and_from_no_other(tmp_path):
     found = python(INITIAL, tmp_path)
     assert all(found["loaded"].values()), found["loaded"]
     expected = "--init-weights: expected a file that fits network, but in "
@@ -199,7 +202,9 @@ from cxrflow.training.smoke_step import run_step
 table, folder = sys.argv[1:]
 first = TrainConfig(table=table, run=f"{folder}/first", model="test_models:pooled", epochs=2, batch_size=8,
                     learning_rate=1e-2)
-then = dataclasses.replace(first, run=f"{folder}/then", epochs=1, learning_rate=1e-12, init_weights=f"{folder}/first/model.keras")
+then = dataclasses.replace(
+    first, run=f"{folder}/then", epochs=1, learning_rate=1e-12, init_weights=f"{folder}/first/model.keras"
+)
 results = [train(None, config) for config in (first, then)]
 saved = [keras.saving.load_model(f"{config.run}/model.keras", compile=False).get_weights() for config in (first, then)]
 moved = max(float(abs(one - other).max()) for one, other in zip(*saved, strict=True))
@@ -209,25 +214,21 @@ print(json.dumps([*results, moved, run_step(nested)]))
 
 
 def pooled(x):
-    """With batch normalisation in a model within the model."""
+    """Batch normalisation in a nested model."""
     import keras
 
     inner = keras.Sequential(
         [keras.Input(x.shape[1:]), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(momentum=0.9999)]
-    )  # so that an epoch hardly moves its statistics
+    )  # an epoch hardly moves its statistics
     return keras.layers.GlobalMaxPooling2D()(inner(x))
 
 
-def test_a_run_begins_with_another_ones_model(table, tmp_path):
-    # On torch, which trains a network of other layers than those in files.
+def test_a_run_starts_from_another_runs_model(table, tmp_path):
+    # On torch, where the trained network has other layer classes than those in files.
     first, then, moved, step = python(TRAIN, table, tmp_path, backend="torch")
     assert then["val_loss"] == pytest.approx(first["val_loss"], abs=1e-3)
-    assert (
-        moved < 1e-3
-    )  # a step at the first one's rate moves weights by 1e-2, and it begins with those of the same seed
-    assert (
-        step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20
-    )  # those inside the nested network are counted
+    assert moved < 1e-3  # at the first run's learning rate a step moves weights by 1e-2; both start from the same seed
+    assert step["loss"] > 0 and step["image_bytes"] > 2 * 4 * 48 * 40 * 20  # layers inside the nested network count
     for file in ("nothing.weights.h5", "first"):
         with pytest.raises(UserError, match="--init-weights: expected a file, found none"):
             check_train(TrainConfig(table=str(table), run=str(tmp_path / "run"), init_weights=str(tmp_path / file)))

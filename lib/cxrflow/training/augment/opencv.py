@@ -1,4 +1,4 @@
-"""OpenCV, loaded when it is needed, on the caller's thread alone: a worker's cores are the network's."""
+"""OpenCV, imported when it is needed. It runs on the caller's thread only: the network needs a worker's other cores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 
 @functools.cache
 def cv2():
-    """The module. Raises ImportError where opencv-python-headless is not installed, which ``find_policy`` says before."""
+    """Return the module. Raises ImportError if it is not installed, which ``find_policy`` has checked."""
     import cv2
 
     cv2.setNumThreads(1)

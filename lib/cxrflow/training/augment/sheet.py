@@ -1,4 +1,4 @@
-"""A picture of what the policies do, on synthetic phantoms: ``python -m cxrflow.training.augment.sheet sheet.png``."""
+"""Draw what the policies do to a synthetic phantom: ``python -m cxrflow.training.augment.sheet sheet.png``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from cxrflow.images.phantoms import draw_phantom
 from cxrflow.training.augment import POLICIES, augment
 
 SIZE, EPOCHS, MARGIN = 128, 6, 74
+"""Height and width of an image in pixels, columns, and width of the column of names in pixels."""
 
 
 def draw_sheet() -> np.ndarray:
-    """One phantom in a row for each named policy, a column an epoch: uint8 (height, width)."""
+    """Draw one phantom: a row per named policy and a column per epoch. Returns uint8 (height, width)."""
     phantom = Image.fromarray(draw_phantom(2 * SIZE, True, 3, 0)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     pixels, sample_ids = np.asarray(phantom)[None, :, :, None], np.array([3])
     rows = [

@@ -1,9 +1,9 @@
-"""Random numbers that depend on (seed, epoch, sample) alone: counted, not drawn one after another.
+"""Random numbers that depend on (seed, epoch, sample) only, by a counter-based generator.
 
-SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014; the constants are those of
-Vigna's public-domain splitmix64.c) turns a counter into random bits by one multiplicative hash, so NumPy computes all
-numbers of a batch at once: 1.4 us an image, where a numpy Generator for each image costs 10 (Philox with a given
-key) to 16 us (default_rng).
+SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014; constants from Vigna's
+public-domain splitmix64.c) turns a counter into random bits by a multiplicative hash. So NumPy computes all numbers of
+a batch at once, in 1.4 us per image. A NumPy Generator per image takes 10 us (Philox with a given key) to 16 us
+(default_rng).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def uniforms(seed: int, epoch: int, sample_ids: np.ndarray, count: int) -> np.ndarray:
-    """``count`` numbers for each sample: float64 (B, count), at least 0 and below 1. ``sample_ids``: int64 (B,).
+    """Return ``count`` numbers for each sample: float64 (B, count), from 0 to below 1. ``sample_ids``: int64 (B,).
 
-    A row depends on its sample id, the seed and the epoch; it starts with the same numbers whatever the count.
+    A row depends on its sample id, the seed and the epoch only. A larger count appends numbers and changes none.
     """
     state = np.zeros(len(sample_ids), np.uint64)
     for word in (seed, epoch, sample_ids):
@@ -27,7 +27,7 @@ def uniforms(seed: int, epoch: int, sample_ids: np.ndarray, count: int) -> np.nd
 
 
 def splitmix64(states: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` outputs of SplitMix64 from each state: uint64 (B, count), from uint64 (B,)."""
+    """Return the first ``count`` outputs of SplitMix64 from each state: uint64 (B, count) from uint64 (B,)."""
     return _mix(states[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
 

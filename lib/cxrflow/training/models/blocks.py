@@ -1,4 +1,4 @@
-"""What the residual networks here are made of (He et al. 2016), with the shortcuts of ResNet-D (He et al. 2019)."""
+"""Blocks of the residual networks (He et al. 2016), with the shortcuts of ResNet-D (He et al. 2019, Bag of tricks)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from keras import layers
 
 
 def stem(x, channels: int):
-    """Height and width quartered. A 3x3 convolution comes first: TensorFlow 2.16 to 2.18 crash on the gradient of a 1x1
-    convolution with stride 2 on one channel."""
+    """Divide height and width by 4.
+
+    It starts with a 3x3 convolution: TensorFlow 2.16 to 2.18 crash in the gradient of a 1x1 convolution with stride 2
+    on one channel.
+    """
     return layers.MaxPooling2D(3, strides=2, padding="same")(_convolve(x, channels, stride=2))
 
 
 def block(x, channels: int, stride: int):
-    """Two 3x3 convolutions beside a shortcut; height and width divided by ``stride``, 1 or 2."""
+    """Add two 3x3 convolutions to a shortcut. Divides height and width by ``stride``, 1 or 2."""
     shortcut = x
-    if stride == 2:  # a mean before the 1x1 convolution, which with a stride would skip three pixels of four
+    if stride == 2:  # average first: a 1x1 convolution with stride 2 would skip three of four pixels
         shortcut = layers.AveragePooling2D(2, padding="same")(shortcut)
     if x.shape[-1] != channels:
         shortcut = _normalise(layers.Conv2D(channels, 1, use_bias=False)(shortcut))

@@ -1,4 +1,4 @@
-"""The networks of ``keras.applications``, so that their names are known where Keras is not loaded."""
+"""The names of the networks of ``keras.applications``, to check names where Keras is not loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The kind of network that the notebook of 2018 trained, for comparison: three convolutions as in a first tutorial of
-Keras, then nearly all of its weights (0.77 of 0.80 million, of 150x106 pixels) between the flattened image and one layer.
+"""A network of the kind that the notebook of 2018 trained, for comparison.
 
-The notebook itself is lost: this stands for its kind, not for its very layers. Made for 150x106; grows with the input.
+It has three convolutions, as in a first Keras tutorial. Nearly all weights (0.77 of 0.80 million for 150x106 pixels)
+lie between the flattened image and the first dense layer, so their number grows with the image size. The notebook
+itself is lost: its exact layers are not known.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from keras import layers
 
 
 def body(x):
+    """Return features (B, 64) of images (B, H, W, 1)."""
     for channels in (32, 32, 64):
         x = layers.Conv2D(channels, 3, activation="relu")(x)
         x = layers.MaxPooling2D()(x)

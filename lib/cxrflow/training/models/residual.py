@@ -1,5 +1,8 @@
-"""A compact residual network, 1.2 million parameters, made for CPUs: the first layers, which cost most at full size, are few,
-and reduce an image fourfold. .docs/scaling.md has how fast it trains."""
+"""A compact residual network with 1.2 million parameters for CPUs.
+
+The first layers cost most, because they work at full size. Here they are few and divide height and width by 4.
+docs/benchmarks has its speed.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from keras import layers
 from cxrflow.training.models.blocks import block, stem
 
 WIDTH = 32
+"""Channels of the stem."""
 
 
 def body(x):
+    """Return features (B, 256) of images (B, H, W, 1)."""
     x = stem(x, WIDTH)
     for channels in (2 * WIDTH, 4 * WIDTH, 8 * WIDTH):
         x = block(x, channels, stride=2)
