@@ -1,4 +1,4 @@
-"""The cost model's formulas, against all-reduces that are played through message by message."""
+"""The cost model's formulas, compared with a ring all-reduce that is simulated message by message."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,8 @@ from cost_model import predict, ring_seconds, straggler_seconds
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_a_ring_played_through_takes_what_the_formula_says(workers):
-    """Every chunk ends as the sum of all on every worker, and each round lasts as long as its messages, which go at once."""
+def test_a_simulated_ring_takes_as_long_as_the_formula_says(workers):
+    """Each worker ends with the sum of all chunks. A round lasts as long as one message: they are sent in parallel."""
     size, bandwidth, latency = 24e6, 1.25e8, 5e-5
     chunks = [[float(worker == chunk) + worker for chunk in range(workers)] for worker in range(workers)]
     total, seconds = [sum(column) for column in zip(*chunks, strict=True)], 0.0

@@ -1,4 +1,4 @@
-"""How a contestant talks with the driver. Both environments import this: the standard library and pyarrow only."""
+"""The protocol between a contestant and the driver. All environments import this: standard library and pyarrow only."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 PROCESSES = 2
-"""Cores that a contestant may use: processes, task slots or CPUs, as it calls them."""
+"""Cores that a contestant may use, as processes, task slots or CPUs."""
 
 
 def list_images(folder: str) -> list[str]:
-    """Every file below the folder, sorted."""
+    """Return every file below the folder, sorted."""
     return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
 
 
 def count_rows(out: str) -> int:
-    """Images in the Parquet files below ``out``, by their footers. Files without pixels hold something else."""
+    """Count the images in the Parquet files below ``out`` by their footers. Files without pixels do not count."""
     footers = [pq.read_metadata(path) for path in Path(out).rglob("*.parquet")]
     return sum(footer.num_rows for footer in footers if "pixels" in footer.schema.names)
 
 
 def serve(ingest: Callable[[str, str], object]) -> None:
-    """Say "ready", then call ``ingest(folder, out)`` for each line ``run FOLDER OUT`` on standard input.
+    """Print "ready", then call ``ingest(folder, out)`` for each line ``run FOLDER OUT`` on standard input.
 
-    Each call is timed and answered with one line of JSON on standard output: images, seconds and rows written. The
-    counting is not timed. Ends with standard input.
+    Each call is timed and answered with one line of JSON on standard output: images, seconds and rows written. Counting
+    is not timed. Returns when standard input ends.
     """
     answers = take_standard_output()
     answer(answers, {"ready": True})
@@ -44,7 +44,7 @@ def serve(ingest: Callable[[str, str], object]) -> None:
 
 
 def take_standard_output():
-    """Standard output for the answers alone: whatever a library prints goes to standard error from here on."""
+    """Reserve standard output for answers: what libraries print goes to standard error from now on."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers

@@ -1,14 +1,15 @@
-"""What more workers than a machine has would cost: a model of one step of data-parallel training, with measured input.
+"""Predict the speed of training with more workers than this machine has, from a model of one data-parallel step.
 
-Every worker computes for ``step_seconds``; then all exchange ``gradient_bytes`` in a ring all-reduce (Patarasuk and Yuan 2009).
-Weak scaling is the step of one worker, divided by that of n. Input is what scaling.py measured, or flags:
+Every worker computes for ``step_seconds``. Then all workers average ``gradient_bytes`` in a ring all-reduce (Patarasuk
+and Yuan 2009). Weak scaling is the time of a step with one worker divided by that with n. Inputs are the output of
+scaling.py or flags:
 
     python tests/benchmarks/scaling.py > scaling.json
     python tests/benchmarks/cost_model.py --scaling scaling.json --model residual
     python tests/benchmarks/cost_model.py --step-seconds 0.22 0.02 --gradient-bytes 1200000
 
-The table, as Markdown, goes to standard error, the picture to docs/benchmarks/scaling-model.png; standard output ends with one line of
-JSON. The assumptions are the flags' defaults.
+The assumptions are the defaults of the flags. Draws docs/benchmarks/scaling-model.png, prints a Markdown table to
+standard error and one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -27,27 +28,33 @@ WORKERS = (8, 16, 32, 64, 128, 256, 512)
 SHOWN = (8, 64, 512)
 GIGABITS = (1, 10, 100)
 PRECISIONS = {"float32": 1.0, "half": 0.5}
-"""Bytes that are sent of each byte of float32 gradients."""
+"""Bytes sent per byte of float32 gradients."""
 HOROVOD = (512, 0.90)
-"""GPUs, and the weak scaling of ResNet-101 and Inception V3 that Sergeev and Del Balso (2018) publish for them."""
+"""GPUs, and the published weak scaling of ResNet-101 and Inception V3 on them (Sergeev and Del Balso 2018)."""
 
 
 def ring_seconds(workers: int, size: float, bandwidth: float, latency: float) -> tuple[float, float]:
-    """Seconds of a ring all-reduce of ``size`` bytes that go for bandwidth (bytes a second) and for latency (seconds a
-    message): each worker sends 2 (n - 1) messages of size / n."""
+    """Return the seconds that a ring all-reduce of ``size`` bytes spends on bandwidth and on latency.
+
+    Each of n workers sends 2 (n - 1) messages of size / n. ``bandwidth`` is in bytes per second, ``latency`` in seconds
+    per message.
+    """
     messages = 2 * (workers - 1)
     return messages / workers * size / bandwidth, messages * latency
 
 
 def straggler_seconds(workers: int, step_seconds: float, spread: float) -> float:
-    """How much longer than the mean the slowest worker's step takes, where steps are normal with a standard deviation of
-    ``spread`` times their mean: at most sqrt(2 ln n) deviations (the bound of the expected maximum of n)."""
+    """Return how much longer than the mean the slowest worker's step takes.
+
+    Steps are normally distributed with a standard deviation of ``spread`` times their mean. The expected maximum of n
+    is at most sqrt(2 ln n) standard deviations above the mean.
+    """
     return spread * step_seconds * math.sqrt(2 * math.log(workers))
 
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one step's parts, on the way from one worker to many."""
+    """The parts of one step of many workers, in seconds."""
 
     compute: float
     bandwidth: float
@@ -55,53 +62,54 @@ class Step:
     stragglers: float
 
     def efficiency(self, overlap: float = 0.0) -> float:
-        """Weak scaling, from 0 to 1, where the exchange may hide behind a share ``overlap`` of the computing."""
-        seen = max(0.0, self.bandwidth + self.latency - overlap * self.compute)
-        return self.compute / (self.compute + self.stragglers + seen)
+        """Return weak scaling from 0 to 1, if the all-reduce overlaps with a share ``overlap`` of the computation."""
+        exposed = max(0.0, self.bandwidth + self.latency - overlap * self.compute)
+        return self.compute / (self.compute + self.stragglers + exposed)
 
     def limit(self) -> str:
-        """Which part costs most."""
+        """Return the name of the most expensive part."""
         parts = {"bandwidth": self.bandwidth, "latency": self.latency, "stragglers": self.stragglers}
         return max(parts, key=parts.get)
 
 
 def predict(workers: int, step_seconds: float, size: float, gigabits: float, latency: float, spread: float) -> Step:
-    """The step of ``workers`` that exchange ``size`` bytes over links of ``gigabits`` (10^9 bit a second) each way."""
+    """Predict the step of workers that average ``size`` bytes over links of ``gigabits`` (10^9 bit/s) in each
+    direction."""
     bandwidth, waiting = ring_seconds(workers, size, gigabits * 1e9 / 8, latency)
     return Step(step_seconds, bandwidth, waiting, straggler_seconds(workers, step_seconds, spread))
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scaling", type=Path, help="what scaling.py printed: step times of one worker on one core")
+    parser.add_argument("--scaling", type=Path, help="output of scaling.py: step times of one worker on one core")
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[], metavar="S", help="more step times")
     parser.add_argument(
-        "--gradient-bytes", type=float, metavar="N", help="of float32 gradients (4 a weight of --model)"
+        "--gradient-bytes", type=float, metavar="N", help="bytes of float32 gradients (4 per weight of --model)"
     )
-    parser.add_argument("--model", default="residual", help="network whose trainable weights are counted (residual)")
+    parser.add_argument("--model", default="residual", help="network whose trainable weights count (residual)")
     parser.add_argument(
         "--latency",
         type=float,
         default=50e-6,
         metavar="S",
-        help="of a message between neighbours, with the software on both ends (50e-6: TCP in one data centre)",
+        help="latency of a message between neighbours, including software (50e-6: TCP in one data centre)",
     )
     parser.add_argument(
         "--spread",
         type=float,
         default=0.02,
         metavar="X",
-        help="standard deviation of a worker's step, as a share of it (0.02)",
+        help="standard deviation of a worker's step as a share of its mean (0.02)",
     )
     parser.add_argument(
         "--overlap",
         type=float,
         default=2 / 3,
         metavar="X",
-        help="share of a step behind which an overlapped exchange hides: the way back (2/3)",
+        help="share of a step that can overlap with the all-reduce: the backward pass (2/3)",
     )
     parser.add_argument(
-        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "scaling-model.png", help="where it is drawn"
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "scaling-model.png", help="picture to write"
     )
     flags = parser.parse_args()
     if not flags.scaling and not flags.step_seconds:
@@ -110,7 +118,7 @@ def parse_flags() -> argparse.Namespace:
 
 
 def step_times(flags: argparse.Namespace) -> dict[str, float]:
-    """Seconds of a step, by what they are of."""
+    """Return the seconds of a step by a name for them."""
     times = {}
     if flags.scaling:
         rows = json.loads(flags.scaling.read_text().splitlines()[-1])["results"]
@@ -122,7 +130,7 @@ def step_times(flags: argparse.Namespace) -> dict[str, float]:
 
 
 def gradient_bytes(model: str) -> int:
-    """Bytes of a model's float32 gradients for two labels."""
+    """Return the bytes of a model's float32 gradients for two labels."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     from cxrflow.training.models import build_model
@@ -154,7 +162,7 @@ def draw(times: dict[str, float], size: float, flags: argparse.Namespace) -> Non
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(GIGABITS), figsize=(13, 3.8), sharey=True, layout="constrained")
-    # FindingsReader apart without colour too.
+    # Markers differ too, for readers who do not see the colours.
     styles = [("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"), ("#cc79a7", "v"), ("#000000", "d")]
     for axis, gigabits in zip(axes, GIGABITS, strict=True):
         for (name, seconds), (color, marker) in zip(times.items(), styles * len(times), strict=False):

@@ -1,17 +1,21 @@
-"""Cross-validation by patient, and leave-one-series-out: what train.py's defaults reach on patients, and on series of
-films, that training has not seen.
+"""Cross-validate train's defaults by patient, and leave one series of films out.
 
-The 5,216 real files, of copies one, are dealt to five folds by patient, within each series (bacteria, virus, IM, NORMAL2: how
-the files are called, and where they come from as far as anybody knows). Each fold is the test split once; of the other
-patients one in nine is validation. Then each series is left out in turn: the model is trained without it, so on fewer images
-and with another share of ill ones, and tested on all of it beside the first fold's patients of the other label. Temperature
-and threshold come from the validation split alone. For example:
+The data are the 5,216 real files without copies. They come in series, which their names tell: bacteria, virus, IM and
+NORMAL2.
+
+- Cross-validation: patients are assigned to five folds within each series. Each fold is the test split once. One in
+nine
+  of the other patients is validation.
+- Leave one series out: the model is trained without one series, so on fewer images and with another share of pneumonia.
+  The test split is all of that series, and the patients with the other label in the first fold.
+
+Temperature and threshold come from the validation split only. For example:
 
     python tests/benchmarks/cross_validation.py --epochs 25
 
-Everything is kept below --folder: the same command goes on with what is missing, also inside a training. With the
-default of 100 epochs a training takes half an hour of two cores; all nine take four and a half hours. The tables go to
-standard error; standard output ends with one line of JSON.
+Results stay below --folder, and the same command continues with what is missing, also inside a training. With the
+default of 100 epochs a training takes half an hour on two cores, and all nine take four and a half hours. Prints the
+tables to standard error and one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -30,14 +34,14 @@ from cxrflow.metrics.intervals import Rate
 from ingest import say
 
 VALIDATION = 9
-"""One in so many of the patients that are not tested."""
+"""One in so many of the patients outside the test split is validation."""
 
 
 def parse_flags() -> tuple[argparse.Namespace, Path]:
     parser = real_runs.make_parser(__doc__, "cross-validation")
-    parser.add_argument("--folds", type=int, default=5, help="into how many the patients are dealt (5)")
-    parser.add_argument("--tests", nargs="+", help="which to run, such as 1 2 IM (all folds, then all series)")
-    parser.add_argument("--epochs", type=int, help="of each training (train.py's default)")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (5)")
+    parser.add_argument("--tests", nargs="+", help="test splits to run, such as 1 2 IM (all folds, then all series)")
+    parser.add_argument("--epochs", type=int, help="epochs per training (train's default)")
     flags, images = real_runs.parse(parser)
     known = [*map(str, range(1, flags.folds + 1)), *real_runs.SERIES]
     flags.tests = flags.tests or known
@@ -46,13 +50,13 @@ def parse_flags() -> tuple[argparse.Namespace, Path]:
     return flags, images
 
 
-def deal(patients: dict[str, list[str]], folds: dict[str, int], test: str) -> Iterator[tuple[str, str, str]]:
-    """(path, patient, split) of all images; ``test`` is a fold's number or a series' name."""
+def assign_splits(patients: dict[str, list[str]], folds: dict[str, int], test: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, patient, split) of all images. ``test``: number of a fold or name of a series."""
     others = 0
     for patient in np.random.default_rng(0).permutation(sorted(patients)):
         paths = patients[str(patient)]
         series = real_runs.series_of(paths[0])
-        tested = (
+        in_test = (
             str(folds[str(patient)]) == test
             or series == test
             or (
@@ -61,45 +65,51 @@ def deal(patients: dict[str, list[str]], folds: dict[str, int], test: str) -> It
                 and folds[str(patient)] == 1
             )
         )
-        others += not tested
-        split = "test" if tested else "train" if others % VALIDATION else "val"
+        others += not in_test
+        split = "test" if in_test else "train" if others % VALIDATION else "val"
         yield from ((path, str(patient), split) for path in paths)
 
 
 def train_without(
-    spark, test: str, dealt: Iterator[tuple[str, str, str]], images: Path, flags: argparse.Namespace
+    spark, test: str, samples: Iterator[tuple[str, str, str]], images: Path, flags: argparse.Namespace
 ) -> dict:
-    """Train and judge: ``judged`` (metrics.json) and ``scored`` (a row an image, with series and right)."""
+    """Train and evaluate once.
+
+    Returns ``metrics`` (metrics.json) and ``scored`` (a row per image, with ``series`` and ``correct``).
+    """
     folder = flags.folder / f"{flags.folds}-folds" / test
     table = folder / "table"
-    real_runs.make_table(spark, dealt, IngestConfig(images=str(images), table=str(table)))
-    asked = {"epochs": flags.epochs} if flags.epochs else {}
+    real_runs.make_table(spark, samples, IngestConfig(images=str(images), table=str(table)))
+    options = {"epochs": flags.epochs} if flags.epochs else {}
     config = TrainConfig(
         table=str(table),
         run=str(real_runs.run_folder(folder, "run", flags)),
         launcher=flags.launcher,
         workers=flags.workers,
-        **asked,
+        **options,
     )
     real_runs.train_once(spark, config)
-    judged, scored = real_runs.evaluate_once(spark, config, table)
+    metrics, scored = real_runs.evaluate_once(spark, config, table)
     return {
-        "judged": judged,
+        "metrics": metrics,
         "scored": scored.assign(
-            series=scored["path"].map(real_runs.series_of), right=scored["predicted_label"] == scored["label"]
+            series=scored["path"].map(real_runs.series_of), correct=scored["predicted_label"] == scored["label"]
         ),
     }
 
 
 def accuracy_of(scored: pd.DataFrame) -> dict:
-    """``n``, accuracy and its interval."""
-    found = Rate.of(scored["right"].to_numpy(float), np.ones(len(scored)), scored["patient_id"].to_numpy())
+    """Return ``n``, accuracy and its interval by patient."""
+    found = Rate.of(scored["correct"].to_numpy(float), np.ones(len(scored)), scored["patient_id"].to_numpy())
     return {"n": len(scored), "accuracy": found.value, "interval": found.interval}
 
 
 def summarise(found: dict[str, dict]) -> dict:
-    """``tests``: figures of each; ``together``: of all folds' images, each scored by the model that has not seen its patient,
-    by label and series; ``unseen``: of each series that was left out."""
+    """Return the figures of all test splits.
+
+    ``tests``: figures of each. ``together``: accuracy on the images of all folds, each scored by the model that was not
+    trained on its patient, by label and series. ``unseen``: accuracy on each series that was left out.
+    """
     tests = {}
     for test, one in found.items():
         names = (
@@ -114,9 +124,9 @@ def summarise(found: dict[str, dict]) -> dict:
             "specificity_interval",
         )
         tests[test] = {
-            **{name: one["judged"][name] for name in names},
-            "ece": one["judged"]["calibration"]["ece"],
-            "ece_interval": one["judged"]["calibration"]["ece_interval"],
+            **{name: one["metrics"][name] for name in names},
+            "ece": one["metrics"]["calibration"]["ece"],
+            "ece_interval": one["metrics"]["calibration"]["ece_interval"],
         }
     folds = [one["scored"] for test, one in found.items() if test not in real_runs.SERIES]
     together = {}
@@ -139,14 +149,15 @@ def percent(value: float, interval: list[float] | None) -> str:
 
 
 def as_text(figures: dict) -> Iterator[str]:
-    """Markdown tables; percent with 95 % intervals over patients, not over trainings."""
-    yield "\n| tested | images | AUC | accuracy | sensitivity | specificity | calibration error |"
+    """Yield Markdown tables: percent with 95 % intervals over patients, not over trainings."""
+    yield "\n| test split | images | AUC | accuracy | sensitivity | specificity | calibration error |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for test, one in figures["tests"].items():
         rates = [percent(one[name], one[f"{name}_interval"]) for name in ("accuracy", "sensitivity", "specificity")]
         yield (
-            f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | {percent(one['auc'], one['auc_interval'])} | "
-            f"{' | '.join(rates)} | {percent(one['ece'], one['ece_interval'])} |"
+            f"| {test if test in real_runs.SERIES else f'fold {test}'} | {one['n']:,} | "
+            f"{percent(one['auc'], one['auc_interval'])} | {' | '.join(rates)} | "
+            f"{percent(one['ece'], one['ece_interval'])} |"
         )
     yield "\n| images of | accuracy, cross-validation | n | accuracy, series left out | n |"
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -161,7 +172,7 @@ def main() -> None:
     spark, patients = real_runs.open_two_slots("cxrflow cross-validation"), real_runs.list_files(images)
     folds, found = real_runs.find_folds(patients, flags.folds), {}
     for test in flags.tests:
-        found[test] = train_without(spark, test, deal(patients, folds, test), images, flags)
+        found[test] = train_without(spark, test, assign_splits(patients, folds, test), images, flags)
         say("\n".join(as_text(summarise({test: found[test]}))))
     spark.stop()
     figures = summarise(found)

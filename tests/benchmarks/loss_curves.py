@@ -1,17 +1,15 @@
-"""The same training on 1, 2 and 4 workers and on either backend, with the same global batches: the loss of every step, as
-a picture.
+"""Draw the loss of every step for the same training on 1, 2 and 4 workers and on both backends.
 
-The feed gives the same global batches whatever the number of workers, and augmentation goes by the sample, so a model
-without batch normalisation and dropout (plain) follows the same trajectory up to floating point, with TensorFlow under
-Horovod as with torch under TorchDistributor, whose weights begin the same. What that comes to is shown by a
-control: one worker that takes the rows of each batch in reverse, so that only the order of sums differs. In the residual
-model batch normalisation looks at a worker's part of the batch, and dropout differs by worker: its curves only run near each
-other. For example:
+The feed gives the same global batches for any number of workers, augmentation depends on the sample only, and initial
+weights are the same on both backends. So a model without batch normalisation and dropout (plain) follows the same
+trajectory up to rounding. A control shows how much rounding does: one worker that takes the rows of each batch in
+reverse, so that only the order of sums differs. In the residual model, batch normalisation uses a worker's part of the
+batch, and dropout differs by worker. Its curves only stay near each other. For example:
 
     python tests/benchmarks/loss_curves.py --epochs 4 --launcher horovod
 
-The 5,216 real files at 64 x 64 px are ingested once below build/, or --table. The table goes to standard error; standard
-output ends with one line of JSON.
+The table has the 5,216 real files at 64 x 64 px. It is ingested once below build/, unless --table names one. Prints the
+result table to standard error and one line of JSON to standard output.
 """
 
 from __future__ import annotations
@@ -44,16 +42,14 @@ def parse_flags() -> argparse.Namespace:
         "--launcher",
         choices=LAUNCHERS,
         default="horovod",
-        help="how workers start (horovod); two more start by the other",
+        help="how workers start (horovod); one run of two workers uses the other",
     )
-    parser.add_argument(
-        "--table", type=Path, help=f"table of cxrflow's with splits train and val ({TABLE}, which is made)"
-    )
+    parser.add_argument("--table", type=Path, help=f"cxrflow table with splits train and val (makes {TABLE})")
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
     )
     parser.add_argument(
-        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "loss-curves.png", help="where it is drawn"
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "loss-curves.png", help="picture to write"
     )
     return parser.parse_args()
 
@@ -69,7 +65,7 @@ def open_local_session():
 
 
 def record(reverse: bool):
-    """A training function, as launchers take it, whose result has the loss of every step over all workers."""
+    """Return a training function for launchers, whose result has the loss of every step over all workers."""
 
     def train(config, worker) -> dict:
         import keras
@@ -80,13 +76,13 @@ def record(reverse: bool):
         losses = []
         train_on_batch = keras.Model.train_on_batch
 
-        def noted(model, *batch, **options):
+        def record_loss(model, *batch, **options):
             batch = [part[::-1].copy() for part in batch] if reverse else batch
             logs = train_on_batch(model, *batch, **options)
             losses.append(float(logs["loss"]))
             return logs
 
-        keras.Model.train_on_batch = noted
+        keras.Model.train_on_batch = record_loss
         try:
             summary = fit(config, worker)
         finally:
@@ -116,8 +112,8 @@ def run(
     return supervise(spark, config, record(reverse), lambda config, slots: config, lambda event: None, lambda: None)
 
 
-def apart(found: dict[str, dict], steps: int | None = None) -> dict[str, float]:
-    """The largest relative difference from one worker over the first steps, of each run."""
+def largest_difference(found: dict[str, dict], steps: int | None = None) -> dict[str, float]:
+    """Return the largest relative difference of each run from one worker, over the first steps."""
     first = np.array(found["1 worker"]["losses"])[:steps]
     return {name: float(np.max(np.abs(np.array(run["losses"])[:steps] - first) / first)) for name, run in found.items()}
 
@@ -129,7 +125,7 @@ def draw(found: dict[str, dict[str, dict]], picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
-    # FindingsReader apart without colour too.
+    # Line styles differ too, for readers who do not see the colours.
     styles = dict(
         zip(
             found[MODELS[0]],
@@ -215,8 +211,8 @@ def main() -> None:
                 "epochs": flags.epochs,
                 "global_batch": GLOBAL_BATCH,
                 "steps": steps,
-                "difference_first_20_steps": {model: apart(runs, 20) for model, runs in found.items()},
-                "difference_first_epoch": {model: apart(runs, steps) for model, runs in found.items()},
+                "difference_first_20_steps": {model: largest_difference(runs, 20) for model, runs in found.items()},
+                "difference_first_epoch": {model: largest_difference(runs, steps) for model, runs in found.items()},
             }
         )
     )

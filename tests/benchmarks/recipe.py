@@ -1,4 +1,4 @@
-"""One image, as every contestant but cxrflow makes it: the recipe of cxrflow's Pillow decoder, without its checks."""
+"""Decode and resize one image as cxrflow's Pillow decoder does, without its checks. All other contestants use this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 HEIGHT = WIDTH = 224
 ROWS_A_FILE = 128
-# As cxrflow writes: pixels hardly compress and hardly repeat.
+# The same settings as cxrflow: pixels hardly compress and hardly repeat.
 WRITING = {
     "compression": {
         "path": "ZSTD",
@@ -27,7 +27,7 @@ WRITING = {
     "write_statistics": ["path", "size", "sha256", "label", "source_height", "source_width", "source_format"],
 }
 
-# The columns of cxrflow's samples table that say something without a split of patients.
+# The columns of cxrflow's samples table, without those that need a split by patient.
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string()),
@@ -43,8 +43,10 @@ SCHEMA = pa.schema(
 
 
 def make_sample(path: str, data: bytes) -> dict:
-    """One row of SCHEMA from a file's bytes: a JPEG is decoded straight to luma at the smallest scale that suffices,
-    then resized over the whole area that an output pixel covers."""
+    """Make one row of SCHEMA from a file's bytes.
+
+    A JPEG is decoded to luma at the smallest sufficient scale, then resized by averaging the area of each output pixel.
+    """
     with Image.open(io.BytesIO(data)) as image:
         source_width, source_height = image.size
         source_format = image.format
@@ -63,7 +65,7 @@ def make_sample(path: str, data: bytes) -> dict:
 
 
 def read_sample(path: str) -> dict:
-    """One row of SCHEMA from a file."""
+    """Make one row of SCHEMA from a file."""
     return make_sample(path, Path(path).read_bytes())
 
 

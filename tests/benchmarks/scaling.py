@@ -1,16 +1,17 @@
-"""How training scales on this machine: one worker on one core, two on two, together and apart, and one process with two
-threads.
+"""Measure how training scales on this machine: one worker on one core, two workers on two, and one process on two.
 
-Real workers of both launchers train the residual model on random images, at 128 and 224 px, with batches of 32 a worker.
-Rounds take turns over all of them; images a second are those of the step events, so neither start-up nor the first step
-counts; medians of the rounds do. Each worker is held to cores of its own. Then jobs/train.py through spark-submit with two
-workers, from the command to the end of the first step, with the preflight. For example:
+Workers of both launchers train the residual model on random images at 128 and 224 px, in batches of 32 per worker. Each
+worker is bound to its own cores. Rounds take turns over all shapes. Images per second come from the step events, so
+start-up and the first step do not count; the result is the median of the rounds.
+
+Then ``jobs/train.py`` runs through spark-submit with two workers, to measure the time from the command to the end of
+the first step, including the preflight. For example:
 
     make benchmark-scaling
     python tests/benchmarks/scaling.py --rounds 1 --sizes 128 --steps 10 --no-start-up
 
-The tables, as Markdown, go to standard error; standard output ends with one line of JSON, which cost_model.py reads. Exit
-status: 0, 1 where a goal is missed, 2 where something failed. Three rounds take a quarter of an hour.
+Prints Markdown tables to standard error and one line of JSON to standard output, which cost_model.py reads. Exit
+status: 0; 1 if a goal is missed; 2 if something failed. Three rounds take a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -37,37 +38,37 @@ from scaling_cxrflow import BATCH_ROWS
 
 LAUNCHERS = {"horovod": "Horovod, TensorFlow", "torch": "TorchDistributor, torch"}
 SHAPES = {"one": (1, 1), "two": (2, 1), "apart": (2, 1), "threads": (1, 2)}
-"""Workers, and threads (cores) of each. ``apart`` are two that train a model each and know nothing of each other: what two
-cores of this machine give at most, since they share its memory."""
+"""Number of workers, and threads (cores) of each. In ``apart``, two workers train a model each and do not communicate.
+This is the most that two cores of this machine can do, because they share its memory."""
 STEPS = {128: 60, 224: 20}
-"""Of a worker in a turn; about four seconds of one core."""
+"""Steps per worker and turn by image size: about four seconds of one core."""
 SHARD_ROWS = 32
 WEAK_GOAL, THREADS_GOAL, TORCH_GOAL, START_GOAL = 0.95, 1.0, 1.0, 25.0
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns per launcher and shape (3)")
     parser.add_argument(
         "--sizes", type=int, nargs="+", choices=STEPS, default=list(STEPS), help="height and width (both)"
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="steps of a turn (60 at 128 px, 20 at 224)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps per turn (60 at 128 px, 20 at 224)")
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="launchers (both)")
-    parser.add_argument("--no-start-up", action="store_true", help="leave the start-up out")
+    parser.add_argument("--no-start-up", action="store_true", help="do not measure start-up")
     flags = parser.parse_args()
     if flags.rounds < 1 or (flags.steps is not None and flags.steps < 3):
-        stop(f"--rounds, --steps: expected 1 or more, and 3 or more, got {flags.rounds}, {flags.steps}")
+        stop(f"--rounds, --steps: expected at least 1 and 3, got {flags.rounds} and {flags.steps}")
     return flags
 
 
 def make_table(table: Path, size: int, images: int) -> Path:
-    """A table of random images, with as many in the split train and two shards in val."""
+    """Make a table of random images, with ``images`` in the split train and two shards in val."""
     count = -(-images // SHARD_ROWS)
     make_many_shards(table, count + 2, min(count + 2, 8), SHARD_ROWS, size)
     manifest = read_manifest(str(table))
     shards = [
-        dataclasses.replace(shard, split="train" if place < count else "val")
-        for place, shard in enumerate(manifest.shards)
+        dataclasses.replace(shard, split="train" if index < count else "val")
+        for index, shard in enumerate(manifest.shards)
     ]
     made = to_dict(IngestConfig(images="random", table=str(table), height=size, width=size))
     write_manifest(
@@ -80,7 +81,7 @@ def make_table(table: Path, size: int, images: int) -> Path:
 
 
 def make_tables(flags: argparse.Namespace, scratch: Path) -> dict[tuple[int, int], Path]:
-    """By cores and size: a worker has the same number of steps on each."""
+    """Make a table for each number of cores and image size. A worker has the same number of steps on each."""
     tables = {}
     for cores in (1, 2):
         for size in flags.sizes:
@@ -90,7 +91,7 @@ def make_tables(flags: argparse.Namespace, scratch: Path) -> dict[tuple[int, int
 
 
 def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tuple[str, str, int], list[dict]]:
-    """The turns by launcher, shape and size."""
+    """Return the turns by launcher, shape and size."""
     programs: dict[int, Program] = {}
     turns: dict[tuple[str, str, int], list[dict]] = {}
     try:
@@ -104,19 +105,19 @@ def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tupl
             for launcher in flags.launchers:
                 for shape, (workers, threads) in SHAPES.items():
                     how, cores = ("apart", 1) if shape == "apart" else ("together", workers * threads)
-                    places = " ".join(f"'{tables[cores, size]}'" for size in flags.sizes)
+                    urls = " ".join(f"'{tables[cores, size]}'" for size in flags.sizes)
                     busy, started = busy_seconds(), time.monotonic()
-                    found = programs[threads].ask(f"run {launcher} {workers} {how} '{scratch / 'runs'}' {places}")[
+                    found = programs[threads].ask(f"run {launcher} {workers} {how} '{scratch / 'runs'}' {urls}")[
                         "sizes"
                     ]
-                    kept_busy = (busy_seconds() - busy) / (time.monotonic() - started)
+                    busy_cores = (busy_seconds() - busy) / (time.monotonic() - started)
                     for size, turn in zip(flags.sizes, found, strict=True):
                         turns.setdefault((launcher, shape, size), []).append(turn)
                     rates = ", ".join(
                         f"{turn['rate']:.1f} images/s at {size} px"
                         for size, turn in zip(flags.sizes, found, strict=True)
                     )
-                    say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({kept_busy:.2f} cores busy)")
+                    say(f"round {number} of {flags.rounds}, {launcher}, {shape}: {rates} ({busy_cores:.2f} cores busy)")
                     shutil.rmtree(scratch / "runs")
         return turns
     finally:
@@ -125,11 +126,14 @@ def measure(flags: argparse.Namespace, tables: dict, scratch: Path) -> dict[tupl
 
 
 def start_up(launcher: str, table: Path, scratch: Path) -> dict:
-    """Seconds of jobs/train.py with two workers, from spark-submit on: ``preflight`` (its own figure), ``start`` (workers
-    are there, the model is built) and ``first_step`` (it is done)."""
+    """Time jobs/train.py with two workers, in seconds since spark-submit.
+
+    Returns ``preflight`` (its own duration), ``start`` (workers are ready, the model is built) and ``first_step`` (it
+    is done).
+    """
     run, log = scratch / f"start-up-{launcher}", scratch / f"start-up-{launcher}.log"
     began = time.time()
-    with open(log, "w") as words:
+    with open(log, "w") as output:
         done = subprocess.run(
             [
                 "bash",
@@ -155,27 +159,30 @@ def start_up(launcher: str, table: Path, scratch: Path) -> dict:
                 str(BATCH_ROWS),
             ],
             cwd=ROOT,
-            stdout=words,
-            stderr=words,
+            stdout=output,
+            stderr=output,
         )
-    said = log.read_text()
+    text = log.read_text()
     if done.returncode:
-        raise RuntimeError(f"jobs/train.py ended with status {done.returncode}; its last words:\n{said[-2000:]}")
+        raise RuntimeError(f"jobs/train.py ended with status {done.returncode}; its last lines:\n{text[-2000:]}")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     start = next(event for event in events if event["event"] == "start")
     step = next(event for event in events if event["event"] == "step")
-    # The first step event is about all steps but the first.
+    # The first step event covers all steps but the first.
     rest = (step["images"] - 2 * BATCH_ROWS) / step["images_per_second"]
     return {
-        "preflight": float(re.search(r"preflight passed in ([\d.]+) s", said)[1]),
+        "preflight": float(re.search(r"preflight passed in ([\d.]+) s", text)[1]),
         "start": start["time"] - began,
         "first_step": step["time"] - rest - began,
     }
 
 
 def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
-    """Of each launcher and size: medians of the shapes' rates with the smallest and largest, weak scaling, and the share of
-    the exchange among two workers."""
+    """Return, for each launcher and size, the rates of all shapes, weak scaling, and the all-reduce's share of the
+    time.
+
+    Rates are medians of images per second, with the smallest and largest of the rounds.
+    """
     rows = []
     for launcher, size in dict.fromkeys((launcher, size) for launcher, _, size in turns):
         rates = {shape: [turn["rate"] for turn in turns[launcher, shape, size]] for shape in SHAPES}
@@ -205,8 +212,8 @@ def summarise(turns: dict[tuple[str, str, int], list[dict]]) -> list[dict]:
 def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
     lines = [
         "",
-        "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 2 apart | 1 process, 2 threads | weak scaling | "
-        "2 workers to 2 apart | 2 workers to 2 threads | exchange |",
+        "| launcher, backend | px | 1 worker, 1 core | 2 workers, 2 cores | 2 apart | 1 process, 2 threads | "
+        "weak scaling | 2 workers to 2 apart | 2 workers to 2 threads | all-reduce |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
@@ -230,7 +237,7 @@ def as_table(rows: list[dict], starts: dict[str, dict]) -> str:
 
 
 def judge(rows: list[dict], starts: dict[str, dict]) -> list[dict]:
-    """Each goal, with what was reached."""
+    """Return each goal with what was reached."""
     goals = [_goal(f"{row['launcher']} at {row['size']} px, weak scaling", row["weak"], WEAK_GOAL) for row in rows]
     goals += [
         _goal(f"horovod at {row['size']} px, 2 workers to 2 threads", row["to_threads"], THREADS_GOAL)
@@ -246,7 +253,7 @@ def judge(rows: list[dict], starts: dict[str, dict]) -> list[dict]:
     return goals + [
         {
             "goal": f"{launcher}, seconds from spark-submit to the first step",
-            "wanted": f"< {START_GOAL:.0f}",
+            "limit": f"< {START_GOAL:.0f}",
             "reached": found["first_step"],
             "met": found["first_step"] < START_GOAL,
             "counts": True,
@@ -256,7 +263,7 @@ def judge(rows: list[dict], starts: dict[str, dict]) -> list[dict]:
 
 
 def _goal(name: str, reached: float, wanted: float) -> dict:
-    return {"goal": name, "wanted": f">= {wanted}", "reached": reached, "met": reached >= wanted, "counts": True}
+    return {"goal": name, "limit": f">= {wanted}", "reached": reached, "met": reached >= wanted, "counts": True}
 
 
 def main() -> None:

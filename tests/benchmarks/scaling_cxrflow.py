@@ -1,8 +1,9 @@
-"""Contestant of scaling.py: trainings on real workers, in one Spark session that is opened once.
+"""Contestant of scaling.py: train on real workers, in one Spark session.
 
-Answers ``run LAUNCHER WORKERS together|apart SCRATCH TABLE...`` with a list, for each table what its training's step events
-say: ``rate`` (images a second of all workers, without the first step) and ``all_reduce_share`` (None where it is not measured).
-Apart means that each worker trains a model of its own, at the same time, without a word to the others.
+Each line ``run LAUNCHER WORKERS together|apart SCRATCH TABLE...`` on standard input is answered with a list that has,
+for each table, ``rate`` (images per second of all workers, without the first step) and ``all_reduce_share`` (None if it
+was not measured), both from the step events. ``apart`` means that each worker trains its own model at the same time,
+without communication.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ def open_local_session(task_cpus: int):
     from cxrflow.spark.session import open_session
 
     os.environ["PYSPARK_SUBMIT_ARGS"] = (
-        f"--master local[{PROCESSES}] --driver-memory 1g --conf spark.task.cpus={task_cpus} --conf spark.ui.enabled=false "
-        "--conf spark.ui.showConsoleProgress=false pyspark-shell"
+        f"--master local[{PROCESSES}] --driver-memory 1g --conf spark.task.cpus={task_cpus} "
+        "--conf spark.ui.enabled=false --conf spark.ui.showConsoleProgress=false pyspark-shell"
     )
     return open_session("cxrflow scaling")
 
 
 def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
-    """A training function, as launchers take it: one epoch of each table, on ``threads`` cores of its own."""
+    """Return a training function for launchers: one epoch of each table, each worker on ``threads`` cores of its
+    own."""
 
     def train(config, worker) -> dict:
         import dataclasses
@@ -42,17 +44,17 @@ def on_own_cores(tables: list[str], folder: str, threads: int, apart: bool):
         from cxrflow.training.fit import fit
 
         cores = sorted(os.sched_getaffinity(0))[worker.rank * threads :][:threads]
-        for thread in os.listdir("/proc/self/task"):  # those that Horovod or torch have started; later ones inherit it
+        for thread in os.listdir("/proc/self/task"):  # threads of Horovod or torch; later ones inherit it
             os.sched_setaffinity(int(thread), cores)
         sizes = []
         for number, table in enumerate(tables):
             trains, events = Worker() if apart else worker, []
             trains.report_event, trains.report_progress = events.append, worker.report_progress
-            worker.all_gather(np.zeros(1))  # they begin together
+            worker.all_gather(np.zeros(1))  # start together
             fit(
                 dataclasses.replace(config, table=table, run=f"{folder}/{number}-{worker.rank if apart else 0}"), trains
             )
-            rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 has something to tell
+            rate, share = steady(events) if events else (0.0, float("nan"))  # only rank 0 reports events
             rates = worker.all_gather(np.array([rate]))
             sizes.append({"rate": float(rates.sum()), "all_reduce_share": None if share != share else share})
         return {"sizes": sizes}
@@ -88,20 +90,20 @@ def run(spark, launcher: str, workers: int, apart: bool, scratch: str, tables: l
 
 
 def steady(events: list[dict]) -> tuple[float, float]:
-    """Of one training's events: images a second after the first step, and the exchange's share of that time."""
-    fed = events[0]["workers"] * events[0]["batch_size"]  # the first step's, which belongs to no step event
-    seconds = exchanged = images = 0.0
+    """Return a training's images per second after the first step, and the all-reduce's share of that time."""
+    fed = events[0]["workers"] * events[0]["batch_size"]  # in the first step, which no step event covers
+    seconds = reduced = images = 0.0
     for event in events:
         if event["event"] == "step":
             spent = (event["images"] - fed) / event["images_per_second"]
             images, fed, seconds = images + event["images"] - fed, event["images"], seconds + spent
-            exchanged += spent * event.get("all_reduce_share", float("nan"))
-    return images / seconds, exchanged / seconds
+            reduced += spent * event.get("all_reduce_share", float("nan"))
+    return images / seconds, reduced / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task-cpus", type=int, required=True, help="threads of each worker")
+    parser.add_argument("--task-cpus", type=int, required=True, help="threads per worker")
     flags = parser.parse_args()
     answers = take_standard_output()
     spark = open_local_session(flags.task_cpus)

@@ -1,7 +1,8 @@
-"""Contestants of train_speed.py: training of the residual model on one of Keras' backends, in this process.
+"""Contestants of train_speed.py: train the residual model on one of Keras' backends, in this process.
 
-Answers ``run TABLE STEPS SOURCE`` with images and seconds of so many steps, 0 for a whole epoch. SOURCE is feed, batches as
-they come from the table, or memory, one batch of it again and again. Opening the feed counts.
+Each line ``run TABLE STEPS SOURCE`` on standard input is answered with the images and seconds of so many steps; 0 means
+a whole epoch. SOURCE is ``feed`` (batches from the table) or ``memory`` (one batch again and again). The time includes
+opening the feed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def set_threads(backend: str) -> None:
 
 
 class Training:
-    """A model and a feed over a table, and a batch that is held in memory."""
+    """A model, a feed over a table, and a batch in memory."""
 
     def __init__(self, table: str):
         import keras
@@ -54,7 +55,7 @@ class Training:
         self._model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss="categorical_crossentropy", jit_compile=False)
         self._epoch = 0
         with closing(self._feed.epoch()) as batches:
-            self._held = next(batches)
+            self._batch = next(batches)
 
     def run(self, steps: int, source: str) -> dict:
         steps = steps or self._feed.plan().steps
@@ -63,12 +64,12 @@ class Training:
             for batch in itertools.islice(batches, steps):
                 self._model.reset_metrics()
                 logs = self._model.train_on_batch(batch.pixels, batch.targets, batch.weights, return_dict=True)
-                float(logs["loss"])  # training wants it at every step; waits for the step's end
+                float(logs["loss"])  # as training does at every step; waits for the end of the step
         return {"images": steps * BATCH_ROWS, "seconds": time.perf_counter() - started}
 
     def _batches(self, source: str) -> Iterator:
         if source == "memory":
-            return (self._held for _ in itertools.count())
+            return (self._batch for _ in itertools.count())
         return self._epochs()
 
     def _epochs(self) -> Iterator:

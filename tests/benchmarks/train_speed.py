@@ -1,15 +1,16 @@
-"""What the feed costs training: images a second fed from the table, against one batch held in memory again and again.
+"""Measure what the feed costs training: images per second from the table, compared with one batch in memory.
 
-The residual model at 128 x 128 on the 5,216 real files, which are ingested once below build/, or on --table; batches of 32 and
-two threads, on TensorFlow and on torch, each in a process of its own. Rounds take turns: TensorFlow from the feed, from
-memory, torch from the feed, from memory; every second round memory comes first. From the feed is whole epochs, and opening
-it counts. For example:
+The residual model trains on the 5,216 real files at 128 x 128, in batches of 32 with two threads, on TensorFlow and on
+torch in a process each. The table is ingested once below build/, unless --table names one.
+
+Rounds take turns: TensorFlow from the feed, from memory, torch from the feed, from memory; in every second round memory
+comes first. From the feed means whole epochs, and the time includes opening it. For example:
 
     python tests/benchmarks/train_speed.py --rounds 5
     python tests/benchmarks/train_speed.py --rounds 2 --steps 40 --backends torch
 
-The table goes to standard error; standard output ends with one line of JSON. Exit status: 0, 1 where a goal is missed, 2
-where something that it needs is missing or a process failed.
+Prints the result table to standard error and one line of JSON to standard output. Exit status: 0; 1 if a goal is
+missed; 2 if something is missing that the benchmark needs, or a process failed.
 """
 
 from __future__ import annotations
@@ -32,34 +33,34 @@ BACKENDS = ("tensorflow", "torch")
 SOURCES = ("feed", "memory")
 GOAL = 0.97
 LARGEST_RATIO = 1.05
-"""Memory does the same steps without the feed, so a larger ratio is no merit of the feed: the measurement is not to be
-believed, and the goal is not met."""
+"""The same steps from memory have no feed, so the feed cannot be faster. A larger ratio means that the measurement
+failed, and counts as a missed goal."""
 WARM_UP_STEPS = 5
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each backend from each source (5)")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps of a turn (those of an epoch)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns per backend and source (5)")
+    parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps per turn (an epoch)")
     parser.add_argument(
         "--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="Keras' backends (both)"
     )
-    parser.add_argument("--table", type=Path, help=f"table of cxrflow's with a split train ({TABLE}, which is made)")
+    parser.add_argument("--table", type=Path, help=f"cxrflow table with a split train (makes {TABLE})")
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"folder with {IMAGES} (CXRFLOW_BENCHMARK_DATA, or {DATA})"
     )
     flags = parser.parse_args()
     if flags.rounds < 1 or flags.steps < 0:
-        stop(f"--rounds, --steps: expected 1 or more, got {flags.rounds}, {flags.steps}")
+        stop(f"--rounds, --steps: expected at least 1 and 0, got {flags.rounds} and {flags.steps}")
     if flags.table and not (flags.table / "manifest.json").exists():
-        stop(f"--table: expected a table that ingest.py wrote, found no {flags.table / 'manifest.json'}")
+        stop(f"--table: expected a table that ingest wrote, found no {flags.table / 'manifest.json'}")
     if not flags.table and not TABLE.exists() and not (flags.data / IMAGES).is_dir():
         stop(f"--data: expected the folder {IMAGES}, found no {flags.data / IMAGES}")
     return flags
 
 
 def measure(flags: argparse.Namespace, table: Path, scratch: Path) -> dict[str, dict[str, list[dict]]]:
-    """The turns of each backend from each source."""
+    """Return the turns of each backend and source."""
     programs: list[Program] = []
     turns = {backend: {source: [] for source in SOURCES} for backend in flags.backends}
     try:
@@ -87,7 +88,7 @@ def measure(flags: argparse.Namespace, table: Path, scratch: Path) -> dict[str, 
 
 
 def take_turn(program: Program, table: Path, steps: int, source: str) -> dict:
-    """Images a second and milliseconds of processor an image, with the cores that anything else took meanwhile."""
+    """Return images per second, milliseconds of CPU per image, and the number of cores that other processes used."""
     busy, own = busy_seconds(), program.processor_seconds()
     answer = program.ask(f"run '{table}' {steps} {source}")
     own = program.processor_seconds() - own
@@ -100,7 +101,7 @@ def take_turn(program: Program, table: Path, steps: int, source: str) -> dict:
 
 
 def summarise(turns: dict[str, list[dict]]) -> dict:
-    """Of a backend: medians of images a second, the ratio of these, and the ratios of the rounds."""
+    """Return a backend's median images per second, their ratio, and the ratio in each round."""
     medians = {source: statistics.median(turn["rate"] for turn in found) for source, found in turns.items()}
     pairs = zip(turns["feed"], turns["memory"], strict=True)
     return {
@@ -116,9 +117,9 @@ def summarise(turns: dict[str, list[dict]]) -> dict:
 
 def as_table(figures: dict[str, dict]) -> str:
     lines = [
-        "\nTraining, images a second (medians)\n",
+        "\nTraining, images per second (medians)\n",
         "| backend | from the feed | from memory | ratio | ratios of the rounds | "
-        "processor ms an image, feed | memory | cores spent on others |",
+        "CPU ms per image, feed | memory | cores used by others |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for backend, figure in figures.items():
