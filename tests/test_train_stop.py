@@ -152,7 +152,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(table, tmp_path):
     run = tmp_path / "run"
     with Job(table, run, NOT_PACED, "--learning-rate", "1e36", "--warmup-epochs", "25", epochs=30) as job:
         status, _, log = job.finish()
-    assert status == 1 and "not a number: lower --learning-rate" in log and "Traceback" not in log
+    assert status == 1 and "not a number; lower --learning-rate" in log and "Traceback" not in log
     for path in sorted((run / "checkpoints").iterdir()):
         with np.load(path) as content:
             assert all(np.isfinite(content[name]).all() for name in content.files), path

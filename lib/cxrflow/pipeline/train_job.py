@@ -17,7 +17,7 @@ from cxrflow.launch import find_launcher
 from cxrflow.preflight.check import failure, preflight
 from cxrflow.preflight.verdict import failed
 from cxrflow.training.augment import find_policy
-from cxrflow.training.checkpoint import check_resumable, goes_on, has_checkpoint, read_checkpoint
+from cxrflow.training.checkpoint import check_resumable, has_checkpoint, read_checkpoint, will_resume
 from cxrflow.training.feed_budget import feed_size
 from cxrflow.training.models import check_model
 from cxrflow.training.run_summary import summarise
@@ -55,7 +55,7 @@ def _check(config: TrainConfig) -> None:
     check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
     run = RunDirectory(config.run)
-    if goes_on(run, config):
+    if will_resume(run, config):
         state = read_checkpoint(run, arrays=False).state
         check_resumable(state, _absolute(config), manifest)
         feed_size(config, manifest, state["feed"])
@@ -170,7 +170,7 @@ def train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
     preflight(spark, config)
     with lease.hold(config.run, "--run") as held:
         _check(config)  # another job may have written the folder before we held the lease
-        with Recorder(config, goes_on(RunDirectory(config.run), config)) as recorder:
+        with Recorder(config, will_resume(RunDirectory(config.run), config)) as recorder:
             return _launch(spark, config, held, recorder.record)
 
 
@@ -206,7 +206,7 @@ def _restart_config(config: TrainConfig, slots: int, held: lease.Lease) -> Train
     run, order = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint
     if storage.exists(run.config) and run.read(run.config, "train").get("job") == held.token:
         config = dataclasses.replace(config, if_exists="resume")
-        order = read_checkpoint(run, arrays=False).state["feed"] if goes_on(run, config) else None
+        order = read_checkpoint(run, arrays=False).state["feed"] if will_resume(run, config) else None
     return _with_most_workers(config, slots, order)
 
 
@@ -233,7 +233,7 @@ def _with_most_workers(config: TrainConfig, slots: int, order: dict | None) -> T
 def _finished(config: TrainConfig) -> dict[str, Any] | None:
     """The summary of a finished run, which has all its epochs and files; otherwise None."""
     run = RunDirectory(config.run)
-    if not goes_on(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
+    if not will_resume(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
         return None
     history, facts = run.read(run.history, "train"), run.read(run.config, "train")
     if not history["finished"] or len(history["epochs"]) < config.epochs:

@@ -1,4 +1,4 @@
-"""The model that a run keeps: what is fitted to its validation logits, and the files that hold it. Imports Keras."""
+"""Choose, calibrate and write the model that a run saves. Imports Keras."""
 
 from __future__ import annotations
 
@@ -18,59 +18,72 @@ from cxrflow.training.objectives import TASKS
 from cxrflow.training.predictor import build_predictor
 from cxrflow.training.reference_profile import write_reference
 
-SECONDS = 60.0
-"""Between two models of a training that goes on."""
+MIN_SECONDS = 60.0
+"""Time between two models that a training in progress saves."""
 
 
 class ModelKeeper:
-    """What is kept so far. ``fit`` takes the model of an epoch, ``save`` writes the last that was taken."""
+    """The model to save. ``choose`` takes the model of an epoch, ``save`` writes the one that was chosen last."""
 
     def __init__(self, config: TrainConfig, manifest: Manifest, run: RunDirectory, record: dict | None):
-        """``record``: that of a run that goes on."""
+        """``record``: that of a run that resumes, otherwise None."""
         self._config, self._manifest, self._run = config, manifest, run
         self._task = TASKS[manifest.task]
-        self._since = -math.inf
-        self._judged: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._chosen_at = -math.inf
+        self._validation: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self.positive = positive_label(config, manifest)
-        """The place of the label that sensitivity is about; None of several findings, each of which has its own."""
+        """Index of the label that sensitivity refers to; None for several findings, each of which has its own."""
         self.record = record
-        """``kept`` in history.json: ``epoch``, ``views``, ``temperature``, ``threshold`` (``metrics.Threshold``) and the validation
-        metrics with these."""
+        """``kept`` in history.json: ``epoch``, ``views`` (TTA copies), ``temperature``, ``threshold``
+        (``metrics.Threshold``) and the validation metrics with these."""
 
     def due(self) -> bool:
-        """Whether it is time for another one, of a training that goes on: writing each would slow short epochs down."""
-        return self.record is None or time.monotonic() - self._since >= SECONDS
+        """Whether enough time has passed for another model: writing one per epoch would slow short epochs down."""
+        return self.record is None or time.monotonic() - self._chosen_at >= MIN_SECONDS
 
-    def fit(self, epoch: int, views: int, truth: np.ndarray, logits: np.ndarray, facts: np.ndarray) -> None:
-        """Keep the model of this epoch, whose val split has such a ``truth`` (see ``task``), ``logits`` float (n, K), of so many
-        views, and ``facts`` float (n, 4), see ``metrics.shift.image_facts``."""
+    def choose(self, epoch: int, copies: int, truth: np.ndarray, logits: np.ndarray, facts: np.ndarray) -> dict:
+        """Choose the model of an epoch, and fit its temperature and threshold to the val split; returns its record.
+
+        Args:
+            epoch: Number of finished epochs.
+            copies: TTA copies that the logits are the mean of.
+            truth: As ``objectives`` defines it, for the n images of val.
+            logits: float32 (n, K).
+            facts: float (n, 4), see ``metrics.shift.image_facts``.
+        """
         temperature = metrics.fit_temperature(logits, truth)
         scores = metrics.with_temperature(logits, temperature, self._task.multi)
         threshold = metrics.fit_threshold(truth, scores, self.positive, *parse_threshold(self._config.threshold))
         self.record = {
             "epoch": epoch,
-            "views": views,
+            "views": copies,
             "temperature": temperature,
             "threshold": threshold,
             **self._task.validation_metrics(truth, scores),
         }
-        self._judged = facts, truth, scores
-        self._since = time.monotonic()
+        self._validation = facts, truth, scores
+        self._chosen_at = time.monotonic()
+        return self.record
 
-    def save(self, seen: keras.Model) -> None:
-        """Write the model, of which ``seen`` gives the logits (``predictor.show_views``), and what its validation images look
-        like. What was said of an earlier model of this run is removed."""
+    def save(self, network: keras.Model) -> None:
+        """Write model.keras and reference.json, and remove what evaluated an earlier model of this run.
+
+        ``network``: The chosen model's logits, which ``predictor.average_tta_copies`` built. Raises OSError if it
+        cannot be written.
+        """
+        assert self.record is not None
         self._run.clear_evaluation()
-        model = build_predictor(seen, self.record["temperature"], self._task.activation)
+        model = build_predictor(network, self.record["temperature"], self._task.activation)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.keras")
             model.save(path)
             storage.write_bytes(self._run.model, storage.read_bytes(path))
-        if self._judged:  # not where a run goes on whose last epoch left no model
-            write_reference(self._run, self._manifest, self.positive, *self._judged)
+        if self._validation:  # None after a resume whose last job did not write its model
+            write_reference(self._run, self._manifest, self.positive, *self._validation)
 
 
 def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
+    """Index of the label that sensitivity refers to; None for a table of several findings per image."""
     if manifest.task == "multi":
         return None
     if config.positive_label is None:

@@ -1,11 +1,13 @@
-"""Checkpoints: all that a training needs to go on, as NumPy arrays and plain data, whatever the backend.
+"""Checkpoints: everything a training needs to resume, as NumPy arrays and plain data, whatever the backend.
 
-``RUN/checkpoints/EPOCH-SAMPLES.npz`` is named after how many epochs were finished and how many samples of the next
-were fed, so the last name is the newest. It holds an entry ``state`` (JSON) beside the arrays, and nothing pickled.
+A checkpoint is a file ``RUN/checkpoints/EPOCH-SAMPLES.npz``, named after the number of finished epochs and of samples
+fed of the next, so the last name is the newest. It holds an entry ``state`` (JSON) besides the arrays. Nothing is
+pickled.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import io
 import json
@@ -23,12 +25,11 @@ from cxrflow.distributed.worker import Worker
 
 VERSION = 2
 KEEP = 2
-"""Newest checkpoints that stay, besides that of the best epoch."""
-LOOK_STEPS = 20
-"""Steps between two looks at rank 0's clock, at most: a look is an exchange among the workers."""
+"""Number of newest checkpoints that stay, besides that of the best epoch."""
+MAX_CLOCK_STEPS = 20
+"""Largest number of steps between two looks at rank 0's clock. A look is a broadcast to all workers."""
 
-# What may differ between a run and its continuation; whatever else TrainConfig has decides what the run computes.
-FREE = {
+CHANGEABLE = {
     "table",
     "run",
     "launcher",
@@ -47,32 +48,58 @@ FREE = {
     "if_exists",
     "preflight_only",
 }
+"""Fields of TrainConfig that may change when a run resumes. All others decide what the run computes."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """The state of a training, or of one that has not started."""
+
     state: dict
-    """Plain data: ``version``, ``epoch`` (finished), ``samples`` (fed of the next), ``config``, ``table`` (digest),
-    ``feed`` (streams and shuffle_rows), and what ``fit`` adds."""
+    """Plain data: ``version``, ``epoch`` (finished), ``samples`` (fed of the next), ``steps`` (of the optimizer),
+    ``loss`` (sum over those samples), ``epochs`` and ``best`` (``History``), ``kept`` (``ModelKeeper.record``),
+    ``config``, ``table`` (digest), ``feed`` (streams and shuffle_rows)."""
     arrays: dict[str, np.ndarray]
+    """``model_state.capture``, and inside an epoch ``fed``: ``SampleAudit.entries`` of all workers."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether this was read from a file. Otherwise training starts from the beginning."""
+        return "version" in self.state
+
+
+def find_start(run: RunDirectory, config: TrainConfig, manifest: Manifest, worker: Worker) -> Checkpoint:
+    """Return the newest checkpoint if the run resumes, or the beginning. Collective.
+
+    Only rank 0 reads and has arrays; all workers have the state. Raises UserError as ``check_resumable`` does.
+    """
+    state = {"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "kept": None}
+    start = Checkpoint(state, {})
+    if worker.rank == 0 and will_resume(run, config):
+        start = read_checkpoint(run)
+        check_resumable(start.state, config, manifest)
+    return Checkpoint(_broadcast_json(start.state, worker), start.arrays)
 
 
 def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all, and remove all but the ``KEEP`` newest and that of the best epoch; also later ones,
-    which could not be read, or training would have gone on from there.
+    """Write a complete checkpoint or none, then remove older ones.
 
-    Raises OSError where it cannot be written; the older ones are there then.
+    The ``KEEP`` newest and that of the best epoch stay. Checkpoints with a later name are removed as well: they were
+    not readable, or training would have resumed from them.
+
+    Raises:
+        OSError: If it cannot be written. The older ones are then still there.
     """
     state = checkpoint.state
     data = io.BytesIO()
     np.savez(data, state=np.frombuffer(json.dumps(state, allow_nan=False).encode(), np.uint8), **checkpoint.arrays)
-    now = storage.join(run.checkpoints, _name(state["epoch"], state["samples"]))
-    storage.write_bytes(now, data.getvalue())
+    name = _name(state["epoch"], state["samples"])
+    storage.write_bytes(storage.join(run.checkpoints, name), data.getvalue())
     best = _name(state["best"]["epoch"], 0) if state["best"] else None
-    names = {url.rsplit("/", 1)[1]: url for url in storage.files(run.checkpoints, ".npz")}
-    readable = sorted(name for name in names if name <= now.rsplit("/", 1)[1])
-    for name in names.keys() - {best, *readable[-KEEP:]}:
-        storage.remove(names[name])
+    urls = {url.rsplit("/", 1)[1]: url for url in storage.files(run.checkpoints, ".npz")}
+    readable = sorted(other for other in urls if other <= name)
+    for other in urls.keys() - {best, *readable[-KEEP:]}:
+        storage.remove(urls[other])
 
 
 def _name(epoch: int, samples: int) -> str:
@@ -80,11 +107,18 @@ def _name(epoch: int, samples: int) -> str:
 
 
 def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
-    """The newest checkpoint that can be read; without ``arrays``, only its state is. Raises UserError where there is
-    none, or one of another version."""
+    """Read the newest checkpoint that is complete.
+
+    Args:
+        run: The run directory.
+        arrays: Whether to read the arrays, or only the state.
+
+    Raises:
+        UserError: If there is none, or if it has another version.
+    """
     for url in reversed(storage.files(run.checkpoints, ".npz")):
         try:
-            # Of the state alone, which lies among the arrays, only some blocks are read.
+            # The state is one entry of a zip file, so without the arrays only some blocks are read.
             with (
                 io.BytesIO(storage.read_bytes(url)) if arrays else storage.open_file(url) as file,
                 np.load(file, allow_pickle=False) as content,
@@ -92,30 +126,32 @@ def read_checkpoint(run: RunDirectory, arrays: bool = True) -> Checkpoint:
                 state = json.loads(content["state"].tobytes())
                 found = {name: content[name] for name in content.files if name != "state"} if arrays else {}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            continue  # half written, on a store that cannot write at once: the one before it is whole
+            continue  # cut off, on a store without atomic writes; the one before it is complete
         if state.get("version") != VERSION:
             raise UserError(
-                f"{url}: expected a checkpoint of version {VERSION}, got {state.get('version')}; "
-                "train again, with --if-exists overwrite"
+                f"--run: expected a checkpoint of version {VERSION}, got version {state.get('version')} in {url!r}; "
+                "train again with --if-exists overwrite"
             )
         return Checkpoint(state, found)
     raise UserError(
-        f"--run: expected a checkpoint that can be read in {run.checkpoints!r}, found none; train anew with --if-exists overwrite"
+        f"--run: expected a readable checkpoint in {run.checkpoints!r}, got none; train again with --if-exists "
+        "overwrite"
     )
 
 
 def has_checkpoint(run: RunDirectory) -> bool:
+    """Whether the run directory has any checkpoint, readable or not."""
     return bool(storage.files(run.checkpoints, ".npz"))
 
 
-def goes_on(run: RunDirectory, config: TrainConfig) -> bool:
-    """Whether training would go on with what the run directory holds, instead of beginning."""
+def will_resume(run: RunDirectory, config: TrainConfig) -> bool:
+    """Whether training would resume the run in the directory instead of starting a new one."""
     return config.if_exists == "resume" and has_checkpoint(run)
 
 
 def table_digest(manifest: Manifest) -> str:
-    """A hash of what training reads of a table: which table it is, how its pixels were made, and its shards of train and
-    val with their labels."""
+    """Hash what training reads of a table: its id, how its pixels were made, and the shards of train and val with their
+    labels."""
     shards = [
         (
             shard.path,
@@ -131,55 +167,68 @@ def table_digest(manifest: Manifest) -> str:
 
 
 def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> None:
-    """Raise UserError where a run would not go on as what it was."""
+    """Raise UserError if the table or the configuration differs from what the run started with."""
     if state["table"] != table_digest(manifest):
         raise UserError(
-            f"--table: expected the table that the run was trained on, but {config.table!r} holds other "
-            "images now; name that table or another --run, or train anew with --if-exists overwrite"
+            f"--table: expected the table that the run was trained on, got {config.table!r}, which holds other images "
+            "now; use that table, another --run, or --if-exists overwrite"
         )
     now = to_dict(config)
-    for name in sorted(now.keys() - FREE):
-        if (was := state["config"].get(name)) != now[name]:
+    for name in sorted(now.keys() - CHANGEABLE):
+        if (before := state["config"].get(name)) != now[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"{flag}: expected {was}, with which the run began, got {now[name]}; go on with "
-                f"{flag} {was}, name another --run, or train anew with --if-exists overwrite"
+                f"{flag}: expected {before}, with which the run started, got {now[name]}; use {flag} {before}, another "
+                "--run, or --if-exists overwrite"
             )
 
 
-def share_state(state: dict | None, worker: Worker) -> dict:
-    """Rank 0's state on every worker; collective. The others' is ignored."""
-    data = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    length = int(worker.broadcast([np.array([len(data)])])[0][0])
-    mine = data if worker.rank == 0 else np.zeros(length, np.uint8)
-    return json.loads(worker.broadcast([mine])[0].tobytes())
+def _broadcast_json(data: dict, worker: Worker) -> dict:
+    """Return rank 0's data on every worker; that of the others is ignored. Collective."""
+    encoded = np.frombuffer(json.dumps(data).encode(), np.uint8)
+    length = int(worker.broadcast([np.array([len(encoded)])])[0][0])
+    if worker.rank != 0:
+        encoded = np.zeros(length, np.uint8)
+    return json.loads(worker.broadcast([encoded])[0].tobytes())
 
 
-GO_ON, SAVE, STOP = range(3)
+class Due(enum.IntEnum):
+    """What all workers do after a step."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    STOP = 2
+    """Write a checkpoint and stop."""
 
 
-class Clock:
-    """Tells all workers at the same step that it is time for a checkpoint, or for the end: rank 0's watch decides."""
+class CheckpointClock:
+    """Tells all workers at the same step that a checkpoint or the end is due. Rank 0's clock decides."""
 
     def __init__(self, seconds: float, worker: Worker, steps: int):
-        """``steps``: of an epoch."""
+        """Start the clock.
+
+        Args:
+            seconds: Time between two checkpoints.
+            worker: This worker.
+            steps: Steps of an epoch.
+        """
         self._seconds, self._worker = seconds, worker
-        self._every = min(LOOK_STEPS, max(1, steps // LOOK_STEPS))
+        self._interval = min(MAX_CLOCK_STEPS, max(1, steps // MAX_CLOCK_STEPS))
         self._last = time.monotonic()
 
-    def due(self, step: int) -> int:
-        """What to do after this step: GO_ON, SAVE a checkpoint, or save one and STOP; collective."""
-        if (step + 1) % self._every:
-            return GO_ON
-        word = self._agreed(SAVE if time.monotonic() - self._last >= self._seconds else GO_ON)
-        if word == SAVE:
+    def due(self, step: int) -> Due:
+        """What is due after this step of the epoch, from 0. Collective."""
+        if (step + 1) % self._interval:
+            return Due.NOTHING
+        due = self._agree(Due.CHECKPOINT if time.monotonic() - self._last >= self._seconds else Due.NOTHING)
+        if due == Due.CHECKPOINT:
             self._last = time.monotonic()
-        return word
+        return due
 
     def stops(self) -> bool:
-        """Whether it is time for the end, at a moment that has its checkpoint already; collective."""
-        return self._agreed(GO_ON) == STOP
+        """Whether training stops now, where a checkpoint has just been written. Collective."""
+        return self._agree(Due.NOTHING) == Due.STOP
 
-    def _agreed(self, word: int) -> int:
-        word = STOP if self._worker.stop_requested() else word
-        return int(self._worker.broadcast([np.array([word])])[0][0])
+    def _agree(self, due: Due) -> Due:
+        due = Due.STOP if self._worker.stop_requested() else due
+        return Due(int(self._worker.broadcast([np.array([int(due)])])[0][0]))

@@ -52,12 +52,10 @@ def with_torch_layers(model, replace_batch_norm: bool = True):
 
 
 def _replace(layer, replace_batch_norm: bool):
-    kind: Any = type(layer)
-    if isinstance(layer, layers.BatchNormalization) and not replace_batch_norm:
-        return kind.from_config(layer.get_config())
-    return (TORCH_LAYERS[kind] if kind in TORCH_LAYERS and _is_supported(layer) else kind).from_config(
-        layer.get_config()
-    )
+    kind = type(layer)
+    if kind in TORCH_LAYERS and _is_supported(layer) and (replace_batch_norm or kind is not layers.BatchNormalization):
+        kind = TORCH_LAYERS[kind]
+    return kind.from_config(layer.get_config())
 
 
 def _is_supported(layer) -> bool:
@@ -155,7 +153,7 @@ class _Add(_DirectCall, layers.Add):
     pass
 
 
-TORCH_LAYERS: dict[type, type] = {
+TORCH_LAYERS: dict[type, Any] = {
     layers.Conv2D: _Conv2D,
     layers.MaxPooling2D: _MaxPooling2D,
     layers.AveragePooling2D: _AveragePooling2D,
@@ -252,7 +250,7 @@ def averaging_optimizer(
         all_reduce_mean: Takes and returns a list of gradients; see ``Worker.all_reduce_mean_gradients``.
     """
 
-    class Averaging(kind):  # type: ignore[misc,valid-type]
+    class Averaging(kind):
         def apply(self, grads, trainable_variables=None):
             return super().apply(all_reduce_mean(list(grads)), trainable_variables)
 

@@ -1,4 +1,4 @@
-"""The variables of a model and its optimizer as NumPy arrays, the same on either backend. Imports Keras."""
+"""The variables of a model and its optimizer as NumPy arrays, the same on every backend. Imports Keras."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from cxrflow.training.weight_average import WeightAverage
 
 
 def capture(model, average: WeightAverage, worker: Worker) -> dict[str, np.ndarray]:
-    """Weights and their average, the optimizer's variables, and every worker's random states (dropout); collective. Weights
-    are this worker's own."""
+    """Copy weights, their average, the optimizer's variables and every worker's random states (dropout). Collective.
+
+    Returns ``model/0000``, ``average/0000``, ``optimizer/0000`` and so on, of this worker, and the random states as
+    ``seeds``, ``torch`` and ``torch_gpu``, (workers, ...).
+    """
     arrays = {
-        f"{kind}/{number:04d}": keras.ops.convert_to_numpy(variable)
+        f"{kind}/{index:04d}": keras.ops.convert_to_numpy(variable)
         for kind, variables in _groups(model, average).items()
-        for number, variable in enumerate(variables)
+        for index, variable in enumerate(variables)
     }
     for name, state in _random_states(model).items():
-        arrays[name] = worker.all_gather(state[None])  # (workers, ...)
+        arrays[name] = worker.all_gather(state[None])
     return arrays
 
 
 def restore(model, average: WeightAverage, arrays: dict[str, np.ndarray], worker: Worker) -> None:
-    """Give all workers what rank 0's ``arrays`` hold; collective. The others' are ignored.
+    """Set all workers' variables to rank 0's ``arrays``; those of other workers are ignored. Collective.
 
-    Raises UserError, on rank 0, where they are not of this model.
+    Raises UserError on rank 0 if the arrays do not fit the model.
     """
     for kind, variables in _groups(model, average).items():
-        mine = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         if worker.rank == 0:
-            mine = [_like(arrays.get(f"{kind}/{number:04d}"), variable) for number, variable in enumerate(variables)]
-        for variable, value in zip(variables, worker.broadcast(mine), strict=True):
+            values = [_checked(arrays.get(f"{kind}/{index:04d}"), variable) for index, variable in enumerate(variables)]
+        for variable, value in zip(variables, worker.broadcast(values), strict=True):
             variable.assign(value)
-    for name, mine in _random_states(model).items():
-        stored = arrays.get(name, mine[None][:0])
+    for name, own in _random_states(model).items():
+        stored = arrays.get(name, own[None][:0])
         count = int(worker.broadcast([np.array([len(stored)])])[0][0])
-        if not count:  # the run began on another backend, which keeps other states
+        if not count:  # the run started on another backend, which has other states
             continue
         if worker.rank != 0:
-            stored = np.zeros((count, *mine.shape), mine.dtype)
+            stored = np.zeros((count, *own.shape), own.dtype)
         states = worker.broadcast([stored])[0]
-        if worker.rank < count:  # more workers than before: the new ones have states of their own
+        if worker.rank < count:  # with more workers than before, the new ones keep their own states
             _set_random_state(model, name, states[worker.rank])
 
 
@@ -54,15 +57,18 @@ def _groups(model, average: WeightAverage) -> dict[str, list]:
 
 
 def _random_states(model) -> dict[str, np.ndarray]:
-    """What dropout draws from next: Keras' own seeds, int64 (number, 2), and with torch its global state, and its GPU's, uint8."""
+    """What dropout draws from next.
+
+    ``seeds``: Keras' own, int64 (number, 2). ``torch`` and ``torch_gpu``: torch's global states, uint8.
+    """
     states = {}
     if seeds := _seeds(model):
         states["seeds"] = np.stack([keras.ops.convert_to_numpy(seed).astype(np.int64) for seed in seeds])
-    if keras.backend.backend() == "torch":  # Keras' dropout draws from it there, whatever its own seeds
+    if keras.backend.backend() == "torch":  # there Keras' dropout draws from torch's state, whatever its own seeds
         import torch
 
         states["torch"] = torch.get_rng_state().numpy()
-        if os.environ.get("KERAS_TORCH_DEVICE") == "cuda":  # as launch.device says, the same on all workers
+        if os.environ.get("KERAS_TORCH_DEVICE") == "cuda":  # set by distributed.device, the same on all workers
             states["torch_gpu"] = torch.cuda.get_rng_state().numpy()
     return states
 
@@ -82,11 +88,11 @@ def _seeds(model) -> list:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _like(value: np.ndarray | None, variable) -> np.ndarray:
+def _checked(value: np.ndarray | None, variable) -> np.ndarray:
     if value is None or value.shape != tuple(variable.shape):
-        found = "nothing" if value is None else f"the shape {value.shape}"
+        found = "no such array" if value is None else f"shape {value.shape}"
         raise UserError(
-            f"--run: expected {variable.path} of the shape {tuple(variable.shape)} in the checkpoint, "
-            f"found {found}; was the network changed since? Train anew with --if-exists overwrite"
+            f"--run: expected {variable.path} of shape {tuple(variable.shape)} in the checkpoint, got {found}; if the "
+            "network has changed since, train again with --if-exists overwrite"
         )
     return value

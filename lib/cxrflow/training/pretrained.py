@@ -1,6 +1,6 @@
 """Initial weights from a file: Keras' .weights.h5 or .keras, or its older .h5. Imports Keras.
 
-Only arrays are read, not a .keras file's configuration, so nothing in a file can run.
+Only arrays are read, not the configuration in a .keras file, so nothing in a file can run code.
 """
 
 from __future__ import annotations
@@ -25,25 +25,32 @@ log = logging.getLogger(__name__)
 
 
 def load_pretrained(model, url: str) -> None:
-    """Give ``model`` the weights of a file.
+    """Set the weights of ``model`` to those in a file.
 
-    A file names its arrays by their place in a network. The model, or a model within it that has most of its weights, is
-    looked for in the file, or in a model within the file's: so weights of a network of keras.applications fit, with or
-    without its top, and so does the model.keras of another run. All arrays but the head's must be there, with their shapes.
+    A file names its arrays by their position in a network. We try the model and each nested model that has most of its
+    weights, and look for it in the file's model and in each model nested there. So weights of a network of
+    keras.applications fit, with or without its top, and so does the model.keras of another run. All arrays but the
+    head's must be there, with their shapes.
 
-    Raises UserError where they are not, or the file is none of Keras'.
+    Args:
+        model: A built Keras model of Keras' own layer classes.
+        url: Path or URL of the file.
+
+    Raises:
+        UserError: If an array is missing or has another shape, or if Keras did not write the file. The model is then
+            unchanged.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        with _open(url, os.path.join(folder, "file.h5")) as file:
-            load = _load_older if "layer_names" in file.attrs or "model_weights" in file else _load
-            try:
-                count = load(_candidates(model), file, folder)
-            except ValueError as error:
-                raise UserError(
-                    f"--init-weights: expected a file that fits {model.name}, but in {url!r} {error}"
-                ) from error
+    with tempfile.TemporaryDirectory() as folder, _open(url, os.path.join(folder, "file.h5")) as file:
+        load = _load_legacy if "layer_names" in file.attrs or "model_weights" in file else _load
+        try:
+            count = load(_candidates(model), file, folder)
+        except ValueError as error:
+            raise UserError(
+                f"--init-weights: expected a file that fits {model.name}, but in {url!r} {error}; use weights of "
+                "the same --model"
+            ) from error
     refresh_derived_state(model)
-    log.info("initial weights: %d of the network's %d arrays are those of %s", count, len(model.weights), url)
+    log.info("initial weights: loaded %d of the network's %d arrays from %s", count, len(model.weights), url)
 
 
 def _candidates(model) -> list:
@@ -51,6 +58,7 @@ def _candidates(model) -> list:
 
 
 def _open(url: str, path: str) -> h5py.File:
+    """Download the file to ``path`` and open it, or the weights inside a .keras file."""
     try:
         storage.download(url, path)
         if not zipfile.is_zipfile(path):
@@ -59,15 +67,15 @@ def _open(url: str, path: str) -> h5py.File:
             return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), but {url!r} cannot "
-            f"be read as one: {error}"
+            f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), got {url!r}, which cannot be "
+            f"read as one ({error}); use a file that Keras saved"
         ) from error
 
 
 def _load(candidates: list, file: h5py.File, folder: str) -> int:
-    """The number of arrays that were loaded. Raises ValueError where none of the candidates fits."""
+    """Load the best match and return the number of arrays. Raises ValueError if no candidate fits."""
     own = os.path.join(folder, "own.weights.h5")
-    found = [_match(part, own, group) for part in candidates for group in _models(file)]
+    found = [_match(part, own, group) for part in candidates for group in _stored_models(file)]
     best = min(found, key=lambda match: len(match.misses), default=None)  # of equal ones the outermost
     if best is None:
         raise ValueError("there are no weights of layers")
@@ -86,17 +94,17 @@ def _load(candidates: list, file: h5py.File, folder: str) -> int:
 
 @dataclass(frozen=True)
 class _Match:
-    """A part of the network beside a model in the file."""
+    """A model or nested model of the network, compared with a model in the file."""
 
     part: keras.Model
     stored: dict[str, h5py.Dataset]
     fits: list[str]
     misses: list[str]
-    """A sentence each."""
+    """One sentence each."""
 
 
 def _match(part, own: str, group: h5py.Group) -> _Match:
-    """``own``: where the part's weights are written meanwhile, to see how Keras names them."""
+    """Compare names and shapes. ``own``: where to save the part's weights, to see how Keras names them."""
     part.save_weights(own, overwrite=True)
     stored, fits, misses = _arrays(group), [], []
     with h5py.File(own, "r") as mine:
@@ -104,22 +112,24 @@ def _match(part, own: str, group: h5py.Group) -> _Match:
             shape = stored[name].shape if name in stored else "nothing"
             if shape == array.shape:
                 fits.append(name)
-            elif (layer := array.parent.attrs.get("name")) != HEAD:  # a file of another task has other labels
-                misses.append(f"expected {array.shape} for {layer} at {name}, found {shape}")
+            elif (layer := array.parent.attrs.get("name")) != HEAD:  # another table has other labels
+                misses.append(f"expected {array.shape} for {layer} at {name}, got {shape}")
     return _Match(part, stored, fits, misses)
 
 
-def _models(file: h5py.File) -> list[h5py.Group]:
-    """The model in the file and those within it, outermost first: groups that hold layers."""
+def _stored_models(file: h5py.File) -> list[h5py.Group]:
+    """The model in the file and those nested in it, outermost first: groups that hold layers."""
     found = [file] if "layers" in file else []
     file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Group) and "layers" in item else None)
     return sorted(found, key=lambda group: group.name.count("/"))
 
 
 def _arrays(model: h5py.Group) -> dict[str, h5py.Dataset]:
-    """The arrays of the model's layers by their path, but for random states. Links and arrays in other files, which HDF5
-    knows too, are left out."""
-    found = {}
+    """The arrays of the model's layers by path, without random states.
+
+    HDF5 links and arrays that are stored in other files are left out: they could read any file of the machine.
+    """
+    found: dict[str, h5py.Dataset] = {}
     model["layers"].visititems(lambda name, item: found.update({f"layers/{name}": item}) if _is_array(item) else None)
     return found
 
@@ -133,8 +143,8 @@ def _is_array(item) -> bool:
     )
 
 
-def _load_older(candidates: list, file: h5py.File, folder: str) -> int:
-    """The same of the older format, which knows arrays by their order only."""
+def _load_legacy(candidates: list, file: h5py.File, folder: str) -> int:
+    """Load a file of the older format, which orders arrays instead of naming them; otherwise like ``_load``."""
     reasons = []
     for part in candidates:
         try:

@@ -1,5 +1,4 @@
-"""What a run's validation images look like, kept with the run so that evaluate.py can tell another site's images from them
-without the table."""
+"""Describe a run's validation images, so that ``evaluate`` can tell whether another site's images differ from them."""
 
 from __future__ import annotations
 
@@ -8,7 +7,8 @@ import numpy as np
 from cxrflow.base.manifest import Manifest, RunDirectory, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, describe, score_facts
 
-SPLIT = "val"  # the model has not seen these images, so their scores are such as new ones get
+SPLIT = "val"
+"""The model was not trained on these images, so their scores are distributed like those of new ones."""
 
 
 def write_reference(
@@ -19,8 +19,16 @@ def write_reference(
     truth: np.ndarray,
     scores: np.ndarray,
 ) -> None:
-    """``facts``: float (n, 4), see ``image_facts``; ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K). The
-    sizes of the source files come from the table's audit."""
+    """Write reference.json.
+
+    Args:
+        run: The run directory.
+        manifest: The table's; its audit has the sizes of the source files.
+        positive: Index of the positive label; None for several findings.
+        facts: float (n, 4), see ``metrics.shift.image_facts``.
+        truth: int (n,), or float (n, K) for several findings.
+        scores: float (n, K).
+    """
     labels = manifest.labels
     groups = np.array(labels)[truth] if truth.ndim == 1 else np.full(len(truth), "all")
     named = dict(zip(IMAGE_FACTS, facts.T, strict=True)) | (

@@ -1,4 +1,4 @@
-"""What a training says of itself at its end."""
+"""The summary of a training at its end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 
 
 def summarise(epochs: list[dict], best: dict, kept: dict, run: str, *, workers: int, backend: str) -> dict:
-    """The result of the job, from the records of ``history.json``: the epoch with the best validation AUC, the validation
-    metrics of the model that was kept, images a second (median of the epochs), seconds, and who trained."""
+    """Return the result of the job from the records in history.json.
+
+    It has the epoch with the best validation AUC, the validation metrics of the saved model, images per second (median
+    over epochs), seconds, and what trained it.
+    """
     return {
         "best_epoch": best["epoch"],
         "kept_epoch": kept["epoch"],

@@ -1,7 +1,7 @@
-"""One forward and backward step of the asked model on a few images of the table. Imports Keras.
+"""Train one step of the chosen model on two images of the table, before workers start. Imports Keras.
 
-``python -m cxrflow.training.smoke_step`` reads one line of JSON (``config``: fields of the TrainConfig, ``threads``) from
-standard input and writes one with the result.
+``python -m cxrflow.training.smoke_step`` reads one line of JSON (``config``: fields of TrainConfig, ``threads``) from
+standard input and prints one with the result. It ends as soon as standard input is closed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ import threading
 import time
 from contextlib import closing
 
+from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.device import pin
 
 BATCH = 2
-"""Images: the fewest that batch normalisation takes."""
-KEPT = 2
-"""Times that the values of all layers are held at most: for the way back, and while it computes."""
+"""Images in the step: the fewest with which batch normalisation can train."""
+COPIES = 2
+"""How often memory holds the outputs of all layers at most: for the backward pass, and while it computes."""
 
 
-def run_step(config) -> dict:
-    """Train one step, not compiled, which takes a fraction of the time; nothing is written.
+def run_step(config: TrainConfig) -> dict:
+    """Train one step without compiling it, which takes a fraction of the time. Writes nothing.
 
-    Returns ``loss`` (nats), ``backend``, ``peak_bytes`` of this process, which holds the
-    framework, the model and the table's first batch, ``batch`` and ``image_bytes``, the size of all layers' values of
-    one image. Raises whatever training would.
+    Returns:
+        ``loss`` (nats), ``backend``, ``batch`` (images), ``weight_bytes``, ``image_bytes`` (size of all layers' outputs
+        for one image), and ``peak_bytes`` of this process, which holds the framework, the model and the first shard.
+
+    Raises:
+        Exception: Whatever training would raise; ValueError if the loss or a weight is not finite.
     """
     import keras
     import numpy as np
@@ -46,10 +50,9 @@ def run_step(config) -> dict:
     manifest = read_manifest(config.table)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
-    if config.init_weights:
-        load_initial_weights(model, config, manifest)
+    load_initial_weights(model, config, manifest)
     model.compile(optimizer=build_optimizer(config, Worker(), 1), loss=task.loss(manifest), run_eagerly=True)
-    # Of a single shard, since a feed reads ahead.
+    # One shard only, because a feed reads ahead.
     small = dataclasses.replace(manifest, shards=manifest.of_split("train")[:1])
     feed = Feed(config.table, small, "train", rank=0, workers=1, batch_size=BATCH, shuffle=False)
     with closing(feed.epoch()) as batches:
@@ -58,8 +61,8 @@ def run_step(config) -> dict:
     loss = float(model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)["loss"])
     if not all(np.isfinite(loss) and np.isfinite(weights).all() for weights in model.get_weights()):
         raise ValueError(
-            f"the loss of the step is {loss}, and after it some weights are not finite: is "
-            f"--learning-rate {config.learning_rate:g} too high?"
+            f"--learning-rate: expected finite weights after one step, got a loss of {loss} and weights that are not "
+            f"finite; lower --learning-rate (it is {config.learning_rate:g})"
         )
     return {
         "loss": loss,
@@ -67,7 +70,7 @@ def run_step(config) -> dict:
         "batch": BATCH,
         "weight_bytes": 4 * model.count_params(),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "image_bytes": KEPT
+        "image_bytes": COPIES
         * sum(
             (2 if "16" in layer.compute_dtype else 4) * math.prod(tensor.shape[1:])
             for layer in walk_layers(model)
@@ -77,8 +80,11 @@ def run_step(config) -> dict:
 
 
 def load_framework(launcher: str, threads: int, device: str) -> int:
-    """Load what the launcher's workers load, in their order; returns the GPUs that a worker sees, 0 where it uses none. Raises
-    where it cannot be: a Horovod that was built for another TensorFlow only shows here."""
+    """Load what the launcher's workers load, in the same order.
+
+    Returns the number of GPUs that a worker sees, 0 if it uses none. Raises whatever prevents loading: a Horovod that
+    was built for another TensorFlow fails only here.
+    """
     if launcher in ("horovod", "horovodrunner"):
         import horovod.tensorflow as hvd
 
@@ -88,7 +94,9 @@ def load_framework(launcher: str, threads: int, device: str) -> int:
         import torch.distributed as dist
 
         if not dist.is_gloo_available():
-            raise ImportError("this torch comes without gloo, by which its workers exchange on CPUs")
+            raise ImportError(
+                "--launcher torch: expected a torch with gloo, through which workers communicate, got none"
+            )
     if os.environ["KERAS_BACKEND"] == "torch":
         import torch
 
@@ -101,25 +109,24 @@ def load_framework(launcher: str, threads: int, device: str) -> int:
     return pin(os.environ["KERAS_BACKEND"], device, 0)
 
 
-def _end_with_starter() -> None:
-    """End this process as soon as the one that started it is gone, which closes standard input."""
+def _end_with_parent() -> None:
+    """End this process as soon as its parent closes standard input or is gone."""
     sys.stdin.read()
     os._exit(1)
 
 
 def main() -> None:
-    from cxrflow.base.config import TrainConfig
-
+    """Read the request, train the step, print the result."""
     started = time.monotonic()
-    asked = json.loads(sys.stdin.readline())
-    config = TrainConfig(**asked["config"])
-    threading.Thread(target=_end_with_starter, daemon=True).start()
-    gpus = load_framework(config.launcher, asked["threads"], config.device)
+    request = json.loads(sys.stdin.readline())
+    config = TrainConfig(**request["config"])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gpus = load_framework(config.launcher, request["threads"], config.device)
     from cxrflow.training.keras_patches import prepare_torch_process
 
     prepare_torch_process()
     print(json.dumps({**run_step(config), "gpus": gpus, "own_seconds": time.monotonic() - started}), flush=True)
-    # Neither framework's threads have anything left to do, and taking them down takes time, or aborts the process.
+    # Skip the frameworks' own clean-up: it takes time, or aborts the process.
     sys.stderr.flush()
     os._exit(0)
 

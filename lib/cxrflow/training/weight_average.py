@@ -1,4 +1,4 @@
-"""An average of the weights over the last steps, which is what is validated and kept. Imports Keras."""
+"""An exponential moving average (EMA) of the weights, which is validated and saved. Imports Keras."""
 
 from __future__ import annotations
 
@@ -11,47 +11,57 @@ import numpy as np
 
 
 class WeightAverage:
-    """Exponential moving average of all of a model's weights, the moving statistics of batch normalisation included
-    (Tarvainen and Valpola 2017; the decay rises from 0.1 with the steps, as in Szegedy et al. 2016, so that the first
-    weights are forgotten soon).
+    """EMA of all weights of a model, including the moving statistics of batch normalisation.
 
-    It takes the swings of the single steps out of the validation curve, whatever the learning rate. All workers have the
-    same weights, so each averages for itself; statistics are each worker's own until they are combined.
+    After Tarvainen and Valpola 2017. The decay rises from 0.1 with the number of steps, as in Szegedy et al. 2016, so
+    that the initial weights are forgotten soon. The average takes the swings of single steps out of the validation
+    curve, whatever the learning rate.
+
+    All workers have the same weights, so each averages for itself. The statistics of batch normalisation are each
+    worker's own until ``batch_norm.combine_statistics`` combines them.
     """
 
     def __init__(self, model, epochs: float, steps_per_epoch: int):
-        """``epochs``: after how many a step's weight has fallen to 1/e; counted in epochs, so that it means the same for
-        any number of workers. 0: no average, ``applied`` shows the model as it is."""
+        """Make the variables of the average.
+
+        Args:
+            model: A built Keras model.
+            epochs: Time constant: after so many epochs the weight of a step has fallen to 1/e. Epochs mean the same for
+                any number of workers. With 0 there is no average, and ``applied`` does nothing.
+            steps_per_epoch: Steps of an epoch.
+        """
         self._decay = math.exp(-1 / (epochs * steps_per_epoch)) if epochs else 0.0
         self._steps = 0
-        # What layers count in whole numbers is no weight to average.
+        # Some layers count in integer weights, which have no average.
         self._weights = [weight for weight in model.weights if epochs and keras.backend.is_float_dtype(weight.dtype)]
         self.variables = [
-            keras.Variable(keras.ops.copy(weight), trainable=False, name=f"average_{number}", dtype=weight.dtype)
-            for number, weight in enumerate(self._weights)
+            keras.Variable(keras.ops.copy(weight), trainable=False, name=f"average_{index}", dtype=weight.dtype)
+            for index, weight in enumerate(self._weights)
         ]
-        """What a checkpoint keeps, beside ``steps``."""
+        """The averages, which a checkpoint holds together with the number of steps."""
         self._blend = self._find_blend()
 
     def begin(self, steps: int) -> None:
-        """Start from the model's weights as they are now, or, after ``steps`` others, from what a checkpoint has brought to
-        ``variables``."""
+        """Start from the current weights, or, after ``steps`` > 0, from what a checkpoint restored to ``variables``."""
         self._steps = steps
         if not steps:
             for average, weight in zip(self.variables, self._weights, strict=True):
                 average.assign(weight)
 
     def update(self) -> None:
-        """After a step."""
+        """Add the weights after a step."""
         self._steps += 1
         self._blend(1 - min(self._decay, (1 + self._steps / 10) / (10 + self._steps / 10)))
 
     def _find_blend(self) -> Callable[[float], None]:
-        """All variables at once: one operation after the other from Python takes several times as long, a twentieth of a
-        step."""
-        return {"tensorflow": self._blend_by_tensorflow, "torch": self._blend_by_torch}[keras.backend.backend()]()
+        """Return a function that moves all averages towards the weights by a share from 0 to 1.
 
-    def _blend_by_tensorflow(self) -> Callable[[float], None]:
+        It updates all variables in one call. One operation per variable from Python takes several times as long, a
+        twentieth of a step.
+        """
+        return {"tensorflow": self._tensorflow_blend, "torch": self._torch_blend}[keras.backend.backend()]()
+
+    def _tensorflow_blend(self) -> Callable[[float], None]:
         import tensorflow as tf
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.float32)], jit_compile=False)
@@ -61,7 +71,7 @@ class WeightAverage:
 
         return lambda share: blend(tf.constant(share, tf.float32))
 
-    def _blend_by_torch(self) -> Callable[[float], None]:
+    def _torch_blend(self) -> Callable[[float], None]:
         import torch
 
         @torch.no_grad()
@@ -75,7 +85,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averages for the length of a block; what the block changes of them stays changed."""
+        """Swap the averages into the model for the length of a block. Changes to them in the block stay."""
         self._swap()
         try:
             yield

@@ -1,6 +1,6 @@
-"""Training under every launcher: real Spark tasks, real Horovod and TorchDistributor workers."""
+"""The job train and the jobs that follow it, with real Spark tasks and real Horovod and TorchDistributor workers."""
 
-import functools
+import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrflow.base import lease
 from cxrflow.base.config import EvaluateConfig, PredictConfig, ReportConfig, TrainConfig
-from cxrflow.base.errors import UserError
-from cxrflow.base.manifest import RunDirectory, read_manifest
-from cxrflow.launch.supervisor import supervise
+from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.evaluation_text import rate
-from cxrflow.pipeline.train_job import check_train, train
-from cxrflow.training.checkpoint import read_checkpoint
+from cxrflow.pipeline.train_job import _restart_config, _with_most_workers, check_train, train
 from cxrflow.watch.events import FIELDS
+
+pytestmark = pytest.mark.cluster
 
 EPOCHS = 3
 
@@ -40,7 +41,7 @@ def trained(request, spark, table, tmp_path_factory):
                 workers=2,
                 epochs=EPOCHS,
                 batch_size=4,
-                # Three epochs are too few to fit changing images, and at the default rate the loss of 28 images jumps.
+                # Three epochs cannot fit augmented images, and at the default rate the loss of 28 images jumps.
                 augment="none",
                 learning_rate=5e-4,
                 mlflow="xrays",
@@ -49,7 +50,7 @@ def trained(request, spark, table, tmp_path_factory):
     return result, run
 
 
-def test_two_workers_train_and_rank_0_writes_the_run(trained):
+def test_two_workers_train_and_rank_0_writes_the_run_directory(trained):
     result, run = trained
     assert (
         result["workers"] == 2
@@ -112,24 +113,24 @@ numpy.save(sys.argv[2], numpy.asarray(model.predict(pixels, verbose=0)))
 """
 
 
-def test_the_model_file_gives_the_same_scores_on_either_backend(trained, tmp_path):
+def test_the_model_file_gives_the_same_scores_on_both_backends(trained, tmp_path):
     _, run = trained
     scores = []
     for backend in ("tensorflow", "torch"):
-        place = tmp_path / f"{backend}.npy"
+        path = tmp_path / f"{backend}.npy"
         subprocess.run(
-            [sys.executable, "-c", LOAD, str(run / "model.keras"), str(place)],
+            [sys.executable, "-c", LOAD, str(run / "model.keras"), str(path)],
             check=True,
             env={**os.environ, "KERAS_BACKEND": backend},
         )
-        scores.append(np.load(place))
+        scores.append(np.load(path))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
     np.testing.assert_allclose(scores[0].sum(axis=1), 1, atol=1e-5)
     assert "cxrflow" not in zipfile.ZipFile(run / "model.keras").read("config.json").decode()
 
 
 def test_validation_covers_the_samples_of_all_workers(spark, table, trained):
-    """The AUC that training reports is that of the whole val split, scored again by another way."""
+    """The AUC that training reports is that of the whole val split, which evaluate scores again."""
     from cxrflow.pipeline.evaluate_job import evaluate
 
     result, run = trained
@@ -139,7 +140,7 @@ def test_validation_covers_the_samples_of_all_workers(spark, table, trained):
     assert figures["threshold"] == result["threshold"]
 
 
-@pytest.mark.parametrize("trained", ["horovod"], indirect=True)  # tests/test_findings.py has the same of torch
+@pytest.mark.parametrize("trained", ["horovod"], indirect=True)  # tests/test_findings.py does the same with torch
 def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp_path):
     from cxrflow.pipeline.evaluate_job import evaluate
     from cxrflow.pipeline.predict_job import predict
@@ -152,7 +153,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     assert json.loads((run / "metrics.json").read_text())["n"] == figures["n"] == 48
     assert {name: group["n"] for name, group in figures["subgroups"]["groups"].items()} == {"1": 24, "2": 24}
     assert len(figures["mistakes"]) == min(20, round(48 * (1 - figures["accuracy"])))
-    # The same images, and the 30 that training took from the same source.
+    # The images are from the same source as those that training used.
     assert figures["shift"]["large"] == [] and len(figures["shift"]["facts"]) == 7
     trained_on = read_manifest(str(table)).counts()["train"]
     assert figures["prevalence"]["training"] == {
@@ -169,8 +170,8 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     )
     assert again["predicted"] == result["predicted"]
     predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
-    unread = predictions[predictions["reason"].notna()]
-    assert unread["predicted_label"].isna().all() and unread["score_SYNTHETIC_OPACITY"].isna().all()
+    unreadable = predictions[predictions["reason"].notna()]
+    assert unreadable["predicted_label"].isna().all() and unreadable["score_SYNTHETIC_OPACITY"].isna().all()
     # Raw files and the table's pixels go through the same decoder, so the scores are the same.
     scored = pd.read_parquet(run / "scores.parquet").set_index("path").sort_index()
     both = predictions.loc[scored.index]
@@ -179,14 +180,14 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     written = write_report(ReportConfig(run=str(run), predictions=str(tmp_path / "p"), examples=3))
     page = (run / "report.html").read_text()
     assert len(written["pictures"]) == 8 and page.count("data:image/png;base64,") == 8
-    # Grad-CAM, by the run's own backend; after three epochs there may be little to see.
+    # Grad-CAM on the run's own backend. After three epochs some heat maps are empty.
     assert page.count("with its Grad-CAM heat map") + page.count("no evidence for this label") > 5
     assert page.count("<img") == page.count(' alt="') == page.count("data:image/")
     assert "not a medical device" in page and "http" not in page and rate(figures["auc"]) in page
 
 
 @pytest.mark.parametrize("trained", ["horovod"], indirect=True)
-def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, trained, tmp_path):
+def test_another_prevalence_changes_scores_but_no_predicted_label(spark, table, phantoms, trained, tmp_path):
     from cxrflow.pipeline.evaluate_job import evaluate
     from cxrflow.pipeline.predict_job import predict
 
@@ -195,21 +196,21 @@ def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, t
         spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20, prevalence="0.05")
     )
     training = figures["prevalence"]["training"]["SYNTHETIC_OPACITY"]
-    before, after = (pd.read_parquet(place / "scores.parquet").set_index("path") for place in (trained[1], run))
+    before, after = (pd.read_parquet(folder / "scores.parquet").set_index("path") for folder in (trained[1], run))
     assert (before["predicted_label"] == after["predicted_label"]).all() and figures["clinic"]["prevalence"] == 0.05
 
     def odds(frame):
         return frame["score_SYNTHETIC_OPACITY"].astype(float) / frame["score_SYNTHETIC_NORMAL"].astype(float)
 
     np.testing.assert_allclose(odds(after) / odds(before), 0.05 / 0.95 / (training / (1 - training)), rtol=1e-4)
-    done = predict(
+    result = predict(
         spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), prevalence="0.3")
     )
     predictions = pd.read_parquet(tmp_path / "p").set_index("path")
-    assert (done["files"], done["scored"], len(predictions), predictions["reason"].notna().sum()) == (52, 48, 52, 4)
-    assert done["prevalence"] == pytest.approx({"SYNTHETIC_OPACITY": 0.3, "SYNTHETIC_NORMAL": 0.7})
+    assert (result["files"], result["scored"], len(predictions), predictions["reason"].notna().sum()) == (52, 48, 52, 4)
+    assert result["prevalence"] == pytest.approx({"SYNTHETIC_OPACITY": 0.3, "SYNTHETIC_NORMAL": 0.7})
     assert (predictions.loc[before.index, "predicted_label"] == before["predicted_label"]).all()
-    shares = done["prevalence"]
+    shares = result["prevalence"]
     expected = shares["SYNTHETIC_OPACITY"] / shares["SYNTHETIC_NORMAL"] / (training / (1 - training))
     np.testing.assert_allclose(odds(predictions.loc[before.index]) / odds(before), expected, rtol=1e-3)
 
@@ -223,18 +224,18 @@ def test_another_prevalence_changes_scores_but_no_call(spark, table, phantoms, t
         ),
         (
             {"prevalence": "a=0.5,b=0.5"},
-            "--prevalence: expected a share of each of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY, which add up to 1; got a=0.5",
+            "--prevalence: expected a share of each of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY, which add up to 1; got a",
         ),
     ],
 )
-def test_what_does_not_fit_the_table_is_refused_before_spark_is_asked(table, trained, change, words):
+def test_flags_that_do_not_fit_the_table_are_refused_before_spark_starts(table, trained, change, words):
     from cxrflow.pipeline.evaluate_job import check_evaluate
 
     with pytest.raises(UserError, match=words):
         check_evaluate(EvaluateConfig(run=str(trained[1]), table=str(table), **change))
 
 
-def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions(table, phantoms, trained, tmp_path):
+def test_only_predictions_are_overwritten_and_only_on_request(table, phantoms, trained, tmp_path):
     from cxrflow.pipeline.predict_job import check_predict
 
     _, run = trained
@@ -250,58 +251,13 @@ def test_predictions_are_replaced_only_if_asked_and_only_if_they_are_predictions
         check_predict(PredictConfig(**{**config, "predictions": str(phantoms / "predictions")}))
 
 
-@pytest.fixture(scope="module")
-def losses(spark, table, tmp_path_factory):
-    """A function that trains once for each set of arguments, without the preflight before it; returns loss and validation loss
-    of each epoch."""
-
-    def fit(config, worker):
-        from cxrflow.training.fit import fit
-
-        return fit(config, worker)
-
-    @functools.cache
-    def train_plain(launcher, workers, **change):
-        run = tmp_path_factory.mktemp("losses") / "run"
-        config = TrainConfig(
-            table=str(table),
-            run=str(run),
-            launcher=launcher,
-            workers=workers,
-            batch_size=8 // workers,
-            epochs=2,
-            model="plain",
-            lr_scaling="none",
-            **change,
-        )
-        supervise(spark, config, fit, lambda config, slots: config, lambda event: None, lambda: None)
-        config = zipfile.ZipFile(run / "model.keras").read("config.json").decode()
-        assert "mixed" not in config and "float16" not in config
-        arrays = read_checkpoint(RunDirectory(str(run))).arrays
-        assert {str(array.dtype) for name, array in arrays.items() if name.startswith("model/")} == {"float32"}
-        return [
-            epoch[name]
-            for epoch in json.loads((run / "history.json").read_text())["epochs"]
-            for name in ("loss", "val_loss")
-        ]
-
-    return train_plain
+@pytest.fixture
+def no_preflight(monkeypatch):
+    """For tests of what comes after the preflight."""
+    monkeypatch.setattr("cxrflow.pipeline.train_job.preflight", lambda spark, config: None)
 
 
-def test_both_backends_learn_the_same(losses):
-    """The same weights, batches and augmentation: what is left is the order in which numbers are added up. (tests/test_resume.py
-    holds two workers against one.)"""
-    assert losses("torch", 2) == pytest.approx(losses("horovod", 2), rel=1e-4)
-
-
-@pytest.mark.parametrize(("launcher", "precision"), [("horovod", "mixed_bfloat16"), ("torch", "mixed_float16")])
-def test_16_bits_learn_about_the_same_and_are_not_saved(losses, launcher, precision):
-    """Of the first steps mixed_float16 leaves out some, until its scale fits."""
-    half = losses(launcher, 2, precision=precision)
-    assert half != losses(launcher, 2) and half == pytest.approx(losses(launcher, 2), rel=0.05)
-
-
-def test_a_relative_run_directory_is_the_drivers(spark, table, tmp_path, monkeypatch):
+def test_a_relative_run_directory_is_relative_to_the_driver(spark, table, no_preflight, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(
         spark,
@@ -312,11 +268,13 @@ def test_a_relative_run_directory_is_the_drivers(spark, table, tmp_path, monkeyp
     assert result["run"] == str(tmp_path / "run") and (tmp_path / "run" / "model.keras").exists()
 
 
-def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, table, trained, tmp_path, capfd):
+def test_a_loss_that_is_not_a_number_ends_training_and_leaves_the_older_run(
+    spark, table, trained, no_preflight, tmp_path, capfd
+):
     run = shutil.copytree(trained[1], tmp_path / "run")
     launcher = json.loads((run / "config.json").read_text())["train"]["launcher"]
     before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(Exception):
+    with pytest.raises(JobError):
         train(
             spark,
             TrainConfig(
@@ -330,19 +288,98 @@ def test_a_loss_that_is_no_number_ends_training_and_leaves_the_older_run(spark, 
                 learning_rate=1e30,
             ),
         )
-    assert "not a number: lower --learning-rate" in capfd.readouterr().err
+    assert "not a number; lower --learning-rate" in capfd.readouterr().err
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("trained", ["torch"], indirect=True)
 def test_a_run_directory_that_holds_another_run_is_refused(table, trained):
     _, run = trained
     with pytest.raises(UserError, match="holds another run"):
         check_train(TrainConfig(table=str(table), run=str(run), if_exists="fail"))
-    with pytest.raises(UserError, match="--epochs: expected .*, with which the run began, got 99"):
+    with pytest.raises(UserError, match="--epochs: expected .*, with which the run started, got 99"):
         check_train(TrainConfig(table=str(table), run=str(run), augment="none", epochs=99))
 
 
-def test_more_workers_than_slots(spark, table, tmp_path):
+def config_of(run) -> TrainConfig:
+    """The configuration that a run was trained with."""
+    return TrainConfig(**json.loads((run / "config.json").read_text())["train"])
+
+
+@pytest.mark.parametrize("trained", ["horovod"], indirect=True)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 4}, "--seed: expected 0, with which the run started, got 4"),
+        ({"epochs": 5}, "--epochs: expected 3, with which the run started, got 5"),
+        ({"model": "plain"}, "--model: expected residual"),
+        ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
+        ({"if_exists": "fail"}, "holds another run; name another folder, resume it with --if-exists resume"),
+    ],
+)
+def test_a_run_that_would_not_resume_as_what_it_was_is_refused(trained, change, words):
+    config = config_of(trained[1])
+    check_train(dataclasses.replace(config, batch_size=5, workers=1, checkpoint_seconds=7))
+    with pytest.raises(UserError, match=words):
+        check_train(dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize("trained", ["horovod"], indirect=True)
+def test_a_run_does_not_resume_with_a_table_that_changed(trained, table, tmp_path):
+    content = json.loads((table / "manifest.json").read_text())
+    content["shards"] = [
+        shard
+        for shard in content["shards"]
+        if shard != next(other for other in content["shards"] if other["split"] == "train")
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="--table: expected the table that the run was trained on"):
+        check_train(dataclasses.replace(config_of(trained[1]), table=str(tmp_path)))
+
+
+def test_a_second_job_for_one_run_directory_is_refused(table, no_preflight, tmp_path):
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), model="plain")
+    with (
+        lease.hold(config.run, "--run"),
+        pytest.raises(UserError, match="--run: expected a folder that no other job writes to"),
+    ):
+        train(None, config)
+
+
+def test_files_of_a_run_that_died_before_its_first_checkpoint_are_no_obstacle(table, tmp_path):
+    config = TrainConfig(table=str(table), run=str(tmp_path), model="plain")
+    (tmp_path / "config.json").write_text("{}")
+    check_train(config)
+    (tmp_path / "model.keras").write_text("a model of a run whose checkpoints are gone")
+    with pytest.raises(UserError, match="holds another run; name another folder, or replace it"):
+        check_train(config)
+
+
+def test_a_restart_uses_as_many_workers_as_can_hold_the_runs_order_of_samples(table, tmp_path):
+    """The order has four streams, and each holds a shard of 6 images of 1.9 kB at a time.
+
+    Three workers cannot share four streams. One worker alone would need more than 95 kB for streams and batches.
+    """
+    config = TrainConfig(
+        table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="95k"
+    )
+    kept = {"streams": 4, "shuffle_rows": 4}
+    assert [_with_most_workers(config, slots, kept).workers for slots in (4, 3, 2)] == [4, 2, 2]
+    with pytest.raises(
+        JobError, match="from 1 to the 1 remaining task slots that can resume the run, found none: --feed-memory"
+    ):
+        _with_most_workers(config, 1, kept)
+    assert _with_most_workers(config, 1, None).workers == 1  # the run has no order yet
+
+
+def test_a_worker_lost_before_the_first_checkpoint_restarts_training_without_it(table, tmp_path):
+    config = TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="horovod", workers=2)
+    with lease.hold(config.run, "--run") as held:
+        write_json(RunDirectory(config.run).config, {"version": RUN_VERSION, "job": held.token})
+        assert _restart_config(config, 1, held) == dataclasses.replace(config, workers=1)
+
+
+def test_more_workers_than_slots_are_refused(spark, table, tmp_path):
     with pytest.raises(UserError, match="--workers: expected at most 2, the task slots.*got 3"):
         train(spark, TrainConfig(table=str(table), run=str(tmp_path / "run"), launcher="horovod", workers=3))
     assert not (tmp_path / "run").exists()
@@ -388,7 +425,7 @@ def edited(table, tmp_path, edit):
         (lambda c: c.pop("shards"), "expected the manifest that ingest.py writes"),
     ],
 )
-def test_a_table_that_cannot_be_trained_on(table, tmp_path, edit, words):
+def test_a_table_that_cannot_be_trained_on_is_refused(table, tmp_path, edit, words):
     with pytest.raises(UserError, match=words):
         check_train(TrainConfig(table=edited(table, tmp_path, edit), run=str(tmp_path / "run")))
 

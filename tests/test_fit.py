@@ -1,0 +1,289 @@
+"""Training: both backends and any number of workers agree, and a run that stops anywhere resumes as if it had not."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from cxrflow.base.config import TrainConfig
+from cxrflow.base.manifest import RunDirectory, read_manifest
+from cxrflow.launch.supervisor import supervise
+from cxrflow.pipeline.train_job import train
+from cxrflow.training.checkpoint import read_checkpoint, will_resume
+
+pytestmark = pytest.mark.cluster
+
+# Trains one configuration after the other in this process. "stop" is the number of the checkpoint after which a
+# training ends as if a signal had come; 0 for none.
+LOCAL = """
+import json, sys
+import cxrflow.training.run_writer as run_writer
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
+
+write = run_writer.write_checkpoint
+for job in json.loads(sys.argv[1]):
+    stop, written = job.pop("stop"), []
+
+    def write_and_stop(*arguments):
+        write(*arguments)
+        written.append(arguments)
+        if len(written) == stop:
+            sys.exit(9)
+
+    run_writer.write_checkpoint = write_and_stop
+    try:
+        train(None, TrainConfig(**job))
+        assert not stop
+    except SystemExit:
+        assert len(written) == stop
+"""
+
+
+def run_local(backend, *jobs):
+    """Train each of the jobs (fields of TrainConfig, and ``stop``) in one new process."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL, json.dumps(jobs)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def local_job(table, run, model, stop=0, if_exists="fail", **fields):
+    base = {"epochs": 3, "batch_size": 4, "checkpoint_seconds": 0, "seed": 3}
+    return {
+        **base,
+        "table": str(table),
+        "run": str(run),
+        "model": model,
+        "stop": stop,
+        "if_exists": if_exists,
+        **fields,
+    }
+
+
+def history(run):
+    return json.loads((run / "history.json").read_text())
+
+
+def figures(run):
+    names = ("epoch", "loss", "val_loss", "val_auc", "learning_rate")
+    return [[epoch[name] for name in names] for epoch in history(run)["epochs"]]
+
+
+def losses(run):
+    return [epoch[name] for epoch in history(run)["epochs"] for name in ("loss", "val_loss")]
+
+
+def every_sample_was_fed(run, table):
+    """Whether each epoch's record has the number and the checksum of the whole train split."""
+    train_split = read_manifest(str(table)).of_split("train")
+    rows = sum(shard.rows for shard in train_split)
+    checksum = int(np.bitwise_xor.reduce([np.uint64(int(shard.checksum, 16)) for shard in train_split]))
+    expected = {"samples": rows, "expected": rows, "checksum": format(checksum, "016x")}
+    return all(epoch["fed"] == expected for epoch in history(run)["epochs"])
+
+
+PLAIN = {"epochs": 3, "model": "plain", "lr_scaling": "none", "weight_decay": 0.0, "checkpoint_seconds": 0}
+"""The network has neither dropout nor batch normalisation. So with the same global batch, one and two workers differ
+only in the order of sums."""
+
+
+# Stopped inside the first epoch, the second, and the second.
+STOPPED = {"tensorflow-residual": 3, "tensorflow-plain": 11, "torch-residual": 10}
+
+
+@pytest.fixture(scope="module")
+def local_runs(table, tmp_path_factory):
+    """A folder of runs: ``NAME-whole`` was never stopped, ``NAME`` was stopped and not resumed yet.
+
+    ``over`` was stopped inside its second epoch by TensorFlow. ``alone`` is PLAIN on one worker.
+    """
+    folder = tmp_path_factory.mktemp("local")
+    for backend in ("tensorflow", "torch"):
+        jobs = []
+        for name, stop in STOPPED.items():
+            if name.startswith(backend):
+                model = name.split("-")[1]
+                jobs += [
+                    local_job(table, folder / f"{name}-whole", model),
+                    local_job(table, folder / name, model, stop),
+                ]
+        if backend == "tensorflow":
+            jobs.append(local_job(table, folder / "over", "residual", 9))
+            jobs.append(local_job(table, folder / "alone", **{**PLAIN, "batch_size": 8, "seed": 0}))
+        run_local(backend, *jobs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed_runs(table, local_runs, tmp_path_factory):
+    """The stopped runs of ``local_runs``, resumed by new processes; ``over`` by torch."""
+    folder = tmp_path_factory.mktemp("resumed")
+    for name in (*STOPPED, "over"):
+        shutil.copytree(local_runs / name, folder / name)
+    for backend in ("tensorflow", "torch"):
+        jobs = [
+            local_job(table, folder / name, name.split("-")[1], if_exists="resume")
+            for name in STOPPED
+            if name.startswith(backend)
+        ]
+        if backend == "torch":
+            jobs.append(local_job(table, folder / "over", "residual", if_exists="resume"))
+        run_local(backend, *jobs)
+    return folder
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_a_stopped_and_resumed_run_follows_the_trajectory_of_a_whole_one(table, local_runs, resumed_runs, name):
+    """With dropout and batch normalisation (residual): a checkpoint holds their states too."""
+    state = read_checkpoint(RunDirectory(str(local_runs / name))).state
+    assert state["samples"] > 0
+    assert len(list((local_runs / name / "checkpoints").iterdir())) in (2, 3)  # with that of the best epoch
+    whole, resumed = local_runs / f"{name}-whole", resumed_runs / name
+    np.testing.assert_allclose(figures(resumed), figures(whole), rtol=2e-4)
+    assert every_sample_was_fed(resumed, table) and every_sample_was_fed(whole, table)
+    events = [json.loads(line) for line in (resumed / "events.jsonl").read_text().splitlines()]
+    assert [event["status"] for event in events if event["event"] == "end"] == ["killed", "finished"]
+    starts = [event for event in events if event["event"] == "start"]
+    assert [event["images"] for event in starts] == [
+        0,
+        state["epoch"] * starts[0]["images_per_epoch"] + state["samples"],
+    ]
+
+
+def test_a_finished_run_gives_its_summary_and_another_backend_resumes_a_run(table, resumed_runs, tmp_path):
+    run = resumed_runs / "over"  # by TensorFlow, then torch
+    before = history(run)
+    assert len(before["epochs"]) == 3 and before["finished"]
+    fields = local_job(table, run, "residual", if_exists="resume")
+    fields.pop("stop")
+    result = train(None, TrainConfig(**fields))
+    assert history(run) == before
+    assert result["epochs"] == 3 and result["backend"] == "torch"
+
+
+def test_a_finished_run_does_nothing_unless_it_lost_a_file(table, local_runs, tmp_path):
+    run = shutil.copytree(local_runs / "tensorflow-plain-whole", tmp_path / "run")
+    # The configuration without the run's checkpoint_seconds, which may change.
+    config = TrainConfig(table=str(table), run=str(run), model="plain", epochs=3, batch_size=4, seed=3)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    result, written = train(None, config), history(run)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    assert result["epochs"] == 3 and result["workers"] == 1 and result["backend"] == "tensorflow"
+    assert result["best_epoch"] == written["best"]["epoch"]
+    assert not will_resume(RunDirectory(config.run), dataclasses.replace(config, if_exists="overwrite"))
+    (run / "history.json").unlink()  # as if it died between its last checkpoint and the files that follow
+    run_local("tensorflow", local_job(table, run, "plain", if_exists="resume"))
+    again = history(run)
+    assert again["finished"] and again["epochs"] == written["epochs"]
+    assert again["kept"] == pytest.approx(written["kept"], rel=1e-5)
+
+
+def launch(spark, config, stop=0):
+    """Train on a launcher's workers, without a preflight. All of them stop after ``stop`` steps, 0 for none.
+
+    Returns whether they stopped.
+    """
+
+    def function(config, worker):
+        from cxrflow.training.fit import fit
+
+        looks = iter(range(1, stop + 1))
+        worker.stop_requested = lambda: next(looks, stop) == stop > 0
+        result = fit(config, worker)
+        return {**result, "stopped": False, "was_stopped": result.get("stopped", False)}  # nobody sent a signal
+
+    return supervise(spark, config, function, lambda config, slots: config, lambda event: None, lambda: None)[
+        "was_stopped"
+    ]
+
+
+@pytest.fixture(scope="module")
+def two_workers(spark, table, tmp_path_factory):
+    """A function that trains PLAIN on two workers of a launcher, once for each set of arguments.
+
+    Training stops inside the third epoch. Returns the run directory.
+    """
+    runs = {}
+    steps = -(-sum(shard.rows for shard in read_manifest(str(table)).of_split("train")) // 8)
+    stop = 2 * (steps + 1) + 2  # workers look after each step and after each epoch
+
+    def train_once(launcher, precision="float32"):
+        if (launcher, precision) not in runs:
+            runs[launcher, precision] = run = tmp_path_factory.mktemp(launcher) / "run"
+            fields = {"launcher": launcher, "workers": 2, "batch_size": 4, "precision": precision}
+            assert launch(spark, TrainConfig(table=str(table), run=str(run), **fields, **PLAIN), stop)
+        return runs[launcher, precision]
+
+    return train_once
+
+
+@pytest.mark.parametrize("launcher", ["horovod", "torch"])
+def test_two_workers_train_like_one(two_workers, local_runs, launcher):
+    run = two_workers(launcher)
+    state = read_checkpoint(RunDirectory(str(run))).state
+    assert (state["epoch"], state["samples"]) == (2, 16)
+    np.testing.assert_allclose(figures(run), figures(local_runs / "alone")[:2], rtol=1e-4)
+
+
+def test_both_backends_learn_the_same(two_workers):
+    """Weights, batches and augmentation are the same. The order of sums differs."""
+    assert losses(two_workers("torch")) == pytest.approx(losses(two_workers("horovod")), rel=1e-4)
+
+
+@pytest.mark.parametrize(("first", "then"), [("horovod", "torch"), ("torch", "horovod")])
+def test_one_worker_of_the_other_launcher_resumes_two(spark, table, two_workers, local_runs, tmp_path, first, then):
+    run = shutil.copytree(two_workers(first), tmp_path / "run")
+    launch(spark, TrainConfig(table=str(table), run=str(run), launcher=then, workers=1, batch_size=8, **PLAIN))
+    np.testing.assert_allclose(figures(run), figures(local_runs / "alone"), rtol=2e-4)
+    assert every_sample_was_fed(run, table)
+
+
+@pytest.mark.parametrize(("launcher", "precision"), [("horovod", "mixed_bfloat16"), ("torch", "mixed_float16")])
+def test_16_bits_learn_about_the_same_and_are_not_saved(two_workers, launcher, precision):
+    """mixed_float16 skips some of the first steps, until its loss scale fits."""
+    full, half = two_workers(launcher), two_workers(launcher, precision)
+    assert losses(half) != losses(full) and losses(half) == pytest.approx(losses(full), rel=0.05)
+    for run in (full, half):
+        config = zipfile.ZipFile(run / "model.keras").read("config.json").decode()
+        assert "mixed" not in config and "float16" not in config
+        arrays = read_checkpoint(RunDirectory(str(run))).arrays
+        assert {str(array.dtype) for name, array in arrays.items() if name.startswith("model/")} == {"float32"}
+
+
+LOSE_A_BATCH = """
+import sys
+from cxrflow.base.config import TrainConfig
+from cxrflow.pipeline.train_job import train
+from cxrflow.training.feed import Feed
+
+batches = Feed.epoch
+
+def all_but_one(feed, *arguments):
+    for step, batch in enumerate(batches(feed, *arguments)):
+        if step != 2:
+            yield batch
+
+Feed.epoch = all_but_one
+train(None, TrainConfig(table=sys.argv[1], run=sys.argv[2], model="plain", batch_size=1))
+"""
+
+
+def test_a_feed_that_loses_a_sample_stops_training_and_names_the_shard(table, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_A_BATCH, str(table), str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "not every sample was fed exactly once" in done.stderr
+    assert any(
+        f"{shard.path} ({shard.rows - 1} samples fed, {shard.rows} expected)" in done.stderr
+        for shard in read_manifest(str(table)).of_split("train")
+    )
