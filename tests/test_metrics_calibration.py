@@ -63,7 +63,7 @@ def test_logits_that_part_the_labels_wholly_do_not_make_certainties():
 
 
 def test_no_rows_is_an_error():
-    with pytest.raises(ValueError, match="expected a known truth"):
+    with pytest.raises(ValueError, match="with a known truth"):
         metrics.fit_temperature(np.zeros((2, 2)), np.full((2, 2), np.nan))
 
 

@@ -120,7 +120,7 @@ def test_what_is_kept_tells_the_distance():
     random = np.random.default_rng(0)
     values, other = random.gamma(2, size=5000), random.gamma(2.5, size=700)
     kept = shift.describe({"x": values}, np.full(5000, "a"))["a"]["facts"]["x"]
-    assert len(kept) == shift.KEPT
+    assert len(kept) == shift.MAX_QUANTILES
     found = shift.compare(
         {"patients": 5000, "groups": {"a": {"n": 5000, "facts": {"x": kept}}}}, {"x": other}, np.full(700, "a"), 700
     )

@@ -4,7 +4,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from cxrflow import metrics
-from cxrflow.metrics.subgroups import FEWEST
+from cxrflow.metrics.subgroups import MIN_SAMPLES
 
 LABELS = ["NORMAL", "PNEUMONIA"]
 
@@ -13,7 +13,7 @@ LABELS = ["NORMAL", "PNEUMONIA"]
 def judged():
     """Groups: well alone, two kinds of ill, both labels, and a tiny one that is all wrong."""
     random = np.random.default_rng(0)
-    groups = np.repeat(["well", "plain", "subtle", "both", "tiny"], [60, 40, 40, 40, FEWEST - 1])
+    groups = np.repeat(["well", "plain", "subtle", "both", "tiny"], [60, 40, 40, 40, MIN_SAMPLES - 1])
     ill = np.isin(groups, ["plain", "subtle"]) | ((groups == "both") & (np.arange(len(groups)) % 2 == 0))
     far = np.select([groups == "plain", groups == "subtle"], [3.0, 0.7], 1.5)
     score = 1 / (1 + np.exp(-(np.where(ill, far, -1.5) + random.normal(size=len(groups)))))

@@ -28,7 +28,7 @@ def test_the_threshold_of_a_model_worse_than_chance_is_finite(criterion):
 @pytest.mark.parametrize("criterion", metrics.CRITERIA)
 @pytest.mark.parametrize("value", [True, False])
 def test_there_is_no_threshold_for_one_class(criterion, value):
-    with pytest.raises(ValueError, match="expected both values"):
+    with pytest.raises(ValueError, match="expected positive and negative samples"):
         metrics.CRITERIA[criterion](np.full(3, value), np.array([0.1, 0.2, 0.9]))
 
 

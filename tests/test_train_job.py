@@ -224,7 +224,7 @@ def test_another_prevalence_changes_scores_but_no_predicted_label(spark, table, 
         ),
         (
             {"prevalence": "a=0.5,b=0.5"},
-            "--prevalence: expected a share of each of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY, which add up to 1; got a",
+            "--prevalence: expected a share of each of SYNTHETIC_NORMAL, SYNTHETIC_OPACITY, adding up to 1, got a=0.5",
         ),
     ],
 )

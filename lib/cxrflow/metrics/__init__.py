@@ -1,8 +1,10 @@
-"""How good scores are, each figure with its 95 % interval, and what is fitted to validation data: thresholds and the
-temperature. NumPy, SciPy and scikit-learn; no Spark, no Keras.
+"""Metrics of scores with 95 % intervals, and what is fitted to validation data: thresholds and the temperature.
 
-Letters: n samples, K labels, b resamples. Truth of one label an image is int (n,), places of labels; of several findings an
-image ("multi") float (n, K), 1 or 0, NaN where unknown. Scores are float (n, K): a softmax or, for multi, a sigmoid each.
+NumPy, SciPy and scikit-learn only; no Spark, no Keras.
+
+Letters in shapes: n samples, K labels, b bootstrap resamples. ``truth`` is int (n,), indices of labels; for multi-label
+samples ("multi") float (n, K), 1 or 0, NaN where unknown. Scores are float (n, K): a softmax, or for multi a sigmoid
+each.
 """
 
 from cxrflow.metrics.calibration import ece, fit_temperature, reliability, tempered, with_temperature
@@ -22,12 +24,12 @@ __all__ = [
     "auc",
     "ece",
     "estimate_prevalence",
+    "evaluate_scores",
+    "evaluate_subgroups",
     "find_outcomes",
     "find_shares",
     "fit_temperature",
     "fit_threshold",
-    "evaluate_scores",
-    "evaluate_subgroups",
     "positive_index",
     "predicted",
     "reliability",

@@ -1,4 +1,4 @@
-"""From scores to a call."""
+"""From scores to predicted labels."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import numpy as np
 from cxrflow.base.findings import is_normal
 
 Threshold = float | list[float | None] | None
-"""Of the positive label's score with two labels, of each finding's with several an image, None with more than two labels."""
+"""With two labels of the positive label's score; for multi one for each finding; with more than two labels None."""
 
 
 def positive_index(labels: list[str]) -> int:
-    """The label that sensitivity is about: the last one that is not called normal or the like."""
-    findings = [place for place, label in enumerate(labels) if not is_normal(label)]
+    """The label that sensitivity is about: the last one whose name does not mean normal."""
+    findings = [index for index, label in enumerate(labels) if not is_normal(label)]
     return findings[-1] if findings else len(labels) - 1
 
 
 def predicted(scores: np.ndarray, positive: int | None, threshold: Threshold) -> np.ndarray:
-    """int (n,): the label that each row of scores stands for. With two labels, ``positive`` where its score is at
-    least the threshold; with more, the label of the highest score.
+    """The predicted labels of scores (n, K).
 
-    With a threshold for each of several findings bool (n, K): which are called; one without a threshold is at 0.5.
+    int (n,): with two labels ``positive`` where its score is at least the threshold; with more, the label with the
+    highest score. bool (n, K) if ``threshold`` is a list: which findings are predicted; a threshold of None there means
+    0.5.
     """
     if isinstance(threshold, list):
         return scores >= np.array([0.5 if value is None else value for value in threshold])
     if scores.shape[1] != 2 or threshold is None:
         return scores.argmax(axis=1)
+    assert positive is not None
     return np.where(scores[:, positive] >= threshold, positive, 1 - positive)

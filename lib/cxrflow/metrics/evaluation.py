@@ -1,4 +1,4 @@
-"""Everything that is said of scores whose truth is known."""
+"""All metrics of scores with known labels."""
 
 from __future__ import annotations
 
@@ -24,106 +24,140 @@ def evaluate_scores(
     seed: int = 0,
     prevalence: tuple[float, ...] | None = None,
 ) -> dict:
-    """Everything that evaluate.py reports of a set of samples, as plain data for JSON; what has no value is None.
+    """All figures of a set of samples as plain data for JSON; a figure without a value is None.
 
-    ``truth``: int (n,), or float (n, K) for multi; ``scores``: float (n, K); ``patients``: any (n,); ``prevalence``: a clinic's
-    share of each label, for predictive values there. Always there: ``n``, ``patients``, ``labels``, ``auc`` and its interval.
-    With two labels the figures of ``OneVsRest.figures`` about the positive one; otherwise those of each label in ``per_label``,
-    and their means in ``macro``.
+    Args:
+        truth: int (n,), or float (n, K) for multi.
+        scores: float (n, K).
+        patients: any (n,), the patient of each sample.
+        labels: K names.
+        positive: index of the positive label; needed with two labels.
+        threshold: what ``predicted`` takes.
+        bootstrap: number of resamples.
+        seed: of the resamples.
+        prevalence: share of each label at another place, for predictive values there.
+
+    Returns:
+        Always ``n``, ``patients``, ``labels``, ``auc`` and ``auc_interval``. With two labels also the figures of
+        ``OneVsRest.figures`` for the positive label; otherwise those of each label in ``per_label``, and their means in
+        ``macro``.
     """
-    called = predicted(scores, positive, threshold)
-    asked = binary_problems(truth, scores, called, patients, labels, positive)
+    labels_predicted = predicted(scores, positive, threshold)
+    problems = binary_problems(truth, scores, labels_predicted, patients, labels, positive)
     resampled = Resamples(patients, bootstrap, seed).of(
         lambda weights: {
-            (label, name): value for label, question in asked.items() for name, value in question(weights).items()
+            (label, name): value for label, problem in problems.items() for name, value in problem(weights).items()
         }
     )
     shares = dict(zip(labels, prevalence or [None] * len(labels), strict=True))
-    each = {
-        label: question.figures(
+    per_label = {
+        label: problem.figures(
             {name: resampled[label, name] for other, name in resampled if other == label}, shares[label]
         )
-        for label, question in asked.items()
+        for label, problem in problems.items()
     }
     figures: dict = {"n": len(truth), "patients": len(np.unique(patients)), "labels": labels}
-    if truth.ndim == 2:
-        macro = _means(asked, resampled)
+    if isinstance(threshold, list):
+        macro = _means(problems, resampled)
         return {
             **figures,
             "auc": macro["auc"],
             "auc_interval": macro["auc_interval"],
             "macro": macro,
             "thresholds": dict(zip(labels, threshold, strict=True)),
-            "per_label": each,
+            "per_label": per_label,
         }
-    figures["confusion"] = confusion_matrix(truth, called, labels=range(len(labels))).tolist()
+    figures["confusion"] = confusion_matrix(truth, labels_predicted, labels=range(len(labels))).tolist()
     if len(labels) == 2:
-        return {**figures, "positive_label": labels[positive], "threshold": threshold, **each[labels[positive]]}
-    macro = _means(asked, resampled)
+        assert positive is not None
+        return {**figures, "positive_label": labels[positive], "threshold": threshold, **per_label[labels[positive]]}
+    macro = _means(problems, resampled)
     return {
         **figures,
-        **_of_the_highest(truth, scores, called, patients, bootstrap, seed),
+        **_of_the_highest(truth, scores, labels_predicted, patients, bootstrap, seed),
         "auc": macro["auc"],
         "auc_interval": macro["auc_interval"],
         "macro": macro,
-        "per_label": each,
+        "per_label": per_label,
     }
 
 
 def binary_problems(
     truth: np.ndarray,
     scores: np.ndarray,
-    called: np.ndarray,
+    labels_predicted: np.ndarray,
     patients: np.ndarray,
     labels: list[str],
     positive: int | None,
 ) -> dict[str, OneVsRest]:
-    """What is asked: of two labels about the positive one, of more about each against the rest, of several findings about
-    each where it is known."""
+    """The binary problems that an evaluation consists of, by label.
+
+    With two labels, the positive one; with more, each against the rest; for multi, each finding over the samples where
+    it is known.
+    """
     if truth.ndim == 2:
         return {
             label: OneVsRest(
-                truth[:, place] == 1, scores[:, place], called[:, place], patients, ~np.isnan(truth[:, place])
+                truth[:, index] == 1, scores[:, index], labels_predicted[:, index], patients, ~np.isnan(truth[:, index])
             )
-            for place, label in enumerate(labels)
+            for index, label in enumerate(labels)
         }
-    places = [positive] if len(labels) == 2 else range(len(labels))
-    return {labels[place]: OneVsRest(truth == place, scores[:, place], called == place, patients) for place in places}
+    indices = list(range(len(labels)))
+    if len(labels) == 2:
+        assert positive is not None
+        indices = [positive]
+    return {
+        labels[index]: OneVsRest(truth == index, scores[:, index], labels_predicted == index, patients)
+        for index in indices
+    }
 
 
 def calibration_errors(
     truth: np.ndarray, scores: np.ndarray, labels: list[str], positive: int | None
 ) -> dict[str, float | None]:
-    """The expected calibration errors that ``evaluate_scores`` reports, by label: of two labels the positive one's, of more that of the
-    called one, by the name ``called``, of several findings each one's, None where nothing is known of it."""
+    """The expected calibration errors of ``evaluate_scores`` without anything else.
+
+    With two labels that of the positive one, by its name; with more that of the predicted label, as ``predicted``; for
+    multi that of each finding, None where no sample is known.
+    """
     if truth.ndim == 2:
         return {
-            label: ece(truth[rows, place] == 1, scores[rows, place]) if rows.any() else None
-            for place, (label, rows) in enumerate(zip(labels, (~np.isnan(truth)).T, strict=True))
+            label: ece(truth[rows, index] == 1, scores[rows, index]) if rows.any() else None
+            for index, (label, rows) in enumerate(zip(labels, (~np.isnan(truth)).T, strict=True))
         }
     if len(labels) > 2:
         return {"predicted": ece(truth == scores.argmax(axis=1), scores.max(axis=1))}
+    assert positive is not None
     return {labels[positive]: ece(truth == positive, scores[:, positive])}
 
 
-def _means(asked: dict[str, OneVsRest], resampled: dict[tuple[str, str], np.ndarray]) -> dict:
-    """The means over labels, each label counting the same, with bootstrap intervals, and over how many (``auc_labels``). Labels
-    whose figure has no value, such as a finding that is nowhere present, are left out; so they are in each resample, where a
-    rare finding may not be drawn."""
+def _means(problems: dict[str, OneVsRest], resampled: dict[tuple[str, str], np.ndarray]) -> dict:
+    """Unweighted means over labels with bootstrap intervals, and over how many labels (``auc_labels`` and so on).
+
+    Labels without the figure, such as a finding that no sample has, are left out. The same holds in each resample,
+    where a rare finding may be missing.
+    """
     means: dict = {}
     for name in MEANS:
-        of = [label for label, question in asked.items() if question.values[name] is not None]
-        means[name] = float(np.mean([asked[label].values[name] for label in of])) if of else None
-        samples = mean_of([resampled[label, name] for label in of]) if of else np.zeros(0)
+        values = {label: problem.values[name] for label, problem in problems.items()}
+        values = {label: value for label, value in values.items() if value is not None}
+        means[name] = float(np.mean(list(values.values()))) if values else None
+        samples = mean_of([resampled[label, name] for label in values]) if values else np.zeros(0)
         means[f"{name}_interval"] = logit_interval(means[name], samples) if name == "auc" else percentiles(samples)
-        means[f"{name}_labels"] = len(of)
+        means[f"{name}_labels"] = len(values)
     return means
 
 
 def _of_the_highest(
-    truth: np.ndarray, scores: np.ndarray, called: np.ndarray, patients: np.ndarray, bootstrap: int, seed: int
+    truth: np.ndarray,
+    scores: np.ndarray,
+    labels_predicted: np.ndarray,
+    patients: np.ndarray,
+    bootstrap: int,
+    seed: int,
 ) -> dict:
-    """Of more than two labels: how often the label of the highest score is right, and whether that score says so."""
-    question = OneVsRest(called == truth, scores.max(axis=1), np.ones(len(truth), bool), patients)
-    figures = question.figures(Resamples(patients, bootstrap, seed).of(question))
+    """Accuracy of more than two labels, and the calibration of the highest score."""
+    always = np.ones(len(truth), bool)
+    problem = OneVsRest(labels_predicted == truth, scores.max(axis=1), always, patients)
+    figures = problem.figures(Resamples(patients, bootstrap, seed).of(problem))
     return {name: figures[name] for name in ("accuracy", "accuracy_interval", "calibration")}

@@ -24,14 +24,14 @@ def as_text(result: dict) -> str:
             _figure(name, result, key)
             for name, key in (
                 ("AUC", "auc"),
-                ("avg precision", "average_precision"),
+                ("average precision", "average_precision"),
                 ("sensitivity", "sensitivity"),
                 ("specificity", "specificity"),
             )
         ]
         lines += [
-            _figure("calibr. error", result["calibration"], "ece") + f", {by_chance:.3f} expected by chance",
-            f"{'threshold':<14} {result['threshold']:.3f}  for the score of {result['positive_label']}",
+            _figure("calibration error", result["calibration"], "ece") + f", {by_chance:.3f} expected by chance",
+            f"{'threshold':<17} {result['threshold']:.3f}  for the score of {result['positive_label']}",
         ]
     else:
         lines.append(
@@ -59,7 +59,7 @@ def span(interval: list[float]) -> str:
 
 def _figure(name: str, figures: dict, key: str) -> str:
     value, interval = figures[key], figures[f"{key}_interval"]
-    return f"{name:<14} {rate(value):<5}  ({span(interval) if interval else 'no interval: too few patients or errors'})"
+    return f"{name:<17} {rate(value):<5}  ({span(interval) if interval else 'no interval: too few patients or errors'})"
 
 
 def _confusion(result: dict) -> list[str]:
@@ -108,13 +108,13 @@ def _leakage(result: dict) -> list[str]:
     match leakage["table"]:
         case "own" if result["split"] != "test":
             text = (
-                f"The figures are too good: the split {result['split']} of the run's own table was evaluated, and training "
-                "used images of it or chose the threshold on them."
+                f"The figures are too good: the split {result['split']} of the run's own table was evaluated, and "
+                "training used images of it or chose the threshold on them."
             )
         case "remade":
             text = (
-                "The figures may be too good: the run's table was ingested again after training, and patients may be in "
-                "other splits now, so training may have used these images. Train on the new table."
+                "The figures may be too good: the run's table was ingested again after training, and patients may be "
+                "in other splits now, so training may have used these images. Train on the new table."
             )
         case "unknown":
             text = (
@@ -124,9 +124,9 @@ def _leakage(result: dict) -> list[str]:
         case "other" if leakage["patients"]:
             text = (
                 f"The figures are too good: training or its validation used {leakage['images']:,} of these "
-                f"{result['n']:,} images, and images of {leakage['patients']:,} of these {result['patients']:,} patients. "
-                "Patients are compared by identifier, and two hospitals may use the same one for different people. "
-                "Images are compared by file content."
+                f"{result['n']:,} images, and images of {leakage['patients']:,} of these {result['patients']:,} "
+                "patients. Patients are compared by identifier, and two hospitals may use the same one for different "
+                "people. Images are compared by file content."
             )
         case _:
             return []

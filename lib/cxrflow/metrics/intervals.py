@@ -1,4 +1,4 @@
-"""95 % intervals. Images of one patient are not independent, so each of them counts patients."""
+"""95 % intervals over patients, because images of one patient are not independent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-FEWEST_PATIENTS = 10
-"""Of fewer there is no bootstrap, nor a variance between them: what they have in common is taken for what all patients have."""
+MIN_PATIENTS = 10
+"""With fewer there is no bootstrap and no variance between patients: what they share by chance would look general."""
 Z = float(norm.ppf(0.975))
-_AT_ONCE = 2**20  # weights, 8 MB
+_BATCH_WEIGHTS = 2**20  # 8 MB
 
 
 def wilson(successes: float, trials: float) -> list[float] | None:
-    """Interval of a rate (Wilson 1927): [low, high], or None for no trials. It takes the trials for independent."""
+    """Wilson (1927) interval [low, high] of a rate of independent trials; None without trials."""
     if not trials:
         return None
     share, spread = successes / trials, Z**2 / trials
@@ -31,20 +31,24 @@ def wilson(successes: float, trials: float) -> list[float] | None:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of samples, and as many independent ones as would tell as much of it."""
+    """A share of samples, and its effective sample size."""
 
     value: float
     trials: float
 
     @classmethod
     def of(cls, successes: np.ndarray, trials: np.ndarray, patients: np.ndarray) -> Rate | None:
-        """``successes``, ``trials``: 0 or 1 (n,), whether a sample is counted, and out of what; ``patients``: any (n,). None of
-        no trials.
+        """The rate of ``successes`` among ``trials``; None without trials.
 
-        The samples are divided by the design effect (Kish 1965): how many times the variance between patients is what it
-        would be were their samples independent. What so many patients tell of that variance itself is in Student's t (Korn
-        and Graubard 1998). Where the rarer outcome is in fewer than FEWEST_PATIENTS of them, or in none, there is too little to
-        tell it from, so each patient counts once.
+        The effective sample size is the number of samples divided by the design effect (Kish 1965): the ratio of the
+        variance between patients to the variance of independent samples. It is adjusted for the degrees of freedom of
+        that variance by Student's t (Korn and Graubard 1998). If the rarer outcome occurs in fewer than MIN_PATIENTS
+        patients, the variance cannot be estimated, and each patient counts once.
+
+        Args:
+            successes: 0 or 1 (n,), the numerator.
+            trials: 0 or 1 (n,), the denominator.
+            patients: any (n,).
         """
         counted = trials > 0
         _, member = np.unique(patients[counted], return_inverse=True)
@@ -52,7 +56,7 @@ class Rate:
             return None
         hits, of = np.bincount(member, successes[counted]), np.bincount(member)
         total, value = of.sum(), hits.sum() / of.sum()
-        if min(np.count_nonzero(hits), np.count_nonzero(hits < of)) < FEWEST_PATIENTS:
+        if min(np.count_nonzero(hits), np.count_nonzero(hits < of)) < MIN_PATIENTS:
             return cls(float(value), float(len(of)))
         effect = ((hits - value * of) ** 2).sum() / (total * value * (1 - value))
         certain = student.ppf(0.975, total - 1) / student.ppf(0.975, len(of) - 1)
@@ -60,19 +64,23 @@ class Rate:
 
     @property
     def interval(self) -> list[float]:
-        """Wilson's, of the effective number of samples."""
-        return wilson(self.value * self.trials, self.trials)
+        """Wilson's interval with the effective sample size."""
+        interval = wilson(self.value * self.trials, self.trials)
+        assert interval is not None
+        return interval
 
     def drawn(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """float (count,): rates that it may have come from, by Jeffreys' prior."""
+        """float (count,): draws from the posterior of the rate under Jeffreys' prior."""
         hits = self.value * self.trials
         return random.beta(hits + 0.5, self.trials - hits + 0.5, count)
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """A bootstrap over patients (Efron and Tibshirani 1993): patients are drawn with replacement, each with all of its images.
-    The same draws whatever figure is asked for."""
+    """A bootstrap over patients (Efron and Tibshirani 1993).
+
+    Patients are drawn with replacement, each with all images. The draws are the same for every statistic.
+    """
 
     patients: np.ndarray
     """Any (n,): the patient of each sample."""
@@ -80,11 +88,11 @@ class Resamples:
     seed: int = 0
 
     def weights(self) -> Iterator[np.ndarray]:
-        """float (b, n), ``count`` rows in all: how often each sample was drawn."""
+        """Batches of float (b, n), ``count`` rows in total: how often each sample was drawn."""
         _, member = np.unique(self.patients, return_inverse=True)
         size = member.max() + 1
         random = np.random.default_rng(self.seed)
-        step = max(1, _AT_ONCE // len(member))
+        step = max(1, _BATCH_WEIGHTS // len(member))
         for start in range(0, self.count, step):
             drawn = [
                 np.bincount(random.integers(0, size, size), minlength=size)
@@ -93,41 +101,51 @@ class Resamples:
             yield np.stack(drawn)[:, member].astype(np.float64)
 
     def of(self, statistic: Callable[[np.ndarray], dict]) -> dict:
-        """Figures of each resample, by name, float (count,). ``statistic``: weights (b, n) to figures (b,) by name, NaN where
-        one has no value."""
+        """The figures of each resample by name, float (count,).
+
+        ``statistic`` maps weights (b, n) to figures (b,) by name, NaN where a figure has no value.
+        """
         parts = [statistic(weights) for weights in self.weights()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def percentiles(samples: np.ndarray) -> list[float] | None:
-    """The percentile interval [low, high] of the resamples (b,) of a figure. None where the figure has no value in one of them,
-    which means too few patients, or the same in all, which tells nothing of others."""
+    """The percentile interval [low, high] of a figure's resamples (b,).
+
+    None if the figure has no value in a resample (too few patients), or the same value in all (no information).
+    """
     if not len(samples) or not np.isfinite(samples).all() or np.ptp(samples) == 0:
         return None
     return [float(limit) for limit in np.percentile(samples, [2.5, 97.5])]
 
 
 def logit_interval(value: float | None, samples: np.ndarray) -> list[float] | None:
-    """Of a figure between 0 and 1, normal on the scale of log(v / (1 - v)) with the deviation of its resamples (b,): near 1,
-    where the percentiles' lower limit is too high. None where the percentiles have none."""
-    if value in (None, 0, 1) or percentiles(samples) is None:
+    """A normal interval on the logit scale for a figure from 0 to 1, with the standard deviation of its resamples (b,).
+
+    Near 1 the lower limit of the percentile interval would be too high. None where ``percentiles`` is None.
+    """
+    if value is None or value in (0, 1) or percentiles(samples) is None:
         return None
     half = Z * samples.std(ddof=1) / (value * (1 - value))
     return [float(expit(logit(value) - half)), float(expit(logit(value) + half))]
 
 
 def perfect_auc_interval(positives: int, negatives: int) -> list[float] | None:
-    """Of an AUC of 1, in so many positive and negative patients, of which resamples would all give 1 (Newcombe 2006, method 5):
-    down to where 1 is 1.96 standard errors away, with Hanley and McNeil's (1982) error for exponential scores."""
+    """The interval of an AUC of 1 from the numbers of positive and negative patients (Newcombe 2006, method 5).
+
+    A bootstrap would give 1 in every resample. The lower limit is the AUC from which 1 is 1.96 standard errors away,
+    with the standard error of Hanley and McNeil (1982) for exponential scores. None without positive or negative
+    patients.
+    """
     if not positives or not negatives:
         return None
-    more = (positives + negatives) / 2 - 1
+    extra = (positives + negatives) / 2 - 1
 
     def error(area: float) -> float:
         return np.sqrt(
             area
             * (1 - area)
-            * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area))
+            * (1 + extra * (1 - area) / (2 - area) + extra * area / (1 + area))
             / (positives * negatives)
         )
 
@@ -135,8 +153,11 @@ def perfect_auc_interval(positives: int, negatives: int) -> list[float] | None:
 
 
 def mean_of(samples: list[np.ndarray]) -> np.ndarray:
-    """The mean of figures, float (b,) each, in each resample, over those that have a value in it; NaN where none has, and
-    everywhere where one has a value nowhere, as of too few patients: it would be in the mean and not in its resamples."""
+    """The mean of several figures, float (b,) each, in each resample.
+
+    A figure without a value in a resample is left out there. A figure without a value in any resample (too few
+    patients) makes all means NaN, because it would count in the mean itself but not in its resamples.
+    """
     values = np.stack(samples)
     if np.isnan(values).all(axis=1).any():
         return np.full(values.shape[1], np.nan)
@@ -145,8 +166,10 @@ def mean_of(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def basic(value: float, samples: np.ndarray) -> list[float] | None:
-    """The basic bootstrap interval (Davison and Hinkley 1997) of a figure that is not below 0: the percentiles mirrored at
-    the ``value``, which it holds in any case. For figures that chance drives up, such as the ECE: it does so once more in each
-    resample."""
+    """The basic bootstrap interval (Davison and Hinkley 1997) of a non-negative figure; it always contains ``value``.
+
+    It mirrors the percentiles at the value. This suits figures that chance biases upwards, such as the ECE, because
+    resampling adds the same bias again.
+    """
     found = percentiles(samples)
     return found and [max(0.0, min(value, 2 * value - found[1])), max(value, 2 * value - found[0])]

@@ -38,8 +38,8 @@ class Outcomes:
 def confidence(scores: np.ndarray, positive: int | None, threshold: Threshold) -> np.ndarray:
     """float (n, K): the distance of each score from the other decision.
 
-    With two labels and for multi-label scores it is the distance from the threshold in logits. With more than two labels
-    it is the difference of the logarithms of the two highest scores. Single-label samples have equal columns.
+    With two labels and for multi-label scores it is the distance from the threshold in logits. With more than two
+    labels it is the difference of the logarithms of the two highest scores. Single-label samples have equal columns.
     """
     if isinstance(threshold, list):
         return np.abs(logit(scores) - logit(np.array([0.5 if value is None else value for value in threshold])))

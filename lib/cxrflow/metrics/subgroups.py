@@ -1,4 +1,4 @@
-"""Figures of parts of the samples: a model that is good on the whole may fail one hospital, or one kind of disease."""
+"""Metrics of subgroups: a model that is good overall may fail at one hospital, or for one kind of disease."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cxrflow.metrics.evaluation import binary_problems
 from cxrflow.metrics.intervals import Resamples, logit_interval, mean_of
 from cxrflow.metrics.one_vs_rest import OneVsRest
 
-FEWEST = 10
+MIN_SAMPLES = 10
+"""A group with fewer is not considered for ``worst``."""
 _RATES = ("accuracy", "sensitivity", "specificity")
 
 
@@ -27,95 +28,99 @@ def evaluate_subgroups(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """``groups``: text (n,). Gives ``groups``, by name, and ``worst``: among those of at least FEWEST samples the name of the
-    group with the lowest accuracy, for multi that whose AUC is farthest below the ``auc_of_all``, or None.
+    """Figures of each group. ``groups``: text (n,); the other arguments as in ``evaluate_scores``.
 
-    Of a group: ``n``, ``patients``, and with their intervals accuracy and, with two labels, sensitivity, specificity and AUC. A
-    group with one label alone, such as a kind of disease, has no AUC of its own: there it is that of its samples against all
-    those of the other label, and ``auc_against`` says so. For multi, the AUC is the mean over those findings, ``auc_labels`` of them,
-    that are both present and absent in the group; ``auc_of_all`` is the mean of all samples over the same findings, some of which
-    are harder than others.
+    Returns ``groups``, by name, and ``worst``: the name of the group with the lowest accuracy, or for multi with the
+    AUC farthest below ``auc_of_all``; None if fewer than two groups have MIN_SAMPLES samples.
+
+    Each group has ``n``, ``patients`` and, with intervals, accuracy and with two labels sensitivity, specificity and
+    AUC. A group with one label only, such as a kind of disease, has no AUC. Its samples are compared with all samples
+    of the other label, and ``auc_against`` names it. For multi, ``auc`` is the mean over the ``auc_labels`` findings
+    that are both present and absent in the group, and ``auc_of_all`` the mean of all samples over the same findings,
+    because some findings are harder than others.
     """
-    called = predicted(scores, positive, threshold)
+    labels_predicted = predicted(scores, positive, threshold)
     resamples = Resamples(patients, bootstrap, seed)
     found = {}
-    for name in sorted(set(groups.tolist()), key=_in_order):
+    for name in sorted(set(groups.tolist()), key=_sort_key):
         inside = groups == name
         figures = {"n": int(inside.sum()), "patients": len(np.unique(patients[inside]))}
         if truth.ndim == 2:
-            figures |= _mean_auc(truth, scores, called, patients, inside, resamples)
+            figures |= _mean_auc(truth, scores, labels_predicted, patients, inside, resamples)
         elif len(labels) == 2:
-            figures |= _of_two(truth, scores, called, patients, inside, labels, positive, resamples)
+            assert positive is not None
+            figures |= _binary(truth, scores, labels_predicted, patients, inside, labels, positive, resamples)
         else:
-            figures |= _rates(
-                OneVsRest(truth == called, scores.max(axis=1), np.ones(len(truth), bool), patients, inside),
-                ("accuracy",),
-                resamples,
-            )
+            always = np.ones(len(truth), bool)
+            problem = OneVsRest(truth == labels_predicted, scores.max(axis=1), always, patients, inside)
+            figures |= _with_intervals(problem, ("accuracy",), resamples)
         found[name] = figures
     return {"groups": found, "worst": _worst(found)}
 
 
-def _in_order(name: str) -> tuple[float, str]:
-    """Names that begin with a number in its order, then the others."""
+def _sort_key(name: str) -> tuple[float, str]:
+    """Sorts names that begin with a number by that number, and all others after them."""
     number = re.match(r"\d+(\.\d+)?", name)
     return float(number[0]) if number else math.inf, name
 
 
-def _worst(found: dict[str, dict]) -> str | None:
-    counted = {
+def _worst(groups: dict[str, dict]) -> str | None:
+    compared: dict[str, float] = {
         name: group["accuracy"] if "accuracy" in group else group["auc"] - group["auc_of_all"]
-        for name, group in found.items()
-        if group["n"] >= FEWEST and group.get("auc_labels") != 0
+        for name, group in groups.items()
+        if group["n"] >= MIN_SAMPLES and group.get("auc_labels") != 0
     }
-    return min(counted, key=counted.get) if len(counted) > 1 else None
+    return min(compared, key=lambda name: compared[name]) if len(compared) > 1 else None
 
 
-def _rates(question: OneVsRest, names: tuple[str, ...], resamples: Resamples) -> dict:
-    figures = question.figures(resamples.of(question))
+def _with_intervals(problem: OneVsRest, names: tuple[str, ...], resamples: Resamples) -> dict:
+    figures = problem.figures(resamples.of(problem))
     return {key: figures[key] for name in names for key in (name, f"{name}_interval")}
 
 
-def _of_two(
+def _binary(
     truth: np.ndarray,
     scores: np.ndarray,
-    called: np.ndarray,
+    labels_predicted: np.ndarray,
     patients: np.ndarray,
     inside: np.ndarray,
     labels: list[str],
     positive: int,
     resamples: Resamples,
 ) -> dict:
-    yes = truth == positive
-    figures = {"positives": int(yes[inside].sum())}
-    figures |= _rates(OneVsRest(yes, scores[:, positive], called == positive, patients, inside), _RATES, resamples)
+    is_positive, own = truth == positive, scores[:, positive]
+    figures = {"positives": int(is_positive[inside].sum())}
+    problem = OneVsRest(is_positive, own, labels_predicted == positive, patients, inside)
+    figures |= _with_intervals(problem, _RATES, resamples)
     present = np.unique(truth[inside])
     both = len(present) == 2
     rows = inside if both else inside | (truth != present[0])
-    figures |= _rates(OneVsRest(yes, scores[:, positive], called == positive, patients, rows), ("auc",), resamples)
+    problem = OneVsRest(is_positive, own, labels_predicted == positive, patients, rows)
+    figures |= _with_intervals(problem, ("auc",), resamples)
     return {**figures, "auc_against": None if both else f"all {labels[1 - int(present[0])]}"}
 
 
 def _mean_auc(
     truth: np.ndarray,
     scores: np.ndarray,
-    called: np.ndarray,
+    labels_predicted: np.ndarray,
     patients: np.ndarray,
     inside: np.ndarray,
     resamples: Resamples,
 ) -> dict:
-    def asked(states: np.ndarray) -> dict[str, OneVsRest]:
-        return binary_problems(states, scores, called, patients, [str(place) for place in range(truth.shape[1])], None)
+    def problems(states: np.ndarray) -> list[OneVsRest]:
+        names = [str(index) for index in range(truth.shape[1])]
+        return list(binary_problems(states, scores, labels_predicted, patients, names, None).values())
 
-    here, all_of_it = asked(np.where(inside[:, None], truth, np.nan)), asked(truth)
-    both = [place for place, question in here.items() if question.values["auc"] is not None]
-    if not both:
+    of_group, of_all = problems(np.where(inside[:, None], truth, np.nan)), problems(truth)
+    pairs = [pair for pair in zip(of_group, of_all, strict=True) if pair[0].values["auc"] is not None]
+    if not pairs:
         return {"auc": None, "auc_interval": None, "auc_of_all": None, "auc_labels": 0}
-    areas = resamples.of(lambda weights: {"auc": mean_of([here[place](weights)["auc"] for place in both])})
-    mean = float(np.mean([here[place].values["auc"] for place in both]))
+    areas = resamples.of(lambda weights: {"auc": mean_of([group(weights)["auc"] for group, _ in pairs])})
+    mean, overall = (float(np.mean([problem.values["auc"] for problem in side])) for side in zip(*pairs, strict=True))
     return {
         "auc": mean,
         "auc_interval": logit_interval(mean, areas["auc"]),
-        "auc_of_all": float(np.mean([all_of_it[place].values["auc"] for place in both])),
-        "auc_labels": len(both),
+        "auc_of_all": overall,
+        "auc_labels": len(pairs),
     }

@@ -1,7 +1,7 @@
-"""The threshold of a score by a stated criterion, fitted to validation data. None of them depends on how many of the
-samples are positive, so the threshold is for a clinic of another prevalence as well.
+"""Rules that choose the threshold of a score on validation data.
 
-A sample is called positive at a score of at least the threshold.
+A sample is predicted positive if its score is at least the threshold. No rule depends on the prevalence in the
+validation data, so a threshold also holds at another prevalence.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from cxrflow.metrics.calibration import logit
 from cxrflow.metrics.decision import Threshold
 
 Criterion = Callable[[np.ndarray, np.ndarray], float]
-"""(positive bool (n,), both values present; scores float (n,), 0 to 1) to the threshold."""
+"""From positive, bool (n,) with both values present, and scores, float (n,) from 0 to 1, to the threshold."""
 
 
 def youden_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold at which sensitivity + specificity is greatest (Youden 1950)."""
+    """The threshold that maximises sensitivity + specificity (Youden 1950)."""
     _require_both(positive)
     false_rate, true_rate, thresholds = roc_curve(positive, scores, drop_intermediate=False)
-    # The first point calls nothing positive, at an infinite threshold; a model worse than chance would end there.
+    # Skip the first point, an infinite threshold: a model worse than chance would choose it.
     return _below(scores, float(thresholds[1:][np.argmax((true_rate - false_rate)[1:])]))
 
 
 def balanced_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Where a logistic regression of the truth on the logit (Platt 1999), with both classes given the same weight, says
-    0.5. All samples have a say in it, not the few beside the threshold as in Youden's, so it varies less from one
-    validation set to another.
+    """The score at which a logistic regression on the logit (Platt 1999), with balanced classes, gives 0.5.
 
-    scikit-learn's default penalty keeps it finite where the classes part wholly. For a score that does not rise with the
-    truth there is no such place, and Youden's is taken.
+    It depends on all samples and not only on those near the threshold, so it varies less between validation sets than
+    Youden's. The default penalty of scikit-learn keeps it finite where the classes are separated completely. If the
+    score does not increase with the label, the result is Youden's threshold.
     """
     _require_both(positive)
     fitted = LogisticRegression(class_weight="balanced").fit(logit(scores)[:, None], positive)
@@ -43,11 +42,11 @@ def balanced_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(expit(-intercept / slope)) if slope > 0 else youden_threshold(positive, scores)
 
 
-def sensitivity_threshold(positive: np.ndarray, scores: np.ndarray, wanted: float) -> float:
-    """The highest threshold at which at least the share ``wanted`` of the positive samples is called."""
+def sensitivity_threshold(positive: np.ndarray, scores: np.ndarray, sensitivity: float) -> float:
+    """The highest threshold that reaches the sensitivity."""
     _require_both(positive)
     found = np.sort(scores[positive])[::-1]
-    needed = math.ceil(wanted * len(found) - 1e-9)  # 0.95 * 20 is a little more than 19
+    needed = math.ceil(sensitivity * len(found) - 1e-9)  # as floats, 0.95 * 20 is a little more than 19
     return _below(scores, float(found[max(needed, 1) - 1]))
 
 
@@ -61,10 +60,10 @@ def fit_threshold(
     criterion: str = "balanced",
     sensitivity: float | None = None,
 ) -> Threshold:
-    """The threshold that a run keeps: by the named criterion, or such that the wanted ``sensitivity`` is reached.
+    """The threshold of a run, by the named criterion or for a ``sensitivity``.
 
-    With two labels of ``positive``'s score; with more None; for multi a list with one of each finding, from the samples
-    where it is known, and None for a finding that has not both values there.
+    With two labels, of the positive label's score; with more, None. For multi a list, one for each finding over the
+    samples where it is known, and None for a finding that is not both present and absent there.
     """
 
     def fitted(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -75,17 +74,19 @@ def fit_threshold(
     if truth.ndim == 1:
         return fitted(truth == positive, scores[:, positive]) if scores.shape[1] == 2 else None
     known = ~np.isnan(truth)
-    findings = [(truth[rows, place] == 1, scores[rows, place]) for place, rows in enumerate(known.T)]
+    findings = [(truth[rows, index] == 1, scores[rows, index]) for index, rows in enumerate(known.T)]
     return [fitted(*finding) if len(set(finding[0].tolist())) == 2 else None for finding in findings]
 
 
 def _below(scores: np.ndarray, score: float) -> float:
-    """The middle of the gap between a score and the next lower one: the same calls, and a last bit that differs on another
-    machine changes none."""
+    """The middle between a score and the next lower one.
+
+    The predictions are the same, and rounding differences on another machine do not change them.
+    """
     lower = scores[scores < score]
     return (score + float(lower.max())) / 2 if len(lower) else score
 
 
 def _require_both(positive: np.ndarray) -> None:
     if positive.all() or not positive.any():
-        raise ValueError(f"expected both values in positive, got {len(positive)} times {bool(positive.any())}")
+        raise ValueError(f"expected positive and negative samples, got {len(positive)} times {bool(positive.any())}")

@@ -155,7 +155,7 @@ def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.
     with np.errstate(invalid="ignore"):  # a finding may be unknown for all images
         here = present.sum(axis=0) / known.sum(axis=0)
     prior = find_prior(config.prevalence, run) if config.prevalence else None
-    estimate = Prior(run.prevalence, (), run.multi).estimated(scores)
+    estimate = metrics.estimate_prevalence(scores, run.prevalence, run.multi)
 
     def by_label(shares: Iterable[float]) -> dict[str, float | None]:
         pairs = zip(run.labels, shares, strict=True)
@@ -164,7 +164,7 @@ def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.
     return prior, {
         "training": by_label(run.prevalence),
         "here": by_label(here),
-        "estimated": by_label(estimate.clinic),
+        "estimated": by_label(estimate),
         "used": by_label(prior.clinic) if prior else None,
     }
 

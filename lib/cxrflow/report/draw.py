@@ -77,7 +77,7 @@ def of_evaluation(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decisi
 def _of_ranking(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision: Decision) -> dict[str, Picture]:
     """ROC and precision-recall curves of the positive label, or of each label against the rest."""
     binary, roc, precision = "threshold" in metrics, {}, {}
-    for index in [decision.positive] if binary else range(len(decision.labels)):
+    for index in [decision.positive_index] if binary else range(len(decision.labels)):
         label = decision.labels[index]
         known = np.ones(len(truth), bool) if truth.ndim == 1 else ~np.isnan(truth[:, index])
         positive = (truth == index if truth.ndim == 1 else truth[:, index] == 1)[known]
@@ -123,14 +123,14 @@ def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision:
         )
     if "threshold" in metrics:
         own = scored[score_column(metrics["positive_label"])].to_numpy()
-        ordered = [1 - decision.positive, decision.positive]
+        ordered = [1 - decision.positive_index, decision.positive_index]
         pictures["scores"] = _picture(
             plots.histogram(
                 {decision.labels[index]: own[truth == index] for index in ordered},
                 metrics["threshold"],
                 f"score of {metrics['positive_label']}",
             ),
-            "Scores by label; the scale is logarithmic above 10 images",
+            "Scores by label; a scale that exceeds 20 images is logarithmic above 10",
             f"threshold {metrics['threshold']:.3f}",
         )
     return pictures

@@ -29,6 +29,12 @@ class Decision:
     positive: int | None
     threshold: Threshold
 
+    @property
+    def positive_index(self) -> int:
+        """``positive`` of a decision that has one: between two labels."""
+        assert self.positive is not None
+        return self.positive
+
 
 @dataclass(frozen=True)
 class Example:
@@ -71,7 +77,7 @@ def from_scores(
             ("Most confident wrong predictions", found.most_confident(~found.correct, count)),
         ]
     else:
-        finding = f": {decision.labels[decision.positive]}" if truth.ndim == 1 else ""
+        finding = f": {decision.labels[decision.positive_index]}" if truth.ndim == 1 else ""
         rows = [
             (f"True positives{finding}", found.most_confident(found.correct & present, count)),
             (f"False negatives{finding}", found.most_confident(~found.correct & present, count)),
@@ -104,7 +110,7 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
     names = [set(text.split("|")) for text in scored["predicted_label"]]
     predicted = np.array([[label in row for label in decision.labels] for row in names], bool).reshape(scores.shape)
     certainty = confidence(scores, decision.positive, _threshold(scores, predicted, decision))
-    rows = [
+    rows: list[tuple[str, int | None, pd.DataFrame]] = [
         (f"Highest scores of {label}", index, scored[predicted[:, index]].nlargest(count, columns[index]))
         for index, label in enumerate(decision.labels)
     ]
@@ -113,7 +119,9 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
 
     def example(row: pd.Series, index: int | None) -> Example:
         binary = len(decision.labels) == 2 and not isinstance(decision.threshold, list)
-        about = decision.positive if binary else int(certainty[row.name].argmin()) if index is None else index
+        about = int(certainty[row.name].argmin()) if index is None else index
+        if binary:
+            about = decision.positive_index
         pixels, note = _decode_file(row.path, recipe)
         return Example(
             pixels,
@@ -135,7 +143,7 @@ def _threshold(scores: np.ndarray, predicted: np.ndarray, decision: Decision) ->
 
     if isinstance(decision.threshold, list):
         return [implied(index, threshold) for index, threshold in enumerate(decision.threshold)]
-    return None if decision.threshold is None else implied(decision.positive, decision.threshold)
+    return None if decision.threshold is None else implied(decision.positive_index, decision.threshold)
 
 
 def _score(row: pd.Series, label: str) -> str:

@@ -144,5 +144,6 @@ def _template() -> Template:
     environment.filters["rate"] = rate
     environment.filters["percent"] = lambda value: "none" if value is None else f"{value:.1%}"
     environment.filters["interval"] = lambda pair: span(pair) if pair else ""
+    environment.filters["number"] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment.get_template("page.html")

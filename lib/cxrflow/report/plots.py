@@ -133,14 +133,17 @@ def reliability(bins: list[dict], score_name: str, share_name: str) -> Figure:
 
 
 def histogram(scores: dict[str, np.ndarray], threshold: float | None, score_name: str) -> Figure:
-    """The number of images of each label by score, and the threshold."""
+    """The number of images of each label by score, and the threshold; logarithmic above 10 if there are more than 20."""
     figure, axes = _axes(xlabel=score_name, ylabel="images")
     edges = np.linspace(0, 1, 41)
     for (label, values), color, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "///"), strict=False):
         axes.hist(values, edges, color=color, alpha=0.55, edgecolor=color, hatch=hatch, label=f"label {label}")
     if threshold is not None:
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
-    axes.set_yscale("symlog", linthresh=10)
+    if axes.get_ylim()[1] > 20:
+        axes.set_yscale("symlog", linthresh=10)
+    else:
+        axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(0, None)
     axes.legend(loc="upper center", fontsize=8)
