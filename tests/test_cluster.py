@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
-# Any free ports, because the developer may run a cluster as well.
-ANY_PORTS = ["--port", "0", "--webui-port", "0"]
+from cluster_scripts import ANY_PORTS, CLUSTER, script
 
 # Both tasks of a barrier stage run at the same time, so with one core per worker they are on two workers. An
 # executor's Python processes run in its folder, which is named after the executor.
@@ -30,10 +28,6 @@ def where(_):
 context = SparkSession.builder.getOrCreate().sparkContext
 print(*sorted(context.parallelize(range(2), 2).barrier().mapPartitions(where).collect()))
 """
-
-
-def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([CLUSTER / f"{name}.sh", *map(str, arguments)], capture_output=True, text=True, timeout=150)
 
 
 def start(state: Path, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""The preflight of a training: facts, table, verdict."""
+"""The entry point of the preflight: run the checks, log the table, give the verdict."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ import os
 import secrets
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from cxrflow.base import host_facts
 from cxrflow.base.config import TrainConfig, to_dict
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, read_manifest
 from cxrflow.preflight.judge import judge
-from cxrflow.preflight.probe import Place, ProbeRequest, probe
+from cxrflow.preflight.probe import ProbeRequest, TaskContext, probe
 from cxrflow.preflight.verdict import FAILED, Row, in_order, ok, passed, table_lines
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
 
-def preflight(spark, config: TrainConfig) -> dict:
-    """Check everything that training needs, where it will run, and log the table.
+def preflight(spark: SparkSession | None, config: TrainConfig) -> dict:
+    """Check everything that training needs, on the machines where it will run, and log the table.
 
-    ``config.table`` and ``config.run`` are absolute. Returns ``preflight`` ("passed"), ``seconds`` and ``checks``, a
-    dict for each Row. Raises UserError where a check failed, with what was found, and with the same dict as ``result``
-    where nothing but the preflight was asked for.
+    Args:
+        spark: the session; not used by the launcher local.
+        config: with absolute ``table`` and ``run``.
+
+    Returns:
+        ``preflight`` ("passed"), ``launcher``, ``workers``, ``seconds``, and ``checks``, a dict for each Row.
+
+    Raises:
+        UserError: a check failed. With ``config.preflight_only`` its ``result`` is the same dict.
     """
     started = time.monotonic()
     manifest = read_manifest(config.table)
@@ -46,6 +56,7 @@ def preflight(spark, config: TrainConfig) -> dict:
 
 
 def report(config: TrainConfig, rows: list[Row], seconds: float) -> dict:
+    """The result of a preflight as plain data for JSON."""
     return {
         "preflight": "passed" if passed(rows) else "failed",
         "launcher": config.launcher,
@@ -56,23 +67,26 @@ def report(config: TrainConfig, rows: list[Row], seconds: float) -> dict:
 
 
 def failure(config: TrainConfig, rows: list[Row], seconds: float = 0.0) -> UserError:
-    """One sentence for each check that failed."""
-    said = [f"{row.check}: {'; '.join(filter(None, [row.found, row.advice]))}" for row in rows if row.state == FAILED]
-    return UserError(f"preflight: {' | '.join(said)}", report(config, rows, seconds) if config.preflight_only else None)
+    """The error of a preflight with failed rows, one sentence for each."""
+    failures = [
+        f"{row.check}: {'; '.join(filter(None, [row.found, row.advice]))}" for row in rows if row.state == FAILED
+    ]
+    result = report(config, rows, seconds) if config.preflight_only else None
+    return UserError(f"preflight: {' | '.join(failures)}", result)
 
 
 def _check_here(config: TrainConfig, manifest: Manifest) -> list[Row]:
-    """The rows of the one worker that is this process. Its step is tried where training does not follow at once."""
+    """The rows of the single worker in this process. It tries a training step only if training does not follow."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    question = ProbeRequest(
+    request = ProbeRequest(
         config=to_dict(config),
         backend=backend,
         generation=manifest.generation,
-        word=secrets.token_hex(8),
+        token=secrets.token_hex(8),
         driver=None,
         threads=os.cpu_count() or 1,
-        trial=config.preflight_only,
+        smoke_step=config.preflight_only,
     )
-    facts = probe(question, Place(0, [socket.gethostname()], lambda text: [text]))
+    facts = probe(request, TaskContext(0, [socket.gethostname()], lambda text: [text]))
     rows = judge(config, manifest, host_facts.versions(config.launcher, backend), [facts])
     return [ok("slots", "one worker, in this process"), *rows]

@@ -1,4 +1,4 @@
-"""From facts to one table and one verdict. Pure functions; ``probe`` says what the facts of a task are."""
+"""Pure functions from the facts that ``probe`` collected to the rows of the table."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ from cxrflow.base.manifest import Manifest
 from cxrflow.base.secure_versions import find_insecure
 from cxrflow.preflight.verdict import SKIPPED, Row, failed, note, ok
 
-MOST_NAMED = 4
+MAX_NAMED = 4
+"""Machines or problems that a row names."""
 FRAMEWORK_BYTES = 700 * 2**20
-"""What a worker's framework, model and libraries take where no step has measured it."""
+"""Estimate of a worker's framework, model and libraries if no step measured it."""
 CHECKPOINT_COPIES = 9
-"""Of the weights: themselves, their average and the optimizer's two moments, as arrays and as the bytes that are written, and
-the network that is saved."""
+"""Copies of the weights during a checkpoint: the weights, their moving average and the optimizer's two moments, each as
+an array and as bytes to write, and the saved network."""
 
 
 def judge(config: TrainConfig, manifest: Manifest, driver: dict[str, str], tasks: list[dict]) -> list[Row]:
-    """The rows of all checks that the tasks made. ``driver``: its versions. A task where cxrflow cannot be imported has
-    ``broken``, which says why, instead of facts."""
+    """The rows of all checks.
+
+    ``driver``: the driver's versions by package. A task that cannot import cxrflow has ``broken``, the reason, instead
+    of facts.
+    """
     rows = [judge_versions(driver, tasks), judge_shards(config, manifest)]
     working = [task for task in tasks if "broken" not in task]
     if working:
         rows.append(judge_network(config, working))
-    if any("table" in task for task in working):  # the one that looks for its machine may be broken
+    if any("table" in task for task in working):  # the host leader may be the broken one
         rows += [judge_table(working), judge_run(working), judge_memory(config, working), judge_step(config, working)]
     return rows
 
 
 def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
-    """The same Java, Python and packages everywhere. The driver may lack what only workers need."""
+    """Java, Python and packages are the same everywhere. The driver may lack packages that only workers need."""
     seconds = _seconds(tasks, "versions")
     if broken := _errors(tasks, "versions"):
         return failed(
             "versions",
             broken,
-            "make cxrflow's environment the same on every machine: install the wheel "
-            "there, or send it with --py-files and --archives",
+            "use the same environment on every machine: install the cxrflow wheel there, or send it with --py-files "
+            "and --archives",
             seconds,
         )
-    places = [("the driver", driver), *((task["host"], task["versions"]) for task in tasks)]
+    machines = [("the driver", driver), *((task["host"], task["versions"]) for task in tasks)]
     wrong, common = [], []
     for name in [name for name in tasks[0]["versions"] if name != "seconds"]:
-        hosts = _hosts_by_version(name, places)
+        hosts = _hosts_by_version(name, machines)
         if absent := [host for host in hosts.pop("missing", []) if host != "the driver"]:
             wrong.append(f"{name} is missing on {_some(absent)}")
         if len({_level(name, version) for version in hosts}) > 1:
@@ -58,7 +62,7 @@ def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
             seconds,
         )
     insecure: dict[str, list[str]] = {}
-    for host, versions in places[1:]:
+    for host, versions in machines[1:]:
         for fault in find_insecure({name: text for name, text in versions.items() if isinstance(text, str)}):
             insecure.setdefault(fault, []).append(host)
     if insecure:
@@ -67,37 +71,37 @@ def judge_versions(driver: dict[str, str], tasks: list[dict]) -> Row:
     return ok("versions", ", ".join(common), seconds)
 
 
-def _hosts_by_version(name: str, places: list[tuple[str, dict]]) -> dict[str, list[str]]:
-    """Where each version is, that of most places first. What does not say its version is left out."""
+def _hosts_by_version(name: str, machines: list[tuple[str, dict]]) -> dict[str, list[str]]:
+    """The hosts of each version, the most common version first. Unknown versions are left out."""
     hosts: dict[str, list[str]] = {}
-    for host, versions in places:
+    for host, versions in machines:
         if versions.get(name):
             hosts.setdefault(versions[name], []).append(host)
     return dict(sorted(hosts.items(), key=lambda item: -len(item[1])))
 
 
 def _level(name: str, version: str) -> str:
-    """The part of a version that must be the same: of Java 17.0.9 it is 17, of Python 3.11.7 it is 3.11."""
+    """The part of a version that must be equal: 17 of Java 17.0.9, 3.11 of Python 3.11.7, all of others."""
     parts = {"java": 1, "python": 2}.get(name)
     return ".".join(version.removeprefix("1.").split(".")[:parts]) if parts else version
 
 
 def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
-    """Every worker reaches every other one, and the driver."""
+    """Every worker reaches all others and the driver."""
     seconds = _seconds(tasks, "network")
     if broken := _errors(tasks, "network"):
         return failed(
             "network",
             broken,
-            "a worker must be able to listen at the address by which Spark knows its "
-            "executor: see SPARK_LOCAL_IP and spark.driver.host",
+            "a worker must be able to listen at the address of its executor: check SPARK_LOCAL_IP and "
+            "spark.driver.host",
             seconds,
         )
     host = {task["rank"]: task["host"] for task in tasks}
     pairs = _unique(
-        f"{task['host']} cannot reach {host[rank]} ({why})"
+        f"{task['host']} cannot reach {host[rank]} ({reason})"
         for task in tasks
-        for rank, why in task["network"]["unreached"]
+        for rank, reason in task["network"]["unreached"]
     )
     cut = _unique(
         f"{task['host']} cannot reach the driver at {task['network']['driver']}"
@@ -107,45 +111,45 @@ def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:
     if pairs or cut:
         return failed(
             "network",
-            "; ".join(pairs[:MOST_NAMED] + cut[:MOST_NAMED]),
-            "open all ports between these "
-            "machines, since workers listen on any free one; where a machine has several "
-            "networks, name the right one with SPARK_LOCAL_IP",
+            "; ".join(pairs[:MAX_NAMED] + cut[:MAX_NAMED]),
+            "open all ports between these machines, because workers listen on any free port; on a machine with several "
+            "networks, set SPARK_LOCAL_IP to the right address",
             seconds,
         )
     if config.launcher in ("horovod", "horovodrunner") and len({task["machine"] for task in tasks}) > 1:
         if lost := [task["host"] for task in tasks if task["network"]["loopback_name"]]:
             return failed(
                 "network",
-                f"the own name of {_some(lost)} means 127.x there",
-                "Horovod tells the other "
-                "machines that address: give it the machine's own in /etc/hosts, or use --launcher torch",
+                f"the hostname of {_some(lost)} resolves to 127.x there",
+                "Horovod would send that address to the other machines: map the hostname to the machine's own address "
+                "in /etc/hosts, or use --launcher torch",
                 seconds,
             )
-        cards: dict[str, list[str]] = {}
+        interfaces: dict[str, list[str]] = {}
         for task in tasks:
-            cards.setdefault(task["network"]["card"], []).append(task["host"])
-        if len(cards) > 1:
+            interfaces.setdefault(task["network"]["interface"], []).append(task["host"])
+        if len(interfaces) > 1:
             return failed(
                 "network",
-                "the network card is " + ", ".join(f"{card} on {_some(hosts)}" for card, hosts in cards.items()),
-                "Horovod wants the same name on all of them: rename it, or use --launcher torch",
+                "the network interface is "
+                + ", ".join(f"{interface} on {_some(hosts)}" for interface, hosts in interfaces.items()),
+                "Horovod needs the same name on all machines: rename the interface, or use --launcher torch",
                 seconds,
             )
-    found = f"{len(tasks)} tasks reach each other and the driver" if len(tasks) > 1 else "one worker, none to reach"
+    found = f"{len(tasks)} tasks reach each other and the driver" if len(tasks) > 1 else "one worker, nothing to reach"
     return ok("network", found, seconds)
 
 
 def judge_table(tasks: list[dict]) -> Row:
-    """A task of every machine read the manifest and a shard."""
+    """One task on each machine read the manifest and a shard."""
     read = _of_leaders(tasks, "table")
     seconds = _seconds(read, "table")
     if broken := _errors(read, "table"):
         return failed(
             "table",
             broken,
-            "every machine must reach the table at the same path or URL, and be allowed to "
-            "read it: a mount, or a file system of fsspec",
+            "every machine needs read access to the table at the same path or URL: a shared mount, or a file system "
+            "of fsspec",
             seconds,
         )
     images = sum(task["table"]["rows"] for task in read)
@@ -153,101 +157,105 @@ def judge_table(tasks: list[dict]) -> Row:
 
 
 def judge_run(tasks: list[dict]) -> Row:
-    """A task of every machine wrote the run directory, and saw there what the driver and the other machines wrote."""
+    """One task on each machine wrote the run directory and saw the files of the driver and of the other machines."""
     wrote = _of_leaders(tasks, "run")
     seconds = _seconds(wrote, "run")
     if broken := _errors(wrote, "run"):
         return failed(
             "run",
             broken,
-            "every machine must be allowed to write the run directory: name another folder with --run",
+            "give every machine permission to write the run directory, or name another folder with --run",
             seconds,
         )
     host = {task["rank"]: task["host"] for task in tasks} | {"driver": "the driver"}
-    blind = [
-        f"{task['host']} does not see what {_some(host[rank] for rank in task['run']['unseen'])} wrote there"
+    not_shared = [
+        f"{task['host']} does not see the files of {_some(host[rank] for rank in task['run']['unseen'])}"
         for task in wrote
         if task["run"]["unseen"]
     ]
-    if blind:
+    if not_shared:
         return failed(
             "run",
-            "; ".join(blind[:MOST_NAMED]),
-            "this folder is each machine's own: name one that all "
-            "share with --run, on a mount or a file system of fsspec",
+            "; ".join(not_shared[:MAX_NAMED]),
+            "the machines do not share this folder: name a shared one with --run, on a mount or a file system of "
+            "fsspec",
             seconds,
         )
-    return ok("run", f"{_machines(wrote)} wrote a file, read it back and removed it; all saw it", seconds)
+    return ok("run", f"{_machines(wrote)} wrote, read and removed a file; all machines saw it", seconds)
 
 
 def judge_shards(config: TrainConfig, manifest: Manifest) -> Row:
-    """Fewer shards or images than workers are legal, but what then happens may not be what was meant."""
+    """Fewer shards or images than workers are allowed, but may not be intended."""
     shards = {split: manifest.of_split(split) for split in ("train", "val")}
     images = sum(shard.rows for shard in shards["train"])
-    found = f"{len(shards['train'])} shards of train ({images} images), {len(shards['val'])} of val"
+    found = f"{len(shards['train'])} train shards ({images} images), {len(shards['val'])} val shards"
     if images < config.workers * config.batch_size:
         return note(
             "shards",
-            f"{found}: less than one global batch of {config.workers} x {config.batch_size}",
-            "take a smaller --batch-size or fewer --workers",
+            f"{found}: less than one global batch of {config.workers} x {config.batch_size} images",
+            "use a smaller --batch-size or fewer --workers",
         )
     if len(shards["train"]) < config.workers:
         return note(
             "shards",
             f"{found}: fewer than {config.workers} workers, so several read each shard",
-            "ingest with fewer --shard-rows, or take fewer --workers",
+            "ingest with fewer --shard-rows, or use fewer --workers",
         )
     return ok("shards", found)
 
 
 def judge_memory(config: TrainConfig, tasks: list[dict]) -> Row:
-    """What the workers of each machine will take, against what it, or its container, has left."""
-    asked = _of_leaders(tasks, "memory")
-    if broken := _errors(asked, "memory"):
-        return note("memory", broken, "the memory of these machines could not be compared")
+    """The memory that the workers of each machine need, compared with what it, or its container, has available."""
+    measured = _of_leaders(tasks, "memory")
+    if broken := _errors(measured, "memory"):
+        return note("memory", broken, "check by hand that these machines have enough memory")
     feed = parse_bytes("--feed-memory", config.feed_memory)
     steps = [task["step"] for task in tasks if "peak_bytes" in task.get("step", {})]
     model = max((step_bytes(step, config.batch_size) for step in steps), default=FRAMEWORK_BYTES)
-    said = f"{_size(feed)} of feed and {_size(model)} of {'model (measured)' if steps else 'framework (estimate)'}"
+    source = "for the model (measured)" if steps else "for the framework (estimated)"
+    needs = f"{_size(feed)} for the feed and {_size(model)} {source}"
     machines = [task["machine"] for task in tasks]
     short, room = [], 0
-    for task in asked:
+    for task in measured:
         slots = machines.count(task["machine"])
         workers = min(config.workers, slots)
         need, left = workers * (feed + model), task["memory"]["available"]
         room += min(slots, left // (feed + model))
         if need > left:
             short.append(
-                f"{task['host']} has {_size(left)} free of {_size(task['memory']['total'])}, and {workers} "
+                f"{task['host']} has {_size(left)} of {_size(task['memory']['total'])} available, and {workers} "
                 f"{'worker needs' if workers == 1 else 'workers need'} {_size(need)}"
             )
-    if short:  # where there is room for all of them, Spark may deal them out so
+    if short:  # only a note if all workers fit somewhere, because Spark may distribute them that way
         return (failed if room < config.workers else note)(
             "memory",
-            f"{'; '.join(short[:MOST_NAMED])} (each {said})",
+            f"{'; '.join(short[:MAX_NAMED])} (each {needs})",
             "lower --feed-memory, --batch-size or --workers, or spread the workers over more machines",
         )
-    least = min(task["memory"]["available"] for task in asked)
-    return ok("memory", f"a worker needs {said}; {_size(least)} are free where it is least")
+    least = min(task["memory"]["available"] for task in measured)
+    return ok("memory", f"a worker needs {needs}; each machine has at least {_size(least)} available")
 
 
 def step_bytes(step: dict, batch_size: int) -> int:
-    """A worker's bytes beside its feed: what the step's process took at most, the layers' values of a larger batch, which lie
-    elsewhere where there is a GPU, and a checkpoint."""
-    values = 0 if step["gpus"] else step["image_bytes"] * max(0, batch_size - step["batch"])
-    return step["peak_bytes"] + values + CHECKPOINT_COPIES * step["weight_bytes"]
+    """Bytes of a worker besides its feed: the peak of the smoke step, the activations of a larger batch, and a
+    checkpoint.
+
+    On a GPU the activations take none of the machine's memory.
+    """
+    activations = 0 if step["gpus"] else step["image_bytes"] * max(0, batch_size - step["batch"])
+    return step["peak_bytes"] + activations + CHECKPOINT_COPIES * step["weight_bytes"]
 
 
 def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
-    """A step of the model on every machine, and that all workers may have the same kind of device."""
+    """A training step ran on every machine, and all machines have the same kind of device."""
     tried = _of_leaders(tasks, "step")
     if not tried:
-        return Row(check="step", state=SKIPPED, found="training's own first step comes at once")
+        return Row(check="step", state=SKIPPED, found="training starts at once in this process")
     if broken := _errors(tried, "step"):
         return failed(
             "step",
             broken,
-            "this is what training would have met: mend what the message names, or try the other launcher",
+            "training would fail in the same way: fix the cause in the message, or try another launcher",
             _seconds(tried, "step"),
         )
     seconds = max(task["step"]["own_seconds"] for task in tried)
@@ -255,12 +263,12 @@ def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
     if 0 < len(without) < len(tried):
         return failed(
             "step",
-            f"--device {config.device}: expected the same on every machine, found no GPU on {_some(without)}",
+            f"--device {config.device}: expected a GPU on every machine or on none, found none on {_some(without)}",
             "use --device cpu, or machines that all have GPUs",
             seconds,
         )
-    if crowded := _crowded(config, tasks, tried, seconds):
-        return crowded
+    if row := _judge_gpus(config, tasks, tried, seconds):
+        return row
     first = tried[0]["step"]
     device = "CPU" if without else "GPU"
     return ok(
@@ -270,9 +278,11 @@ def judge_step(config: TrainConfig, tasks: list[dict]) -> Row:
     )
 
 
-def _crowded(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds: float) -> Row | None:
-    """Whether a machine may get more workers than it has GPUs; not where Spark gives each task its own. There may be room for
-    all of them, but which machines they come to lie on is Spark's to say, also after the loss of one."""
+def _judge_gpus(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds: float) -> Row | None:
+    """A row if a machine may get more workers than it has GPUs, unless Spark assigns GPUs to tasks.
+
+    It is a note if all workers could get a GPU. Spark decides where workers run, also after the loss of one.
+    """
     machines, room, found = [task["machine"] for task in tasks], 0, []
     for task in tried:
         slots, gpus = machines.count(task["machine"]), task["step"]["gpus"]
@@ -283,55 +293,54 @@ def _crowded(config: TrainConfig, tasks: list[dict], tried: list[dict], seconds:
         return None
     return (failed if room < config.workers else note)(
         "step",
-        "; ".join(found[:MOST_NAMED]),
-        "have Spark give each task a GPU (spark.task.resource.gpu.amount=1), start no more "
-        "slots than GPUs, or use --device cpu",
+        "; ".join(found[:MAX_NAMED]),
+        "let Spark assign a GPU to each task (spark.task.resource.gpu.amount=1), start no more slots than GPUs, or "
+        "use --device cpu",
         seconds,
     )
 
 
 def judge_gpu_amount(config: TrainConfig, amount: str) -> Row | None:
-    """TorchDistributor counts the GPUs of a task as workers: with another number than one it starts too few tasks."""
+    """TorchDistributor counts a task's GPUs as workers, so with any number other than one it starts too few tasks."""
     if config.launcher != "torch" or config.device == "cpu" or float(amount) in (0, 1):
         return None
     return failed(
         "slots",
-        f"spark.task.resource.gpu.amount is {amount}, with which TorchDistributor does not start a task a worker",
+        f"expected spark.task.resource.gpu.amount=1, got {amount}: TorchDistributor would start too few tasks",
         "set it to 1, or use --device cpu",
     )
 
 
-def judge_slots(wanted: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:
-    """Spark's barrier stages need all their task slots at once, and a number of executors that does not change."""
+def judge_slots(workers: int, slots: int, free: int, *, local: bool, dynamic: bool, seconds: float) -> Row:
+    """Barrier stages need all their task slots at once, and a fixed number of executors."""
     more = "--master local[N]" if local else "--total-executor-cores, or --num-executors and --executor-cores"
-    these = "the task slots of this Spark application"
     if dynamic:
         return failed(
             "slots",
-            "spark.dynamicAllocation.enabled is true, with which Spark runs no barrier stage",
-            f"set --conf spark.dynamicAllocation.enabled=false and the number of cores ({more})",
+            "spark.dynamicAllocation.enabled is true, and Spark then runs no barrier stage",
+            f"set --conf spark.dynamicAllocation.enabled=false and a number of cores ({more})",
             seconds,
         )
-    if slots < wanted:
+    if slots < workers:
         return failed(
             "slots",
-            f"--workers: expected at most {slots}, {these}, got {wanted}",
-            f"ask for fewer workers, or for more cores ({more})",
+            f"--workers: expected at most {slots}, the task slots of this Spark application, got {workers}",
+            f"use fewer workers, or more cores ({more})",
             seconds,
         )
-    if free < wanted:
+    if free < workers:
         return failed(
             "slots",
-            f"--workers: expected at most {free}, {these} that are free, got {wanted}; "
-            f"{slots - free} of {slots} are busy with other work",
-            "wait for its other jobs to end, or train in an application of its own",
+            f"--workers: expected at most {free}, the free task slots of this Spark application, got {workers}; "
+            f"{slots - free} of {slots} run other jobs",
+            "wait for the other jobs to end, or train in a separate application",
             seconds,
         )
-    return ok("slots", f"{wanted} workers, {free} of {slots} task slots free", seconds)
+    return ok("slots", f"{workers} workers, {free} of {slots} task slots free", seconds)
 
 
 def judge_stage_failure(text: str, seconds: float) -> Row:
-    """The row of a barrier stage that did not come to its end, from Spark's exception."""
+    """The row of a barrier stage that failed, from the text of Spark's exception."""
     versions = re.search(r"different version \((\d+), (\d+)\) than that in driver (\d+\.\d+)", text)
     if versions:
         found = f"python is {versions[1]}.{versions[2]} on an executor and {versions[3]} on the driver"
@@ -339,26 +348,24 @@ def judge_stage_failure(text: str, seconds: float) -> Row:
     if "cancelled" in text:
         return failed(
             "slots",
-            f"the workers' tasks did not end within {seconds:.0f} s, or never began",
-            "look at the Spark application's page for what holds them",
+            f"the workers' tasks did not start, or did not end within {seconds:.0f} s",
+            "find the cause in the Spark UI",
             seconds,
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("at ", "..."))]
-    telling = [line for line in lines if re.match(r"^\w[\w.]*(Error|Exception)\b", line)] or lines or ["no word"]
-    return failed(
-        "slots", f"the workers' tasks failed: {telling[-1][:500]}", "the executors' logs have the rest", seconds
-    )
+    reasons = [line for line in lines if re.match(r"^\w[\w.]*(Error|Exception)\b", line)] or lines or ["no message"]
+    return failed("slots", f"the workers' tasks failed: {reasons[-1][:500]}", "see the executors' logs", seconds)
 
 
 def _errors(tasks: list[dict], check: str) -> str:
-    """What went wrong, and where; empty if nothing did."""
+    """The errors of a check and where they occurred; empty without errors."""
     hosts: dict[str, list[str]] = {}
     for task in tasks:
         error = task["broken"] if "broken" in task else task.get(check, {}).get("error")
         if error:
             hosts.setdefault(error, []).append(task["host"])
-    return "; ".join(f"{error} (on {_some(where)})" for error, where in list(hosts.items())[:MOST_NAMED])
+    return "; ".join(f"{error} (on {_some(where)})" for error, where in list(hosts.items())[:MAX_NAMED])
 
 
 def _of_leaders(tasks: list[dict], check: str) -> list[dict]:
@@ -375,12 +382,12 @@ def _machines(tasks: list[dict]) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The names, each once; the first few of many."""
+    """The distinct names as text, at most MAX_NAMED of them."""
     names = _unique(names)
     return (
         " and ".join(names)
         if len(names) < 3
-        else ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+        else ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
     )
 
 

@@ -1,5 +1,7 @@
-"""Starts ``training.trial``: a step of the model in a process of its own, so that no framework is loaded in a Spark
-task, and a framework that crashes takes nothing with it."""
+"""Runs ``training.smoke_step``, one step of the model, in a separate process.
+
+So no framework is loaded in a Spark task, and a framework that crashes does not crash the task.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,23 @@ from contextlib import suppress
 from cxrflow.base.executor_process import python_path
 
 SECONDS = 120.0
-"""Loading a framework over a slow network file system takes long; a step that hangs must not take for ever."""
-LINES = 3
+"""Time limit. Loading a framework from a slow network file system takes long."""
+LAST_LINES = 3
 
 
-class Trial:
-    """A trial under way, from its construction on; a context manager that ends it."""
+class SmokeProcess:
+    """A running smoke step; a context manager that ends the process."""
 
     def __init__(
         self, config: dict, backend: str, threads: int, gpus: list[str] | None = None, seconds: float = SECONDS
     ):
-        """``config``: the fields of the TrainConfig. ``gpus``: those that it may see, all of the machine's if not given.
-        Costs only the start of a process."""
-        self._seconds, self._log = seconds, tempfile.TemporaryFile()
-        # Before a framework is loaded: it keeps to the cores of the worker's slot.
+        """Start the process without waiting for it.
+
+        ``config``: the fields of the TrainConfig. ``gpus``: the visible GPUs; all of the machine if not given.
+        """
+        self._seconds = seconds
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
+        # Set before a framework loads, so that it uses only the cores of the worker's slot.
         environment = {
             **os.environ,
             "KERAS_BACKEND": backend,
@@ -43,15 +48,16 @@ class Trial:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        # The pipe stays open: by its end the process knows that nobody waits for it any more.
-        with suppress(BrokenPipeError):  # it is gone already; ``result`` says why
+        # The pipe stays open: the process ends when the pipe closes, because then nobody waits for it.
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already; ``result`` reports why
             self._process.stdin.write(json.dumps({"config": config, "threads": threads}) + "\n")
             self._process.stdin.flush()
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> SmokeProcess:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         with suppress(BrokenPipeError):
             self._process.communicate()
@@ -59,17 +65,22 @@ class Trial:
         self._log.close()
 
     def result(self) -> dict:
-        """What ``training.trial.run_step`` returned, ``gpus`` that it saw, and ``own_seconds``, as it counted them. Raises
-        RuntimeError with the process' last words where it failed, and TimeoutError where it hangs."""
+        """Wait for the process. Returns what ``smoke_step.run_step`` returned, ``gpus`` (visible) and ``own_seconds``.
+
+        Raises RuntimeError with the last lines of its log if it failed, and TimeoutError if it hangs.
+        """
         try:
-            status = self._process.wait(self._seconds)  # its one line is shorter than a pipe is long
+            status = self._process.wait(self._seconds)  # its single line of output fits into the pipe's buffer
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"no end within {self._seconds:g} s; its last words: {self._last_words()}") from None
+            raise TimeoutError(
+                f"not finished within {self._seconds:g} s; its last lines: {self._last_lines()}"
+            ) from None
         if status != 0:
-            raise RuntimeError(f"it ended with status {status}; its last words: {self._last_words()}")
+            raise RuntimeError(f"ended with status {status}; its last lines: {self._last_lines()}")
+        assert self._process.stdout is not None
         return json.loads(self._process.stdout.read().splitlines()[-1])
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        return " / ".join(lines[-LINES:]) or "none"
+        return " / ".join(lines[-LAST_LINES:]) or "none"

@@ -1,4 +1,4 @@
-"""Whether the table can be read and the run directory written from here."""
+"""Whether this machine can read the table and write the run directory."""
 
 from __future__ import annotations
 
@@ -9,59 +9,62 @@ from cxrflow.base.manifest import read_generation, read_manifest
 from cxrflow.base.shard_files import checksum, read_shard
 
 
-def read_table(table: str, generation: int, part: int) -> dict:
-    """Read the manifest and, of the train split, the shard number ``part`` (counted round): its footer and its samples'
-    keys. Returns ``shard`` and ``rows``. Raises where they are not those of the driver's manifest."""
+def read_table(table: str, generation: int, index: int) -> dict:
+    """Read the manifest and the sample IDs of one train shard, number ``index`` modulo the number of shards.
+
+    Returns ``shard``, its path, and ``rows``. Raises ValueError if ``generation`` or the samples are not those of the
+    driver's manifest, and OSError if a file cannot be read.
+    """
     if (found := read_generation(table)) != generation:
         raise ValueError(
-            f"expected the table in its generation {generation}, which the driver sees, found {found}: "
-            "another table, or an old copy"
+            f"expected generation {generation} of the table, as the driver sees it, got {found}; this is another table "
+            "or an old copy"
         )
     manifest = read_manifest(table)
     shards = manifest.of_split("train")
-    shard = shards[part % len(shards)]
-    place = storage.join(table, shard.path)
-    ids = read_shard(place, columns=["sample_id"])["sample_id"].to_numpy()
+    shard = shards[index % len(shards)]
+    url = storage.join(table, shard.path)
+    ids = read_shard(url, columns=["sample_id"])["sample_id"].to_numpy()
     if len(ids) != shard.rows or checksum(ids) != shard.checksum:
-        raise ValueError(f"{place}: its samples are not those that the manifest says")
+        raise ValueError(f"{url}: expected the samples that the manifest lists, got others")
     return {"shard": shard.path, "rows": shard.rows}
 
 
 class ProbeFile:
-    """A small file in the run directory, which others look for. What was made for it goes with it."""
+    """A small file in the run directory that other machines look for. It creates and removes missing folders."""
 
     def __init__(self, run: str, name: str):
-        self.place = _mark(run, name)
-        self._made = _missing_folders(run)
+        self._url = _probe_url(run, name)
+        self._new_folders = _missing_folders(run)
 
     def write(self) -> None:
-        """Raises OSError where it cannot be written or does not come back as it was written."""
-        content = posixpath.basename(self.place).encode()
-        storage.write_bytes(self.place, content)
-        if (found := storage.read_bytes(self.place)) != content:
-            raise OSError(f"{self.place}: expected {content!r}, which was just written, read {found[:80]!r}")
+        """Write the file and read it back. Raises OSError if that fails."""
+        content = posixpath.basename(self._url).encode()
+        storage.write_bytes(self._url, content)
+        if (found := storage.read_bytes(self._url)) != content:
+            raise OSError(f"{self._url}: expected {content!r}, which was just written, read {found[:80]!r}")
 
     def remove(self) -> None:
-        """Raises OSError where it cannot be removed; nothing happens where it is not there."""
-        storage.remove(self.place)
-        for folder in self._made:  # another worker may have made them at the same time, and still have its mark there
+        """Remove the file if it exists, and the folders that were created for it. Raises OSError if that fails."""
+        storage.remove(self._url)
+        for folder in self._new_folders:
             try:
                 storage.remove_if_empty(folder)
-            except OSError:
+            except OSError:  # another worker may still have its file there
                 return
 
 
-def sees_mark(run: str, name: str) -> bool:
-    """Whether the mark that somebody else wrote is in the run directory as it is seen from here."""
-    return storage.exists(_mark(run, name))
+def probe_file_exists(run: str, name: str) -> bool:
+    """Whether another machine's ProbeFile is visible from here."""
+    return storage.exists(_probe_url(run, name))
 
 
-def _mark(run: str, name: str) -> str:
+def _probe_url(run: str, name: str) -> str:
     return storage.join(run, f".preflight-{name}")
 
 
 def _missing_folders(url: str) -> list[str]:
-    """Those of a folder and its parents that are not there, innermost first. An object store has none."""
+    """The missing ones among a folder and its parents, innermost first; empty on an object store."""
     if not storage.is_local(url):
         return []
     folder, missing = storage.absolute(url), []
