@@ -84,7 +84,7 @@ def config(run, **changes):
 
 
 def recorded(settings, *events, resumes=False):
-    """Record the events of a training that ends as it should."""
+    """Record the events of a training that finishes."""
     with Recorder(settings, resumes) as watch:
         for event in events:
             watch.record(event)
@@ -99,7 +99,7 @@ def kinds(run):
 
 
 def curve(run, name):
-    """(step, value) of a curve as TensorBoard shows it."""
+    """The points (step, value) of a curve as TensorBoard reads them."""
     loaded = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0}).Reload()
     return [(point.step, point.value) for point in loaded.Scalars(name)]
 
@@ -119,14 +119,14 @@ def test_every_event_is_a_line(tmp_path):
     assert before <= times[0] and times == sorted(times) and times[-1] <= time.time()
 
 
-def test_tensorboard_reads_what_was_written(tmp_path):
+def test_tensorboard_reads_the_curves(tmp_path):
     recorded(config(tmp_path), start(), step(500, 0.75), step(900, 0.5), checkpoint(IMAGES), epoch(1))
     assert curve(tmp_path, "train/loss") == [(500, 0.75), (900, 0.5)]
     assert curve(tmp_path, "time/all_reduce_share") == [(500, 0.125), (900, 0.125)]
     assert curve(tmp_path, "val/auc") == [(1000, 0.75)]
 
 
-def test_a_run_that_goes_on_adds_to_its_files_and_tensorboard_drops_what_was_redone(tmp_path):
+def test_resumed_run_appends_and_tensorboard_drops_repeated_steps(tmp_path):
     recorded(config(tmp_path), start(), step(IMAGES, 1.0), checkpoint(IMAGES), epoch(1), step(1800, 2.0))
     recorded(config(tmp_path, workers=4), start(IMAGES), step(1700, 3.0), epoch(2), resumes=True)
     assert kinds(tmp_path) == [
@@ -145,17 +145,17 @@ def test_a_run_that_goes_on_adds_to_its_files_and_tensorboard_drops_what_was_red
     assert [step for step, _ in curve(tmp_path, "val/auc")] == [1000, 2000]
 
 
-def test_a_restart_within_one_job_does_so_too(tmp_path):
+def test_restart_within_one_job_drops_repeated_steps(tmp_path):
     recorded(config(tmp_path), start(), step(400, 1.0), checkpoint(500), step(800, 2.0), start(500), step(700, 3.0))
     assert curve(tmp_path, "train/loss") == [(400, 1.0), (700, 3.0)]
 
 
-def test_no_tensorboard_files_where_none_are_wanted(tmp_path):
+def test_tensorboard_files_can_be_turned_off(tmp_path):
     recorded(config(tmp_path, tensorboard=False), start())
     assert os.listdir(tmp_path) == ["events.jsonl"]
 
 
-def test_a_new_run_leaves_the_old_one_whole_until_its_first_checkpoint(tmp_path):
+def test_new_run_replaces_files_at_its_first_checkpoint(tmp_path):
     recorded(config(tmp_path), start(), step(500, 1.0), checkpoint(IMAGES))
     (tmp_path / "config.json").write_text("{}")
     before = kinds(tmp_path)
@@ -169,7 +169,7 @@ def test_a_new_run_leaves_the_old_one_whole_until_its_first_checkpoint(tmp_path)
     assert curve(tmp_path, "train/loss") == [(300, 3.0), (600, 4.0)]
 
 
-def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing(tmp_path):
+def test_run_that_died_before_its_first_checkpoint_is_replaced(tmp_path):
     recorded(config(tmp_path), start(), step(500, 1.0))
     recorded(config(tmp_path), start(), step(300, 2.0))
     assert kinds(tmp_path) == [("start", 0), ("step", 300), ("end", None)]
@@ -186,7 +186,7 @@ with Recorder(TrainConfig(table="/t", run=sys.argv[1]), resumes=False) as watch:
 """
 
 
-def test_a_driver_that_is_killed_has_lost_nothing_and_its_run_goes_on(tmp_path):
+def test_killed_driver_loses_no_event_and_resumes(tmp_path):
     with subprocess.Popen([sys.executable, "-c", RECORD, str(tmp_path)], stdin=subprocess.PIPE, text=True) as driver:
         for event in (start(), step(400, 1.0), checkpoint(500)):
             driver.stdin.write(f"{event!r}\n")
@@ -194,7 +194,7 @@ def test_a_driver_that_is_killed_has_lost_nothing_and_its_run_goes_on(tmp_path):
         wait_for(lambda: len(kinds(tmp_path)) == 3 and curve(tmp_path, "train/loss"))
         driver.send_signal(signal.SIGKILL)
     with (tmp_path / "events.jsonl").open("ab") as file:
-        file.write(b'{"event": "step", "ti')  # as a machine without power leaves it
+        file.write(b'{"event": "step", "ti')  # as after a power failure
     recorded(config(tmp_path), start(500), step(600, 2.0), resumes=True)
     assert kinds(tmp_path) == [
         ("start", 0),
@@ -216,10 +216,10 @@ def wait_for(condition, seconds=30):
         except (OSError, KeyError, DirectoryDeletedError):  # not there yet
             pass
         time.sleep(0.02)
-    raise AssertionError("it did not come")
+    raise AssertionError(f"the condition did not become true within {seconds} s")
 
 
-def test_the_driver_needs_no_tensorflow_for_it(tmp_path):
+def test_the_driver_loads_no_framework(tmp_path):
     code = RECORD + "print([name for name in ('tensorflow', 'torch', 'keras') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], input=f"{start()}\n{step(500)}\n", text=True, capture_output=True
@@ -242,14 +242,14 @@ def bucket():
     server.stop()
 
 
-def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(bucket, tmp_path, monkeypatch):
+def test_files_on_object_stores_are_rewritten_seldom(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(append_file, "REWRITE_SECONDS", 0.5)
     run = "s3://watch/run"
     with Recorder(config(run), resumes=False) as watch:
         watch.record(start())
         for images in range(10, 210, 10):
             watch.record(step(images))
-        wait_for(lambda: len(kinds(run)) == 21)  # although nothing else happens
+        wait_for(lambda: len(kinds(run)) == 21)  # without further events
     recorded(config(run), start(200), step(210), resumes=True)
     assert kinds(run) == [
         ("start", 0),
@@ -262,46 +262,46 @@ def test_on_a_store_that_cannot_append_files_are_written_again_now_and_then(buck
     writes = [path for method, path in bucket.requests if method == "PUT" and path.endswith("events.jsonl")]
     assert len(writes) <= 4
     (tmp_path / "tensorboard").mkdir()
-    for place in storage.files(storage.join(run, "tensorboard"), ""):
-        storage.download(place, str(tmp_path / "tensorboard" / place.rpartition("/")[2]))
+    for url in storage.files(storage.join(run, "tensorboard"), ""):
+        storage.download(url, str(tmp_path / "tensorboard" / url.rpartition("/")[2]))
     assert curve(tmp_path, "train/loss") == [(images, 0.5) for images in range(10, 220, 10)]
 
 
-def test_a_larger_file_is_written_again_less_often(bucket, monkeypatch):
+def test_larger_files_are_rewritten_less_often(bucket, monkeypatch):
     storage.write_bytes("s3://watch/large", bytes(5_000_000))
     assert GrowingFile("s3://watch/large").seconds == 25
     assert GrowingFile("s3://watch/none").seconds == 10
 
 
-def test_a_mount_that_cannot_append_is_written_again_too(tmp_path):
-    place = tmp_path / "events"
-    place.symlink_to("events")  # opening it is an error, replacing it is not
-    file = GrowingFile(str(place))
+def test_files_on_mounts_without_append_are_rewritten(tmp_path):
+    path = tmp_path / "events"
+    path.symlink_to("events")  # a link to itself can be replaced but not opened
+    file = GrowingFile(str(path))
     assert file.seconds == 0
     file.write(b"one ")
     assert file.seconds == 10
     file.write(b"two")
-    assert place.read_bytes() == b"one two"
+    assert path.read_bytes() == b"one two"
 
 
-def test_a_sink_that_fails_says_so_once_and_what_it_missed_comes_later(tmp_path, caplog):
+def test_failing_sink_warns_once_and_catches_up(tmp_path, caplog):
     blocked = tmp_path / "folder"
     blocked.write_text("a file")
     sink = JsonlSink(str(blocked / "events.jsonl"))
-    way = event_queue.EventQueue("events.jsonl", lambda: sink)
+    queue = event_queue.EventQueue("events.jsonl", lambda: sink)
     for images in (10, 20):
-        way.record(step(images))
+        queue.record(step(images))
     wait_for(lambda: caplog.records)
-    way.record(step(30))
+    queue.record(step(30))
     blocked.unlink()
-    way.close(10)
+    queue.close(10)
     assert [json.loads(line)["images"] for line in (blocked / "events.jsonl").read_text().splitlines()] == [10, 20, 30]
     assert [record.message.partition(" (")[0] for record in caplog.records] == [
-        "events.jsonl: cannot be written, training goes on"
+        "events.jsonl: cannot be written, training continues"
     ]
 
 
-def test_a_recorder_whose_run_directory_cannot_be_written_stops_nothing(tmp_path, caplog, capsys):
+def test_unwritable_run_directory_does_not_stop_training(tmp_path, caplog, capsys):
     (tmp_path / "file").write_text("")
     recorded(config(tmp_path / "file" / "run"), start(), epoch(1), {"event": "no such", "thing": object()})
     assert sorted(
@@ -310,8 +310,8 @@ def test_a_recorder_whose_run_directory_cannot_be_written_stops_nothing(tmp_path
     assert "epoch 1/3: loss 0.5000" in capsys.readouterr().err
 
 
-def test_a_sink_that_hangs_holds_nobody_up(tmp_path, monkeypatch, caplog):
-    """A named pipe that nobody reads: opening it waits for ever."""
+def test_hanging_sink_does_not_block(tmp_path, monkeypatch, caplog):
+    """Opening a named pipe that nobody reads blocks."""
     monkeypatch.setattr(recorder, "CLOSE_SECONDS", 0.3)
     with Recorder(config(tmp_path, tensorboard=False), resumes=False) as watch:
         watch.record(start())
@@ -322,15 +322,28 @@ def test_a_sink_that_hangs_holds_nobody_up(tmp_path, monkeypatch, caplog):
         for images in range(1000):
             watch.record(step(images))
     assert time.monotonic() - began < 5
-    assert "events.jsonl: no answer for 0 s" in caplog.text
-    os.close(os.open(tmp_path / "events.jsonl", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread go
+    assert "events.jsonl: did not finish within 0 s" in caplog.text
+    os.close(os.open(tmp_path / "events.jsonl", os.O_RDONLY | os.O_NONBLOCK))  # lets the thread end
 
 
-def test_lines_for_a_person():
+def test_sink_modules_are_imported_before_the_threads_start(tmp_path):
+    """Two threads that import packages at the same time may deadlock."""
+    code = """
+import sys
+from cxrflow.base.config import TrainConfig
+from cxrflow.watch.recorder import Recorder
+Recorder(TrainConfig(table="/t", run=sys.argv[1]), resumes=False)._load_packages()
+print(sorted(name for name in sys.modules if name.startswith("cxrflow.watch.") and name.endswith("_sink")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], text=True, capture_output=True, check=True)
+    assert done.stdout == "['cxrflow.watch.jsonl_sink', 'cxrflow.watch.tensorboard_sink']\n"
+
+
+def test_terminal_lines():
     assert line_of(start()) == "2 workers train with torch: 3 epochs of 1000 images, 100 steps each"
-    assert line_of(start(1500)).endswith("100 steps each; going on in epoch 2")
-    assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s (12% exchange), 2 h 13 min left"
-    assert line_of({**step(1990), "step": 100}) is None  # the epoch's own line follows
+    assert line_of(start(1500)).endswith("100 steps each; resumes in epoch 2")
+    assert line_of(step(1500)) == "epoch 2/3, step 50/100: loss 0.5000, 20 images/s (12% all-reduce), 2 h 13 min left"
+    assert line_of({**step(1990), "step": 100}) is None  # the line of the epoch follows
     assert line_of(epoch(1)) == (
         "epoch 1/3: loss 0.5000, val loss 0.2500, val AUC 0.7500, val accuracy 0.625, 20 images/s, 50 s, 2 min left"
     )
@@ -338,16 +351,16 @@ def test_lines_for_a_person():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [(0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5910, "98 min"), (6000, "1 h 40 min"), (200_000, "55 h 33 min")],
 )
-def test_durations(seconds, words):
-    assert duration(seconds) == words
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 @pytest.fixture
 def mlflow_store(tmp_path, monkeypatch):
-    """MLflow's client of a store of files, which is the one that mlflow-skinny brings."""
+    """An MLflow client with a file store, which mlflow-skinny supports."""
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
@@ -368,7 +381,7 @@ def finished_run(folder):
     (folder / "history.json").write_text(json.dumps({"kept": {**epoch(1), "threshold": 0.5}, "epochs": []}))
 
 
-def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_store):
+def test_mlflow_gets_metrics_parameters_and_files(tmp_path, mlflow_store):
     run = tmp_path / "run"
     with Recorder(config(run, mlflow="xrays", learning_rate=0.125), resumes=False) as watch:
         for event in (start(), step(500, 0.75), step(900, float("nan")), epoch(1), checkpoint(IMAGES)):
@@ -394,7 +407,7 @@ def test_mlflow_has_the_run_with_its_figures_and_its_model(tmp_path, mlflow_stor
     ("error", "status"),
     [(RuntimeError("the loss is nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
 )
-def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlflow_store, error, status):
+def test_mlflow_run_is_closed_with_its_status_and_resumed(tmp_path, mlflow_store, error, status):
     run = tmp_path / "run"
     with pytest.raises(type(error)), Recorder(config(run, mlflow="xrays"), resumes=False) as watch:
         watch.record(start())
@@ -410,7 +423,7 @@ def test_a_run_that_stopped_is_called_so_and_the_same_one_goes_on(tmp_path, mlfl
     assert (found.data.params["workers"], found.data.tags["cxrflow.workers"]) == ("1", "4")
 
 
-def test_another_run_in_the_directory_is_another_run_of_mlflow(tmp_path, mlflow_store):
+def test_new_run_is_a_new_mlflow_run(tmp_path, mlflow_store):
     run = tmp_path / "run"
     recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
     first = json.loads((run / "mlflow.json").read_text())
@@ -424,7 +437,7 @@ def test_another_run_in_the_directory_is_another_run_of_mlflow(tmp_path, mlflow_
     assert sorted(found.info.status for found in runs(mlflow_store)) == ["FAILED", "FINISHED", "FINISHED"]
 
 
-def test_a_run_that_mlflow_has_no_more_is_made_again(tmp_path, mlflow_store):
+def test_deleted_mlflow_run_is_created_again(tmp_path, mlflow_store):
     run = tmp_path / "run"
     recorded(config(run, mlflow="xrays"), start(), checkpoint(500))
     mlflow_store.delete_run(runs(mlflow_store)[0].info.run_id)
@@ -433,21 +446,19 @@ def test_a_run_that_mlflow_has_no_more_is_made_again(tmp_path, mlflow_store):
     assert len(runs(mlflow_store)) == len(runs(mlflow_store, "others")) == 1
 
 
-def test_an_mlflow_that_cannot_be_reached_stops_a_new_run_before_it_begins(tmp_path, mlflow_store, monkeypatch, caplog):
+def test_unreachable_mlflow_stops_a_new_run_but_not_a_resumed_one(tmp_path, mlflow_store, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pass/word@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(
-        UserError, match="--mlflow: expected an MLflow that takes a run of the experiment 'xrays'"
-    ) as error:
+    with pytest.raises(UserError, match="--mlflow: expected to create a run in the experiment 'xrays'") as error:
         Recorder(config(tmp_path / "run", mlflow="xrays"), resumes=False).__enter__()
     assert "pass" not in str(error.value) and "word" not in str(error.value) and not (tmp_path / "run").exists()
     recorded(config(tmp_path / "run", mlflow="xrays"), start(500), resumes=True)
     assert kinds(tmp_path / "run") == [("start", 500), ("end", None)]
-    assert "MLflow: cannot be written, training goes on" in caplog.text and "word" not in caplog.text
+    assert "MLflow: cannot be written, training continues" in caplog.text and "word" not in caplog.text
 
 
-def test_without_mlflow_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlflow", None)  # as an import sees a package that is not there
+def test_missing_mlflow_package_is_a_user_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # makes the import fail
     with pytest.raises(UserError, match=r"--mlflow: expected the package .* pip install 'cxrflow\[mlflow\]'"):
         check_watch(config("/run", mlflow="xrays"))
     check_watch(config("/run"))

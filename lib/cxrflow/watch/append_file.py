@@ -1,4 +1,4 @@
-"""A file that grows, on stores that can append and on those that cannot."""
+"""A file to append to, also on stores that cannot append."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from cxrflow.base import storage
 
 REWRITE_SECONDS = 10.0
 REWRITE_RATE = 200_000
-"""Bytes a second that writing a whole file again and again may take: one of more than 2 MB is written less often."""
+"""Bytes per second that rewriting a file may take. Files above 2 MB are rewritten less often."""
 
 
 class GrowingFile:
-    """What ``write`` was given is in the file when it returns; a process that dies afterwards has lost none of it.
+    """A file that grows. Data is stored when ``write`` returns, so a process that dies later loses none of it.
 
-    On a disk it appends. Object stores cannot, nor can some mounts that look like disks, such as Databricks' volumes:
-    there the content is kept in memory and the whole file written again, which whoever writes does no more often than
-    every ``seconds``.
+    On a disk it appends. Object stores cannot append, and neither can some mounts, such as Databricks volumes. There
+    the content stays in memory, and each write replaces the whole file. The caller should then wait ``seconds`` between
+    writes.
     """
 
     def __init__(self, url: str):
-        """Goes on with the file if there is one."""
+        """Continue an existing file if there is one."""
         self._url = url
         self._content = None if storage.is_local(url) else self._read()
-        """All of the file, where it cannot be appended to."""
+        """The whole file if the store cannot append, otherwise None."""
 
     @property
     def seconds(self) -> float:
-        """Between two writes, at least."""
+        """Minimum time between two writes."""
         return 0.0 if self._content is None else max(REWRITE_SECONDS, len(self._content) / REWRITE_RATE)
 
     def write(self, data: bytes) -> None:
-        """Add ``data``, all of it or nothing. Raises OSError, or what the store's client raises."""
+        """Append ``data`` completely or not at all. Raises OSError, or an error of the store's client."""
         if self._content is None:
             try:
                 storage.append(self._url, data)
                 return
-            except OSError:  # the mount cannot append; where it cannot write at all, this raises what the next lines do
+            except OSError:  # the mount cannot append; if it cannot write at all, the next lines raise
                 content = self._read() + data
         else:
             content = self._content + data

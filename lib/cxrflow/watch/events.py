@@ -1,75 +1,76 @@
-"""The events of a training, and which of their numbers are curves.
+"""The events of a training, and which of their fields are curves.
 
-Places in a training are counted in ``images``: training images that all workers together have been fed since the run
-began, each as often as it was fed. That is the x axis of every curve, for it goes on where a run goes on, also with
-another number of workers or another batch size, of which neither is true of steps.
+Progress is counted in ``images``: the training images that all workers together were fed since the run began, with
+repetitions. It is the x axis of every curve. Unlike steps, it continues when a run resumes with another number of
+workers or another batch size.
 
-A run that goes on after a checkpoint redoes what came after that checkpoint. So an event with more ``images`` than
-those of a later ``start`` was done again: its numbers are what happened, but not what the model was made of.
+A run that resumes from a checkpoint repeats what came after the checkpoint. So an event with more ``images`` than a
+later ``start`` was repeated: its figures are real, but those steps are not part of the model.
 """
 
 from __future__ import annotations
 
 FIELDS: dict[str, dict[str, str]] = {
     "start": {
-        "epoch": "the epoch that training begins or goes on with; the first is 1",
-        "epochs": "how many the run will have",
-        "images": "fed before: 0, or those of the checkpoint that training goes on from",
+        "epoch": "the epoch that training starts or resumes in; the first is 1",
+        "epochs": "number of epochs of the run",
+        "images": "images fed before: 0, or those of the checkpoint that training resumes from",
         "images_per_epoch": "size of the train split",
-        "steps_per_epoch": "of a whole epoch",
+        "steps_per_epoch": "steps of a complete epoch",
         "workers": "number of workers",
-        "batch_size": "images that a worker takes at each step",
-        "backend": "of Keras: tensorflow or torch",
+        "batch_size": "images per worker and step",
+        "backend": "Keras backend: tensorflow or torch",
     },
-    # About every 5 seconds, and at an epoch's last step. "Since" means since the step event before or, at an epoch's
-    # first one, since the epoch began; the very first step, which compiles, is left out.
+    # About every 5 seconds, and at the last step of an epoch. "Since" means since the previous step event or, for the
+    # first one of an epoch, since the epoch began. The first step of a training is left out, because it compiles.
     "step": {
         "epoch": "the first is 1",
-        "epochs": "how many the run will have",
-        "step": "of the epoch, or of what is left of an epoch that a resumed run goes on with; the first is 1",
-        "steps": "how many that epoch, or what is left of it, has",
-        "images": "fed since the run began",
-        "loss": "nats; mean over rank 0's images since",
+        "epochs": "number of epochs of the run",
+        "step": "step of the epoch, or of the rest of an epoch after resuming; the first is 1",
+        "steps": "number of steps of that epoch, or of its rest",
+        "images": "images fed since the run began",
+        "loss": "in nats, mean over rank 0's images since",
         "learning_rate": "at this step",
         "images_per_second": "of all workers together, since",
-        "feed_share": "share of rank 0's time since, from 0 to 1, in which it waited for the next batch",
-        "augment_share": "the same, in which it augmented",
-        "step_share": "the same, of the steps themselves: forward, backward, exchange of the gradients, update",
-        "other_share": "the same, of all else, such as checkpoints",
-        "all_reduce_share": "the same, of the exchange of the gradients alone: waiting for the slowest worker, and "
-        "transfer; only of several workers",
-        "seconds_left": "until the end of the last epoch, with all validations",
+        "feed_share": "share, from 0 to 1, of rank 0's time since that it waited for the next batch",
+        "augment_share": "the same for augmentation",
+        "step_share": "the same for the steps themselves: forward, backward, all-reduce, update",
+        "other_share": "the same for everything else, such as checkpoints",
+        "all_reduce_share": "the same for the all-reduce of the gradients alone: waiting for the slowest worker, and "
+        "transfer; only with several workers",
+        "seconds_left": "estimated time until the end of the last epoch, with validation",
     },
     "epoch": {
-        "epoch": "the epoch that is over; the first is 1",
-        "epochs": "how many the run will have",
-        "images": "fed since the run began",
-        "loss": "nats; mean over all images of the train split, as they were fed",
-        "val_loss": "nats; mean over the val split",
-        "val_auc": "of the val split, from 0 to 1",
-        "val_accuracy": "of the val split at the highest score, from 0 to 1",
-        "learning_rate": "at the epoch's end",
+        "epoch": "the finished epoch; the first is 1",
+        "epochs": "number of epochs of the run",
+        "images": "images fed since the run began",
+        "loss": "in nats, mean over all images of the train split, as they were fed",
+        "val_loss": "in nats, mean over the val split",
+        "val_auc": "AUC on the val split, from 0 to 1",
+        "val_accuracy": "accuracy of the highest score on the val split, from 0 to 1",
+        "learning_rate": "at the end of the epoch",
         "images_per_second": "of all workers together, without validation",
-        "all_reduce_share": "share of rank 0's time without validation that the exchange of the gradients took; only of several "
-        "workers",
-        "seconds": "that the epoch took, with validation",
-        "seconds_left": "until the end of the last epoch",
+        "all_reduce_share": "share of rank 0's time without validation that the all-reduce took; only with "
+        "several workers",
+        "seconds": "duration of the epoch, with validation",
+        "seconds_left": "estimated time until the end of the last epoch",
     },
     "checkpoint": {
-        "epoch": "epochs that are over",
-        "images": "fed since the run began; what comes after is redone if the run stops now",
+        "epoch": "number of finished epochs",
+        "images": "images fed since the run began; a run that stops now resumes from here",
     },
     "restart": {
-        "why": "which worker was lost where, and how that showed; a start follows",
+        "why": "which worker was lost on which host, and how it was noticed; a start follows",
         "workers": "number of workers from now on",
     },
     "end": {
-        "status": "finished, failed, or killed (Ctrl-C or a signal); a driver that died at once leaves no such line",
-        "error": "what failed; only then",
+        "status": "finished, failed, or killed (Ctrl-C or a signal); missing if the driver crashed",
+        "error": "the error; only if failed",
     },
 }
-"""Fields of each event, beside ``event`` (its name) and ``time`` (seconds since 1970 UTC, by the driver's clock). Times
-and shares are floats, counts are integers; what is not a number is null in JSON."""
+"""The fields of each event, besides ``event`` (its name) and ``time`` (seconds since 1970 UTC, by the driver's clock).
+
+Times and shares are floats, counts are integers. NaN is null in JSON."""
 
 _CURVES = {
     "step": {
@@ -94,6 +95,6 @@ _CURVES = {
 
 
 def curves(event: dict) -> dict[str, float]:
-    """The event's points of curves, by the curve's name, as TensorBoard and MLflow show them; none of most events."""
+    """The event's points by the name of the curve in TensorBoard and MLflow; empty for most events."""
     names = _CURVES.get(event["event"], {})
     return {names[field]: float(event[field]) for field in names if field in event}

@@ -1,8 +1,8 @@
-"""Events as a run of MLflow, with images as steps.
+"""Writes events to an MLflow run, with fed images as steps.
 
-Where MLflow is and who may write there, it finds out itself, from its environment or on Databricks from the platform.
-A run directory has one run of MLflow, whose id is in ``RUN/mlflow.json`` and which goes on where training goes on. Of
-what is redone then MLflow keeps both, for it takes no number back.
+MLflow finds its server and credentials itself, in the environment or from Databricks. A run directory has one MLflow
+run, whose ID is in ``RUN/mlflow.json``; a resumed training continues it. MLflow cannot remove points, so it keeps those
+of the steps that a resumed training repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cxrflow.base.config import TrainConfig, to_dict
 from cxrflow.base.manifest import RunDirectory, write_json
 from cxrflow.watch.events import curves
 
-# Unless it is set, MLflow reports its use to its makers, of which nobody who trains on patients' images was asked.
+# By default MLflow reports its use to its developers. Users who train on images of patients have not agreed to that.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 10.0
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-MOST_POINTS = 1000
-"""That MLflow takes at once."""
+MAX_POINTS = 1000
+"""MLflow accepts no more in one call."""
 
 
 class MLflowSink:
@@ -39,20 +39,23 @@ class MLflowSink:
     seconds = SECONDS
 
     def __init__(self, config: TrainConfig, resumes: bool, replaces: bool):
-        """``resumes``: whether training goes on with the run directory's run. ``replaces``: whether it has another run,
-        which remains until this one's first checkpoint. Raises MlflowException or what else keeps it from MLflow."""
+        """Open or create the MLflow run. Raises MlflowException, or another error if MLflow cannot be reached.
+
+        ``resumes``: training continues the run in the run directory. ``replaces``: the run directory has another run,
+        which stays valid until this run's first checkpoint.
+        """
         self._run, self._client = RunDirectory(config.run), MlflowClient()
         experiment = self._client.get_experiment_by_name(config.mlflow)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(config.mlflow)
         self.run_id = (self._find_run(experiment_id) if resumes else None) or self._make_run(experiment_id, config)
         self._client.update_run(self.run_id, status="RUNNING")
         log.info("MLflow: run %s of the experiment %s", self.run_id, config.mlflow)
-        self._kept = False
+        self._id_saved = False
         if not replaces:
-            self._keep_id()
+            self._save_id()
 
     def _find_run(self, experiment_id: str) -> str | None:
-        """The run directory's run; None where MLflow or this experiment has none."""
+        """The ID of the run directory's MLflow run; None if MLflow does not have it in this experiment."""
         if not storage.exists(self._run.mlflow):
             return None
         try:
@@ -70,20 +73,21 @@ class MLflowSink:
         self._client.log_batch(run_id, params=[Param(name, str(value)) for name, value in to_dict(config).items()])
         return run_id
 
-    def _keep_id(self) -> None:
+    def _save_id(self) -> None:
         write_json(self._run.mlflow, {"run_id": self.run_id})
-        self._kept = True
+        self._id_saved = True
 
     def write(self, events: list[dict]) -> None:
-        if not self._kept and any(event["event"] == "checkpoint" for event in events):
-            self._keep_id()
+        """Log the points and tags of the events; at the end also the model's metrics and files."""
+        if not self._id_saved and any(event["event"] == "checkpoint" for event in events):
+            self._save_id()
         points = [
             Metric(name, value, _milliseconds(event), event["images"])
             for event in events
             for name, value in curves(event).items()
         ]
-        for first in range(0, len(points), MOST_POINTS):
-            self._client.log_batch(self.run_id, metrics=points[first : first + MOST_POINTS])
+        for first in range(0, len(points), MAX_POINTS):
+            self._client.log_batch(self.run_id, metrics=points[first : first + MAX_POINTS])
         for event in events:
             if event["event"] == "start":
                 self._client.log_batch(
@@ -96,24 +100,24 @@ class MLflowSink:
     def _end(self, event: dict) -> None:
         try:
             if event["status"] == "finished":
-                self._log_kept(_milliseconds(event))
+                self._log_saved_model(_milliseconds(event))
                 self._log_files()
         finally:
             self._client.set_terminated(self.run_id, STATUS[event["status"]], _milliseconds(event))
 
-    def _log_kept(self, milliseconds: int) -> None:
-        """The validation figures of the model that was kept: what runs are compared by."""
-        kept = self._run.read(self._run.history, "train")["kept"]
+    def _log_saved_model(self, milliseconds: int) -> None:
+        """The validation metrics of the saved model, for comparing runs."""
+        saved = self._run.read(self._run.history, "train")["kept"]
         self._client.log_batch(
             self.run_id,
             metrics=[
-                Metric(f"kept/{name}", float(kept[name]), milliseconds, 0)
+                Metric(f"kept/{name}", float(saved[name]), milliseconds, 0)
                 for name in ("epoch", "val_loss", "val_auc", "val_accuracy")
             ],
         )
 
     def _log_files(self) -> None:
-        """The model and its records as artifacts."""
+        """Upload the model, the history and the configuration as artifacts."""
         with tempfile.TemporaryDirectory() as folder:
             for url in (self._run.model, self._run.history, self._run.config):
                 local = os.path.join(folder, url.rpartition("/")[2])
@@ -122,5 +126,5 @@ class MLflowSink:
 
 
 def _milliseconds(event: dict) -> int:
-    """Since 1970, as MLflow counts."""
+    """The event's time in milliseconds since 1970, as MLflow stores it."""
     return round(event["time"] * 1000)

@@ -1,4 +1,4 @@
-"""Who records a training's events on the driver."""
+"""Records a training's events on the driver."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from cxrflow.watch.terminal import TerminalSink
 log = logging.getLogger(__name__)
 
 OPEN_SECONDS = 30.0
-"""To reach MLflow, before training begins."""
+"""Time limit for reaching MLflow before training starts."""
 CLOSE_SECONDS = 60.0
-"""For the sinks to take what happened last, and for MLflow to take the model."""
+"""Time limit for the sinks to write the last events, and for MLflow to receive the model."""
 
 
 def check_watch(config: TrainConfig) -> None:
-    """Raise UserError where what is asked for is not installed."""
+    """Raise UserError if the configuration needs a package that is not installed."""
     if config.mlflow is not None and find_spec("mlflow") is None:
         raise UserError(
-            "--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; "
-            "pip install 'cxrflow[mlflow]', or leave --mlflow out"
+            "--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; run "
+            "pip install 'cxrflow[mlflow]', or omit --mlflow"
         )
 
 
 class Recorder:
-    """Hands events to the sinks; a context manager around a training, whose end it tells as well.
+    """Passes events to the sinks; a context manager around a training, whose end it records.
 
-    Of a run that replaces another one, the files in the run directory are written from its first checkpoint on, as all
-    its other files are: until then the other run is whole.
+    A run that replaces another one writes files only from its first checkpoint on. Until then the other run stays
+    valid, and events are buffered.
     """
 
     def __init__(self, config: TrainConfig, resumes: bool):
-        """``config.run`` is absolute. ``resumes``: whether training goes on with the run directory's run."""
+        """``config.run`` is absolute. ``resumes``: whether training continues the run in the run directory."""
         self._config, self._resumes = config, resumes
         self._run = RunDirectory(config.run)
         self._replaces = not resumes and self._run.has_run()
-        self._held: list[dict] = []
-        self._channels: list[EventQueue] = []
+        self._buffered: list[dict] = []
+        self._queues: list[EventQueue] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Recorder:
-        """Raises UserError where a new run cannot reach MLflow: better now than after a night."""
+        """Open the sinks. Raises UserError if a new run cannot reach MLflow, before hours of training."""
         self._load_packages()
-        self._channels.append(EventQueue("terminal", TerminalSink))
+        self._queues.append(EventQueue("terminal", TerminalSink))
         if not self._resumes and not self._replaces:
-            self._remove_old()  # of a run that died before its first checkpoint
+            self._remove_old()  # files of a run that stopped before its first checkpoint
         if self._config.mlflow is not None:
             self._open_mlflow()
         if not self._replaces:
@@ -66,70 +66,75 @@ class Recorder:
             self.record({"event": "end", "status": "finished"})
         elif isinstance(error, Exception):
             self.record({"event": "end", "status": "failed", "error": one_line_error(error)})
-        else:  # KeyboardInterrupt, or SystemExit of a signal's handler
+        else:  # KeyboardInterrupt, or SystemExit from a signal handler
             self.record({"event": "end", "status": "killed"})
         deadline = time.monotonic() + CLOSE_SECONDS
-        for channel in self._channels:
-            channel.close(max(0.0, deadline - time.monotonic()))
+        for queue in self._queues:
+            queue.close(max(0.0, deadline - time.monotonic()))
 
     def record(self, event: dict) -> None:
-        """Record an event of ``events.FIELDS``, or of another kind: plain data with ``event``, its name. Never raises,
-        and does not wait for any sink: a terminal that is held with Ctrl-S would be one, too."""
+        """Record an event: plain data with ``event``, its name, usually one of ``events.FIELDS``.
+
+        Never raises and never waits for a sink. Even a terminal can block, after Ctrl-S.
+        """
         try:
             event = {"event": event["event"], "time": time.time(), **event}
             with self._lock:
                 self._pass_on(event)
         except Exception as error:
-            log.warning("an event is not recorded, training goes on (%s)", one_line_error(error))
+            log.warning("an event was not recorded, training continues (%s)", one_line_error(error))
 
     def _pass_on(self, event: dict) -> None:
         if self._replaces:
-            self._held.append(event)
+            self._buffered.append(event)
             if event["event"] == "checkpoint":
-                self._remove_old()  # before MLflow's sink hears of the checkpoint, for it writes there too
+                self._remove_old()  # before the MLflow sink gets the checkpoint, because it writes a file there too
                 self._replaces = False
-                for channel in self._open_files():
-                    for held in self._held[:-1]:
-                        channel.record(held)
-                self._held.clear()
-        for channel in self._channels:
-            channel.record(event)
+                for queue in self._open_files():
+                    for buffered in self._buffered[:-1]:
+                        queue.record(buffered)
+                self._buffered.clear()
+        for queue in self._queues:
+            queue.record(event)
 
     def _remove_old(self) -> None:
         for url in (self._run.events, self._run.tensorboard, self._run.mlflow):
             storage.remove(url)
 
     def _open_files(self) -> list[EventQueue]:
-        channels = [EventQueue("events.jsonl", self._json_lines)]
-        if self._shows_tensorboard():
+        queues = [EventQueue("events.jsonl", self._json_lines)]
+        if self._writes_tensorboard():
             log.info("watch with: tensorboard --logdir %s", self._run.tensorboard)
-            channels.append(EventQueue("TensorBoard", self._tensorboard))
+            queues.append(EventQueue("TensorBoard", self._tensorboard))
         elif self._config.tensorboard:
-            log.info("no files for TensorBoard: the package tensorboard is not installed on the driver")
-        self._channels += channels
-        return channels
+            log.info("no TensorBoard files, because the package tensorboard is not installed on the driver")
+        self._queues += queues
+        return queues
 
     def _open_mlflow(self) -> None:
-        # A run that goes on does not wait for it: a night's job that is started again must outlive MLflow's pauses.
+        # A resumed run does not wait: a job that restarts at night must survive an outage of MLflow.
         seconds = None if self._resumes else OPEN_SECONDS
         try:
-            self._channels.append(EventQueue("MLflow", self._mlflow, seconds))
-        except Exception as error:  # MLflow's own, or those of a store that it opens
+            self._queues.append(EventQueue("MLflow", self._mlflow, seconds))
+        except Exception as error:  # of MLflow, or of the store that it opens
             raise UserError(
-                f"--mlflow: expected an MLflow that takes a run of the experiment {self._config.mlflow!r} within "
-                f"{OPEN_SECONDS:.0f} s, got {one_line_error(error)}; set MLFLOW_TRACKING_URI and what it needs in the "
-                "driver's environment, or leave --mlflow out"
+                f"--mlflow: expected to create a run in the experiment {self._config.mlflow!r} within "
+                f"{OPEN_SECONDS:.0f} s, got {one_line_error(error)}; set MLFLOW_TRACKING_URI and its credentials in "
+                "the driver's environment, or omit --mlflow"
             ) from None
 
     def _load_packages(self) -> None:
-        """Before the sinks' threads begin. Python's import now and then stops for ever where two threads load packages at a
-        time, and the launcher's does next."""
-        wanted = {"jsonl": True, "tensorboard": self._shows_tensorboard(), "mlflow": self._config.mlflow is not None}
-        for name in (name for name, is_wanted in wanted.items() if is_wanted):
-            with suppress(Exception):  # which the sink meets again, and says
+        """Import the sinks' modules before their threads start.
+
+        Python's imports sometimes deadlock when two threads import packages at the same time, and the launcher's thread
+        does so next.
+        """
+        needed = {"jsonl": True, "tensorboard": self._writes_tensorboard(), "mlflow": self._config.mlflow is not None}
+        for name in (name for name, is_needed in needed.items() if is_needed):
+            with suppress(Exception):  # the sink raises it again and warns
                 import_module(f"cxrflow.watch.{name}_sink")
 
-    def _shows_tensorboard(self) -> bool:
+    def _writes_tensorboard(self) -> bool:
         return self._config.tensorboard and find_spec("tensorboard") is not None
 
     def _json_lines(self) -> Sink:

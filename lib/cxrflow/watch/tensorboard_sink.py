@@ -1,7 +1,7 @@
-"""Events as TensorBoard's files in ``RUN/tensorboard``, with images as steps.
+"""Writes events as TensorBoard files to ``RUN/tensorboard``, with fed images as steps.
 
-Of the writers that there are, tensorboard's own lowest layer is the lightest: its records and protocol buffers load in
-a fraction of a second and without TensorFlow, which its EventFileWriter would load for nothing but its file system.
+It uses the lowest layer of the package tensorboard, its records and protocol buffers, which loads in a fraction of a
+second. EventFileWriter would load TensorFlow only for its file system.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cxrflow.watch.events import curves
 
 
 class TensorBoardSink:
-    """A file of its own for each driver, as TensorBoard wants it, which reads them in order of their names."""
+    """Each driver writes its own file. TensorBoard reads the files in the order of their names."""
 
     def __init__(self, folder: str):
         name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
@@ -30,17 +30,20 @@ class TensorBoardSink:
 
     @property
     def seconds(self) -> float:
+        """See ``Sink.seconds``."""
         return self._file.seconds
 
     def write(self, events: list[dict]) -> None:
-        data = b"".join(_record(made) for event in events for made in [_to_tensorboard(event)] if made is not None)
+        """Append the points of the events."""
+        converted = filter(None, map(_to_tensorboard, events))
+        data = b"".join(map(_record, converted))
         if data:
             self._file.write(self._header + data)
             self._header = b""
 
 
 def _to_tensorboard(event: dict) -> Event | None:
-    if event["event"] == "start":  # TensorBoard drops what it has of this step and later ones, which are done again
+    if event["event"] == "start":  # TensorBoard drops its points from this step on, because a resumed run repeats them
         return Event(wall_time=event["time"], step=event["images"] + 1, session_log=SessionLog(status=SessionLog.START))
     points = [Summary.Value(tag=name, simple_value=value) for name, value in curves(event).items()]
     return Event(wall_time=event["time"], step=event["images"], summary=Summary(value=points)) if points else None

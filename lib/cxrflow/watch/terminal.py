@@ -1,4 +1,4 @@
-"""Events as lines for the person who started the job."""
+"""Writes events as lines for the person who started the job."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ import sys
 
 
 class TerminalSink:
-    """The sink of these lines."""
+    """Writes lines to standard error."""
 
     seconds = 0.0
 
     def write(self, events: list[dict]) -> None:
+        """Show each event."""
         for event in events:
             show(event)
 
 
 def show(event: dict) -> None:
-    """Write the event's line to standard error; most have none."""
+    """Write the event's line, if it has one, to standard error."""
     line = line_of(event)
     if line is not None:
         print("".join(char for char in line if char.isprintable()), file=sys.stderr, flush=True)
 
 
 def line_of(event: dict) -> str | None:
-    """The line of an event; None where it has nothing for the terminal."""
+    """The line of an event; None if the terminal shows nothing."""
     make = {"start": _start, "step": _step, "epoch": _epoch}.get(event["event"])
     return make(event) if make else None
 
 
 def _start(event: dict) -> str:
     workers = "1 worker trains" if event["workers"] == 1 else f"{event['workers']} workers train"
-    whole = (
+    line = (
         f"{workers} with {event['backend']}: {event['epochs']} epochs of {event['images_per_epoch']} images, "
         f"{event['steps_per_epoch']} steps each"
     )
-    return f"{whole}; going on in epoch {event['epoch']}" if event["images"] else whole
+    return f"{line}; resumes in epoch {event['epoch']}" if event["images"] else line
 
 
 def _step(event: dict) -> str | None:
     if event["step"] == event["steps"]:
-        return None  # the epoch's own line follows
-    exchange = f" ({event['all_reduce_share']:.0%} exchange)" if "all_reduce_share" in event else ""
+        return None  # the line of the epoch follows
+    all_reduce = f" ({event['all_reduce_share']:.0%} all-reduce)" if "all_reduce_share" in event else ""
     return (
         f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "
-        f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{exchange}, "
+        f"loss {event['loss']:.4f}, {event['images_per_second']:.0f} images/s{all_reduce}, "
         f"{duration(event['seconds_left'])} left"
     )
 
@@ -58,7 +59,7 @@ def _epoch(event: dict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time to two figures or so: 42 s, 12 min, 3 h 20 min."""
+    """A length of time as text: 42 s, 12 min, 3 h 20 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
