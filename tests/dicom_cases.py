@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -19,7 +20,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from dicom_samples import dataset, saved
-from image_samples import encode, picture
+from image_samples import encode, flat_jpeg, picture
 
 HEIGHT, WIDTH = 40, 56
 CASES: dict[str, Callable[[], tuple[bytes, np.ndarray]]] = {}
@@ -517,6 +518,48 @@ def _jpeg_in_colour():
     frame = encode(Image.merge("RGB", [gray] * 3), "JPEG", quality=100, subsampling=0)
     decoded = np.asarray(Image.open(io.BytesIO(frame)).convert("L")).astype(float)
     return packed(EIGHT, frame, uid.JPEGBaseline8Bit), decoded
+
+
+@case("JPEG of sampling 4:1:0")
+def _jpeg_of_unusual_sampling():
+    levels = np.random.default_rng(0).integers(20, 236, (4, 8))
+    frame = flat_jpeg((0x42, 0x11, 0x11), levels)
+    grays = np.kron(levels, np.ones((8, 8)))
+    made = dataset(np.zeros((*grays.shape, 3), np.uint8), PhotometricInterpretation="YBR_FULL_422")
+    made.PixelData = encapsulate([frame])
+    made["PixelData"].VR = "OB"
+    made.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    return saved(made), grays
+
+
+@case("JPEG with extraneous bytes")
+def _jpeg_with_extraneous_bytes():
+    from PIL import Image
+
+    frame = encode(Image.fromarray(EIGHT), "JPEG", quality=100)
+    decoded = np.asarray(Image.open(io.BytesIO(frame))).astype(float)
+    at = frame.index(b"\xff\xc4")
+    return packed(EIGHT, frame[:at] + b"\0\1" + frame[at:], uid.JPEGBaseline8Bit), decoded
+
+
+@case("GE private syntax")
+def _ge_private():
+    made = dataset(S, uid.ImplicitVRLittleEndian, BitsStored=12)
+    made.PixelData = S.astype(">u2").tobytes()
+    return relabelled(made, "1.2.840.113619.5.2"), full(S)
+
+
+for name in ("MONOCHROME1", "window"):
+
+    @case(f"JPEG in colour declared grey {name}")
+    def _jpeg_in_colour_grey(name=name):
+        data, grays = CASES["JPEG in colour declared grey"]()
+        made = pydicom.dcmread(io.BytesIO(data))
+        if name == "window":
+            made.WindowCenter, made.WindowWidth = 100, 101
+            return saved(made), window(grays, 100, 101)
+        made.PhotometricInterpretation = name
+        return saved(made), 255 - grays
 
 
 # --- colour --------------------------------------------------------------------------------------------------------

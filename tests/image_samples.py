@@ -73,3 +73,58 @@ def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
     header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
     parts = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(row)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
+
+
+class BitWriter:
+    """Collects bits and stuffs a zero byte after 0xFF, as JPEG demands."""
+
+    def __init__(self):
+        self.bits = ""
+
+    def write(self, value: int, length: int) -> None:
+        self.bits += f"{value:0{length}b}" if length else ""
+
+    def bytes(self) -> bytes:
+        bits = self.bits + "1" * (-len(self.bits) % 8)
+        return int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+
+def flat_jpeg(sampling: tuple[int, int, int], levels: np.ndarray, restart: int = 0) -> bytes:
+    """Encode a baseline YCbCr JPEG without AC coefficients: each 8x8 luma block has one of ``levels`` (rows, columns).
+
+    Quantisation is 8, so a DC coefficient is the level minus 128. All chroma is neutral. The DC table has 12 codes of
+    4 bits, the categories 0 to 11. The AC table has one code of 4 bits, the end of block.
+    """
+    rows, columns = levels.shape
+    factors = [(value >> 4, value & 15) for value in sampling]
+    wide, high = max(h for h, _ in factors), max(v for _, v in factors)
+    assert factors[0] == (wide, high) and rows % high == 0 and columns % wide == 0
+    head = b"\xff\xd8\xff\xdb\x00\x43\x00" + bytes([8] * 64)
+    frame = b"".join(bytes([index + 1, value, 0]) for index, value in enumerate(sampling))
+    head += b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, rows * 8, columns * 8, 3) + frame
+    dc = bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12))
+    ac = bytes([0, 0, 0, 1] + [0] * 12) + bytes([0])
+    head += b"\xff\xc4" + struct.pack(">H", 3 + len(dc)) + b"\x00" + dc
+    head += b"\xff\xc4" + struct.pack(">H", 3 + len(ac)) + b"\x10" + ac
+    if restart:
+        head += b"\xff\xdd\x00\x04" + struct.pack(">H", restart)
+    head += b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x3f\x00"
+    scan, writer, last, count = b"", BitWriter(), 0, 0
+    for top in range(0, rows, high):
+        for left in range(0, columns, wide):
+            if restart and count and count % restart == 0:
+                scan += writer.bytes() + bytes([0xFF, 0xD0 + (count // restart - 1) % 8])
+                writer, last = BitWriter(), 0
+            for y in range(high):
+                for x in range(wide):
+                    value = int(levels[top + y, left + x]) - 128
+                    difference, last = value - last, value
+                    size = abs(difference).bit_length()
+                    writer.write(size, 4)
+                    writer.write(difference if difference > 0 else difference + 2**size - 1, size)
+                    writer.write(0, 4)
+            for horizontal, vertical in factors[1:]:
+                for _ in range(horizontal * vertical):
+                    writer.write(0, 8)
+            count += 1
+    return head + scan + writer.bytes() + b"\xff\xd9"

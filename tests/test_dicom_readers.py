@@ -135,9 +135,8 @@ def gdcm_values(tmp_path_factory) -> dict[str, np.ndarray]:
     It runs in a process of its own, because some files make GDCM crash.
     """
     folder = tmp_path_factory.mktemp("gdcm")
-    contents = {name: path.read_bytes() for name, path in FILES.items()} | {
-        name: make()[0] for name, make in CASES.items()
-    }
+    contents = {name: path.read_bytes() for name, path in FILES.items()}
+    contents |= {name: make()[0] for name, make in CASES.items() if not re.search(NOT_FOR_GDCM, name)}
     paths = {name: folder / f"{index}.dcm" for index, name in enumerate(contents)}
     for name, content in contents.items():
         paths[name].write_bytes(content)
@@ -151,12 +150,14 @@ def gdcm_values(tmp_path_factory) -> dict[str, np.ndarray]:
     return {name: np.load(path) for name, path in saved_values.items() if path.exists()}
 
 
+NOT_FOR_GDCM = r"without|called|deflated|GE private"
+"""Cases with wrong headers, many of which make GDCM crash."""
 GDCM_DIFFERS = {
     r"JPEG-LS signed|J2K_pixelrep_mismatch.dcm|JPEG 2000 unsigned, declared signed": "GDCM does not extend the sign",
     r"JPEG 2000 signed, declared unsigned": "GDCM takes the data set's sign",
     r"high bit .*": "GDCM does not shift values above their lowest bit",
     r"rtdose_expb.dcm": "GDCM does not swap 32-bit values",
-    r"JPEG in colour declared grey": "GDCM takes the first colour component",
+    r"JPEG in colour declared grey.*": "GDCM takes the first colour component",
 }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "implicit little endian", "explicit little endian", "explicit big endian"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-ENCODINGS = {"1.2.840.10008.1.2": IMPLICIT, "1.2.840.10008.1.2.2": BIG_ENDIAN}
+ENCODINGS = {"1.2.840.10008.1.2": IMPLICIT, "1.2.840.113619.5.2": IMPLICIT, "1.2.840.10008.1.2.2": BIG_ENDIAN}
 """Transfer syntaxes whose data set is not explicit little endian."""
 LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 SHORT_VRS = {*b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()}

@@ -17,6 +17,7 @@ from cxrflow.images.checks import codestream, jpeg
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.decode_result import DecodeError
 from cxrflow.images.formats import check_size
+from cxrflow.images.jpeg_sampling import decode_unusual_sampling
 
 if TYPE_CHECKING:
     from cxrflow.images.dcm.pixel_data import ImageLayout
@@ -92,16 +93,26 @@ def _decode_dct(frame: bytes, layout: ImageLayout, elements: Elements) -> Decode
     if header.bits != 8:
         return _decode_gdcm(frame, layout, elements)
     if len(header.components) == 1:
-        return DecodedFrame(values=jpeg.decode_gray(frame), bits=8)
+        return DecodedFrame(values=_decode_luma(frame, header, elements), bits=8)
     if len(header.components) != 3:
         raise DecodeError("unsupported", f"JPEG with {len(header.components)} colour components in DICOM")
     if not header.states_color:
         # Adobe's marker tells the decoder how to read the components: 0 for RGB, 1 for YCbCr
         transform = 0 if layout.photometric == "RGB" else 1
         frame = frame[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0" + bytes([transform]) + frame[2:]
-    if layout.samples == 1:
-        elements.note("grey declared, but the image is in colour; converted to luma")
-    return DecodedFrame(values=jpeg.decode_gray(frame), bits=8, space="LUMA")
+    return DecodedFrame(values=_decode_luma(frame, header, elements), bits=8, space="LUMA")
+
+
+def _decode_luma(frame: bytes, header: jpeg.Header, elements: Elements) -> np.ndarray:
+    try:
+        return jpeg.decode_gray(frame)
+    except DecodeError as refused:
+        if refused.reason != "unsupported":
+            raise
+    values, message = decode_unusual_sampling(frame, jpeg.read_header(frame))
+    if message:
+        elements.note(message)
+    return values
 
 
 def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxrflow.images.checks import jpeg
 from cxrflow.images.dcm import frame_codecs
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import DicomFile
@@ -20,12 +21,14 @@ from cxrflow.images.formats import check_size
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+GE_PRIVATE = "1.2.840.113619.5.2"
+"""Implicit little endian with big-endian pixels."""
 NATIVE = {
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2.1.99",
     "1.2.840.10008.1.2.2",
-    "1.2.840.113619.5.2",
+    GE_PRIVATE,
     "",
 }
 """Transfer syntaxes of uncompressed pixels."""
@@ -44,6 +47,7 @@ NAMES = {
     "1.2.840.10008.1.2.5": "RLE",
 }
 """Names of compressed transfer syntaxes, as ``frame_codecs.find_codec`` calls their frames."""
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 ALLOCATED = (1, 8, 12, 16, 32, 64)
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
@@ -202,13 +206,12 @@ def _read_native(file: DicomFile, elements: Elements, keyword: str, data: bytes,
         if layout.frames == 1:  # as large as without subsampling, so it is not subsampled
             layout = ImageLayout(**{**vars(layout), "photometric": full})
     if layout.allocated not in ALLOCATED:
-        expected = ", ".join(map(str, ALLOCATED))
-        raise DecodeError("unsupported", f"{layout.allocated} bits allocated; expected one of {expected}")
+        raise DecodeError("unsupported", f"{layout.allocated} bits allocated; expected one of {ALLOCATED}")
     if len(data) < layout.frame_bytes or (file.ends_early and len(data) < layout.frame_bytes * layout.frames):
         expected = layout.frame_bytes * layout.frames
         raise DecodeError("truncated", f"the pixel data have {len(data)} bytes, expected {expected}")
     count = layout.height * layout.width * layout.values_per_pixel()
-    order = "<" if file.little_endian else ">"
+    order = "<" if file.little_endian and file.syntax != GE_PRIVATE else ">"
     words = str(getattr(file.dataset.get_item(keyword), "VR", "")) == "OW"
     if keyword != "PixelData":
         values = np.frombuffer(data, f"{order}f{layout.allocated // 8}", count)
@@ -335,7 +338,9 @@ def _read_compressed(
     if file.ends_early:
         raise DecodeError("truncated", "the file ends before its compressed image does")
     layout = read_layout(elements)
-    frame = first_frame(items, layout.frames)
+    frame, repaired = jpeg.repair_headers(first_frame(items, layout.frames))
+    if repaired:
+        elements.note(repaired)
     codec = frame_codecs.find_codec(frame)
     stated = NAMES.get(file.syntax)
     if codec is None:
@@ -356,6 +361,11 @@ DCT = ("JPEG baseline", "JPEG extended")
 def _reconcile(decoded: frame_codecs.DecodedFrame, layout: ImageLayout, elements: Elements) -> StoredPixels:
     """Combine a decoded frame with the data set: the frame's precision and colour, the data set's sign and mask."""
     values, bits, allocated = decoded.values, decoded.bits, max(layout.allocated, decoded.bits)
+    if layout.photometric.startswith("MONOCHROME") and (decoded.space == "LUMA" or values.ndim == 3):
+        elements.note("grey declared, but the image is in colour; converted to luma")
+        if values.ndim == 3:
+            values = np.rint(values @ LUMA_WEIGHTS).astype(values.dtype) if decoded.space == "RGB" else values[..., 0]
+        return StoredPixels(values=values, bits=bits, allocated=bits, signed=False, space=layout.photometric)
     if decoded.space == "LUMA" or values.ndim == 3:
         if values.ndim == 3 and layout.bits < bits == layout.allocated:
             values, bits = mask_values(values, layout.bits, layout.high_bit, False), layout.bits

@@ -18,7 +18,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -27,11 +26,12 @@ from PIL import (
 
 from cxrflow.images import deep_jpeg, orientation
 from cxrflow.images.bit_depth import finite_range, infer_range
-from cxrflow.images.checks import bmp, gif, jpeg, jpeg_entropy, png, tiff, webp
+from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
 from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import dicom
 from cxrflow.images.deep_color import is_deep_color, read_luma
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
+from cxrflow.images.jpeg_sampling import decode_unusual_sampling, draft_luma
 from cxrflow.images.optional_codecs import OPTIONAL, decode_optional
 from cxrflow.images.recipe import MAX_PIXELS
 
@@ -159,24 +159,11 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Gra
         except DecodeError as refused:
             if refused.reason != "unsupported":
                 raise
-            return decode_unusual_sampling(data, header, min_size, note)
-        return jpeg_result(_draft_gray(image, header, min_size), header, note)
-
-
-def decode_unusual_sampling(data: bytes, header: jpeg.Header, min_size: tuple[int, int], note: str) -> Grayscale:
-    """Decode a JPEG whose sampling factors the strict decoder refuses. Sequential files are checked for damage."""
-    if header.process in (0xC0, 0xC1) and data[header.scan] == len(header.components):
-        jpeg_entropy.check_sequential_scan(data, header)
-    else:
-        note = join_notes(note, "unusual sampling, not checked for damage")
-    with _open(data, "JPEG") as image:
-        return jpeg_result(_draft_gray(image, header, min_size), header, note)
-
-
-def _draft_gray(image: Image.Image, header: jpeg.Header, min_size: tuple[int, int]) -> Grayscale:
-    image.draft("L", orientation.swap(min_size, header.orientation)[::-1])
-    gray = cmyk_to_luma(image, header.adobe) if image.mode == "CMYK" else image.convert("L")
-    return Grayscale(pixels=np.asarray(gray), bits=8)
+            size = orientation.swap(min_size, header.orientation)
+            pixels, unchecked = decode_unusual_sampling(data, header, size)
+            return jpeg_result(Grayscale(pixels=pixels, bits=8), header, join_notes(note, unchecked))
+        pixels = draft_luma(image, header, orientation.swap(min_size, header.orientation))
+        return jpeg_result(Grayscale(pixels=pixels, bits=8), header, note)
 
 
 def jpeg_result(decoded: Grayscale, header: jpeg.Header, note: str) -> Grayscale:
@@ -188,11 +175,6 @@ def jpeg_result(decoded: Grayscale, header: jpeg.Header, note: str) -> Grayscale
         verified=True,
         full_size=orientation.swap((header.height, header.width), header.orientation),
     )
-
-
-def cmyk_to_luma(image: Image.Image, adobe: bool) -> Image.Image:
-    """Convert CMYK to luma. Pillow always inverts CMYK JPEGs, which is wrong for files without Adobe's marker."""
-    return (image if adobe else ImageChops.invert(image)).convert("RGB").convert("L")
 
 
 def _decode_other(image: Image.Image, data: bytes) -> Grayscale:

@@ -12,9 +12,10 @@ from PIL import Image
 
 from cxrflow.images import deep_jpeg, orientation
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decode_result import DecodeError, Grayscale
+from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import pillow
 from cxrflow.images.formats import check_size
+from cxrflow.images.jpeg_sampling import cmyk_to_luma, decode_unusual_sampling
 from cxrflow.images.recipe import MAX_PIXELS
 
 
@@ -33,7 +34,9 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
     except DecodeError as refused:
         if refused.reason != "unsupported":
             raise
-        return pillow.decode_unusual_sampling(data, header, min_size, note)
+        size = orientation.swap(min_size, header.orientation)
+        pixels, unchecked = decode_unusual_sampling(data, header, size)
+        note = join_notes(note, unchecked)
     return pillow.jpeg_result(Grayscale(pixels=pixels, bits=8), header, note)
 
 
@@ -50,7 +53,7 @@ def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.n
         return pixels[..., 0]
     # cmyk_to_luma expects inverted values, as Pillow reads them
     image = Image.frombytes("CMYK", pixels.shape[1::-1], (255 - pixels).tobytes())
-    return np.asarray(pillow.cmyk_to_luma(image, header.adobe))
+    return np.asarray(cmyk_to_luma(image, header.adobe))
 
 
 def scale_denominator(height: int, width: int, min_height: int, min_width: int) -> int:
