@@ -105,6 +105,9 @@ add("signed without sign bits", (SIGNED & 0x0FFF).astype(np.int16), full(SIGNED 
 add("signed garbage", (SIGNED & 0x0FFF | 0x5000).astype(np.int16), full(SIGNED + 2048.0))
 add("12 declared as 16", S, full(S), BitsStored=16)
 add("MONOCHROME1", S, 255 - full(S), PhotometricInterpretation="MONOCHROME1")
+add("photometric MONOCHROME 2", S, full(S), PhotometricInterpretation="MONOCHROME 2")
+add("photometric monochrome1", S, 255 - full(S), PhotometricInterpretation="monochrome1")
+add("photometric absent", S, full(S), PhotometricInterpretation=None)
 add("MONOCHROME1 INVERSE", S, 255 - full(S), PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
 add("MONOCHROME1 IDENTITY", S, 255 - full(S), PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY")
 add("MONOCHROME2 INVERSE", S, 255 - full(S), PresentationLUTShape="INVERSE")
@@ -382,6 +385,11 @@ for name in ENCODINGS:
     CASES[f"{name} without preamble"] = lambda name=name, syntax=syntax: (meta(syntax) + encoded(name), NARROW)
     CASES[f"{name} without 128 bytes"] = lambda name=name, syntax=syntax: (
         b"DICM" + meta(syntax) + encoded(name),
+        NARROW,
+    )
+    CASES[f"{name} without DICM"] = lambda name=name, syntax=syntax: (bytes(128) + meta(syntax) + encoded(name), NARROW)
+    CASES[f"{name} without letters"] = lambda name=name, syntax=syntax: (
+        bytes(132) + meta(syntax) + encoded(name),
         NARROW,
     )
     CASES[f"{name} without meta"] = lambda name=name: (PREAMBLE + encoded(name), NARROW)

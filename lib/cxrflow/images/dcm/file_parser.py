@@ -25,6 +25,8 @@ ENCODINGS = {"1.2.840.10008.1.2": IMPLICIT, "1.2.840.113619.5.2": IMPLICIT, "1.2
 """Transfer syntaxes whose data set is not explicit little endian."""
 LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 SHORT_VRS = {*b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()}
+FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+"""Groups with which a file without "DICM" may begin, in either byte order."""
 ENOUGH = 8
 """Elements that are examined to detect an encoding."""
 MAX_INFLATED = 2**31
@@ -63,11 +65,19 @@ class ShortReadDetector(io.BytesIO):
 
 def is_dicom(data: bytes) -> bool:
     """Whether the content is DICOM, with or without preamble and file meta information."""
-    if data[128:132] == b"DICM" or data[:4] == b"DICM":
-        return True
-    if data[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
-        return False
-    return detect_encoding(data, 0) is not None
+    return _find_start(data) is not None
+
+
+def _find_start(data: bytes) -> int | None:
+    """Return where the first element is: after "DICM", or wherever a preamble or "DICM" is missing."""
+    if data[128:132] == b"DICM":
+        return 132
+    if data[:4] == b"DICM":
+        return 4
+    for start in (0, 128, 132):
+        if data[start : start + 2] in FIRST_GROUPS and detect_encoding(data, start):
+            return start
+    return None
 
 
 def parse_file(data: bytes) -> DicomFile:
@@ -76,9 +86,10 @@ def parse_file(data: bytes) -> DicomFile:
     Raises:
         DecodeError: the file ends in its header, or its elements follow no encoding.
     """
-    start = 132 if data[128:132] == b"DICM" else 4 if data[:4] == b"DICM" else 0
+    start = _find_start(data) or 0
     meta, position = _read_meta(data, start)
-    notes = [] if start == 132 and meta else ["no DICOM file header" if not meta else "no DICOM preamble"]
+    complete = start == 132 and data[128:132] == b"DICM" and meta
+    notes = [] if complete else ["no DICOM file header" if not meta else "no DICOM preamble"]
     syntax = _uid(meta, 0x00020010)
     if not syntax and meta:
         notes.append("no transfer syntax")

@@ -111,7 +111,7 @@ def _to_gray(values: np.ndarray, low: float, high: float, stored: StoredPixels, 
     result = np.rint(grays).astype(np.uint8)
     if low < high and is_decreasing(values[selected], result[selected]):
         elements.note("high stored values are dark by the file's own tables")
-    return 255 - result if _is_inverted(elements) else result
+    return 255 - result if _is_inverted(stored.space, elements) else result
 
 
 def _valid_pixels(stored: StoredPixels, elements: Elements) -> np.ndarray | None:
@@ -230,13 +230,12 @@ def stored_range(low: float, high: float, stored: StoredPixels) -> tuple[tuple[f
     return infer_range(low, high, np.dtype(np.uint16))
 
 
-def _is_inverted(elements: Elements) -> bool:
+def _is_inverted(photometric: str, elements: Elements) -> bool:
     """Whether the lowest value is white. Both elements mean the same inversion, so it is applied once.
 
     PS3.3 C.8.11.3 requires IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1. Where they contradict each other,
     the one that demands the inversion is followed.
     """
-    photometric = elements.text("PhotometricInterpretation").upper()
     shape = elements.text("PresentationLUTShape").upper()
     if photometric == "MONOCHROME1":
         elements.note("MONOCHROME1 inverted")

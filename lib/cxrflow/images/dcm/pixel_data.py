@@ -154,6 +154,8 @@ def read_layout(elements: Elements, keyword: str = "PixelData", size: int = 0) -
     """Read the Image Pixel module (C.7.6.3), with a note for each value that had to be assumed."""
     photometric = elements.text("PhotometricInterpretation").upper().replace(" ", "_")
     photometric = "PALETTE COLOR" if photometric == "PALETTE_COLOR" else photometric
+    if photometric.startswith("MONOCHROME"):
+        photometric = "MONOCHROME1" if photometric.endswith("1") else "MONOCHROME2"
     samples = elements.integer("SamplesPerPixel") or 0
     if samples not in (1, 3, 4):
         samples = 3 if photometric.startswith(("RGB", "YBR")) else 1
