@@ -11,7 +11,8 @@ FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo lint test test-unit benchmark benchmark-feed benchmark-scaling wheel env-archive lock clean
+.PHONY: help setup demo cluster-demo lint test test-unit benchmark benchmark-dicom benchmark-feed benchmark-scaling \
+	wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -41,10 +42,13 @@ test: setup ## Run all tests, two at a time.
 test-unit: setup ## Run the tests that need neither Spark nor a training, in less than a minute.
 	@source cluster/env.sh && python -m pytest -n 2 -m unit tests
 
-benchmark: setup build/peers/.installed ## Ingest side by side with its peers, on real X-rays: FLAGS="--rounds 5 --data folder".
+benchmark: setup build/peers/.installed ## Compare ingest with its peers on real X-rays: FLAGS="--rounds 5".
 	@source cluster/env.sh && python tests/benchmarks/ingest.py $(FLAGS)
 
-benchmark-feed: setup build/peers/.installed build/peers-torch/.installed ## Training's feed side by side with its peers.
+benchmark-dicom: setup build/peers/.installed ## Compare ingest of DICOM with the fastest decoders: FLAGS="--count 200".
+	@source cluster/env.sh && python tests/benchmarks/dicom.py $(FLAGS)
+
+benchmark-feed: setup build/peers/.installed build/peers-torch/.installed ## Compare the feed with its peers.
 	@source cluster/env.sh && python tests/benchmarks/feed.py $(FLAGS)
 
 benchmark-scaling: setup ## Training on one core and two, both launchers, and its start-up; a quarter of an hour.
@@ -57,7 +61,8 @@ build/peers/.installed: tests/benchmarks/requirements.lock
 	@build/peers/bin/python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check -r $<
 	@touch $@
 
-# These run with the project's torch: PyPI has it only with CUDA. Pinned as above, with --no-deps and requirements-torch.in.
+# These run with the project's torch, because PyPI has it only with CUDA. To pin again: as above, with --no-deps and
+# requirements-torch.in.
 build/peers-torch/.installed: tests/benchmarks/requirements-torch.lock | setup
 	@rm -rf build/peers-torch
 	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes --disable-pip-version-check \

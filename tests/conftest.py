@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# A test's JVMs live for seconds. Java's second compiler, which pays after minutes, would take a third of the time they use;
-# verifying Spark's own bytecode and starting threads to collect garbage a fifth of the rest.
+# A test's JVMs live for seconds. Java's second compiler pays only after minutes and would take a third of their time.
+# Verifying Spark's own bytecode and starting threads to collect garbage would take a fifth of the rest.
 os.environ.setdefault(
     "JAVA_TOOL_OPTIONS",
     "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote -XX:+UseSerialGC",

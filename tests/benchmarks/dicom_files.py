@@ -3,8 +3,8 @@
     python tests/benchmarks/dicom_files.py FOLDER --count 2000
 
 An original is enlarged to about 2,000 x 2,500 pixels and spread over 12 bits, with noise as a detector has it. Without
-noise, lossless codecs would find a smoother image than they meet in a hospital. ``--distinct`` images are encoded; the other
-files are hard links to them, so that 2,000 files of each syntax fit on a disk and the codecs work all the same.
+noise, lossless codecs would find a smoother image than they meet in a hospital. ``--distinct`` images are encoded; the
+other files are hard links to them, so that 2,000 files of each syntax fit on a disk and the codecs work all the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packages that read files of others, and their oldest versions without a known fault that runs code or corrupts memory.
+"""Packages that read untrusted files, and their oldest versions without a known fault that runs code or breaks memory.
 
 ``setup.py`` has the same lower bounds, but a cluster's runtime may bring older packages: Databricks 15.4 LTS ML does.
 Preflight and the jobs that run on executors warn about those. Standard library only.

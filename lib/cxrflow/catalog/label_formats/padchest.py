@@ -26,15 +26,14 @@ def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
         counts["rows"] += 1
         cells = row.cells
         projection = cells.get("Projection", "")
-        birth, taken = cells.get("PatientBirth", ""), cells.get("StudyDate_DICOM", "")[:4]
-        age = years_of(taken) - years_of(birth) if years_of(birth) and years_of(taken) else None  # type: ignore[operator]
+        birth, taken = years_of(cells.get("PatientBirth", "")), years_of(cells.get("StudyDate_DICOM", "")[:4])
         yield ImageLabels(
             key=cells["ImageID"],
             line=row.line,
             label=_label(source, row.line, cells["Labels"], counts),
             patient_id=cells.get("PatientID") or None,
             sex=sex_of(cells.get("PatientSex_DICOM", "")),
-            age=age,
+            age=taken - birth if birth and taken else None,
             view_position=_VIEWS.get(projection, projection) or None,
         )
 
