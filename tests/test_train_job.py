@@ -100,7 +100,7 @@ def test_mlflow_has_what_the_driver_recorded(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = MlflowClient((run.parent / "mlruns").as_uri())
     found = client.get_run(json.loads((run / "mlflow.json").read_text())["run_id"])
-    assert found.info.status == "FINISHED" and found.data.metrics["kept/val_auc"] == result["val_auc"]
+    assert found.info.status == "FINISHED" and found.data.metrics["saved/val_auc"] == result["val_auc"]
     history = client.get_metric_history(found.info.run_id, "val/loss")
     assert len(history) == EPOCHS and "model.keras" in [file.path for file in client.list_artifacts(found.info.run_id)]
 

@@ -392,7 +392,7 @@ def test_mlflow_gets_metrics_parameters_and_files(tmp_path, mlflow_store):
     assert json.loads((run / "mlflow.json").read_text()) == {"run_id": found.info.run_id}
     assert found.data.params["learning_rate"] == "0.125" and found.data.params["table"] == "/table"
     assert found.data.tags["cxrflow.workers"] == "2" and found.data.tags["cxrflow.backend"] == "torch"
-    assert found.data.metrics["kept/val_auc"] == 0.75 and found.data.metrics["val/auc"] == 0.75
+    assert found.data.metrics["saved/val_auc"] == 0.75 and found.data.metrics["val/auc"] == 0.75
     losses = mlflow_store.get_metric_history(found.info.run_id, "train/loss")
     assert [point.step for point in losses] == [500, 900]
     np.testing.assert_equal([point.value for point in losses], [0.75, float("nan")])

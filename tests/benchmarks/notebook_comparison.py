@@ -1,17 +1,17 @@
-"""The notebook that cxrflow grew from beside cxrflow's defaults, on the same images.
+"""Compares the original notebook's conditions with cxrflow's defaults on the same images.
 
-A draw takes 540 training images, a fifth of them for validation, and 100 test images at random from the 5,216 real
-files, no patient on two sides and none left out for its height, and ingests them at 150x106. On each draw the notebook's
-conditions (a plain CNN, 200 epochs, batches of 32, Adam without warm-up or weight decay, no augmentation) and the defaults
-of train.py for as many epochs are trained and judged on the 100. The notebook kept its learning rate; cxrflow always lets it
-fall, so the published comparison, which was made with a constant rate, differs in that. For example:
+A draw takes 540 training images (a fifth for validation) and 100 test images at random from the 5,216 real files, with
+each patient in one split, and ingests them at 150x106. On each draw it trains two recipes for the same number of epochs
+and evaluates them on the test images: the notebook's conditions (a plain CNN, 200 epochs, batches of 32, Adam without
+warm-up or weight decay, no augmentation) and the defaults of ``cxrflow train``. The notebook used a constant learning
+rate, and so did the published comparison. cxrflow now always decays it. For example:
 
     python tests/benchmarks/notebook_comparison.py --launcher horovod --workers 2
 
-Everything is kept below --folder: the same command goes on with what is missing, also inside a training. Once each recipe
-was trained it says how long the rest takes; all is about 45 minutes of two cores. The table goes to standard error, curves to
---picture; standard output ends with one line of JSON. Draws come from the same files, so an image may be tested in two of
-them: intervals count patients. They say nothing of other trainings on the same images.
+All results are stored below --folder, so the same command resumes an interrupted comparison, even within a training.
+Once each recipe was trained, it logs the remaining time. The whole takes about 45 minutes on two cores. The table is
+written to standard error, the curves to --picture, and one line of JSON to the end of standard output. An image may be
+a test image of two draws, so intervals are over patients. They do not cover other trainings on the same images.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from program import ROOT
 from real_runs import evaluate_once, list_files, make_parser, make_table, open_two_slots, parse, run_folder, train_once
 
 SIZES = {"test": 100, "val": 108, "train": 432}
-"""Images of each split: the notebook's 540 had a validation split of 0.2."""
+"""Images of each split; the notebook used 20 % of its 540 images for validation."""
 BATCH_SIZE = 32
-"""The notebook's, of one worker."""
+"""Of the notebook, with one worker."""
 RECIPES = {
     "notebook": {
         "model": "notebook",
@@ -55,14 +55,17 @@ def parse_flags() -> tuple[argparse.Namespace, Path]:
     parser.add_argument("--draws", type=int, default=5, help="draws of images, seeds 0 and up (5)")
     parser.add_argument("--epochs", type=int, default=200, help="epochs of both (200)")
     parser.add_argument(
-        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "notebook.png", help="where it is drawn"
+        "--picture", type=Path, default=ROOT / "docs" / "benchmarks" / "notebook.png", help="file of the picture"
     )
     return parse(parser)
 
 
-def deal(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, str]]:
-    """(path, patient, split) of the drawn images: patients in random order fill one split after the other, each with all of
-    its images, but the last one of a split with as many as it still takes."""
+def draw_images(patients: dict[str, list[str]], seed: int) -> Iterator[tuple[str, str, str]]:
+    """(path, patient, split) of each drawn image.
+
+    Patients in random order fill the splits one after the other with all their images. The last patient of a split
+    contributes only as many images as fit.
+    """
     order = iter(np.random.default_rng(seed).permutation(sorted(patients)))
     for split, size in SIZES.items():
         while size > 0:
@@ -89,20 +92,20 @@ def configure(recipe: str, table: Path, run: Path, seed: int, flags: argparse.Na
 
 
 def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: argparse.Namespace) -> dict:
-    """Train and judge one recipe on one draw, or read what that gave: what the table and the picture need of it."""
+    """The results of one recipe on one draw for the table and the picture; trains and evaluates it if not yet done."""
     config = configure(recipe, table, run_folder(folder, recipe, flags), seed, flags)
     epochs = train_once(spark, config)
-    judged, scored = evaluate_once(spark, config, table)
+    metrics, scored = evaluate_once(spark, config, table)
     scores = scored.filter(like="score_")
-    called = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
+    highest = scores.columns.str.removeprefix("score_")[scores.to_numpy().argmax(axis=1)]
     curves = {name: [epoch[name] for epoch in epochs] for name in ("val_accuracy", "val_auc")}
     tested = scored.sort_values("path")
     return {
-        "n": judged["n"],
+        "n": metrics["n"],
         "patients": tested["patient_id"].tolist(),
-        "right": (tested["predicted_label"] == tested["label"]).astype(int).tolist(),
-        "right_at_highest": (called == scored["label"]).astype(int)[tested.index].tolist(),
-        "auc": judged["auc"],
+        "correct": (tested["predicted_label"] == tested["label"]).astype(int).tolist(),
+        "correct_at_highest": (highest == scored["label"]).astype(int)[tested.index].tolist(),
+        "auc": metrics["auc"],
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "curves": curves,
         "swing": {name: swing(curve) for name, curve in curves.items()},
@@ -110,35 +113,38 @@ def compare(spark, table: Path, recipe: str, folder: Path, seed: int, flags: arg
 
 
 def swing(curve: list[float]) -> dict[str, float]:
-    """How far the curve moves from epoch to epoch over its last third: on average, and at most."""
+    """The change of a curve from epoch to epoch over its last third: mean and maximum."""
     steps = np.abs(np.diff(curve[-max(2, len(curve) // 3) :])) if len(curve) > 1 else np.zeros(1)
-    return {"mean": float(steps.mean()), "most": float(steps.max())}
+    return {"mean": float(steps.mean()), "max": float(steps.max())}
 
 
-def rate(draws: list[dict], which: str = "right") -> str:
-    """In percent, with its interval, over the images of all draws."""
-    right, patients = (np.concatenate([draw[name] for draw in draws]) for name in (which, "patients"))
-    found = Rate.of(right, np.ones(len(right)), patients)
+def rate(draws: list[dict], which: str = "correct") -> str:
+    """The rate over the images of all draws, in percent with its interval."""
+    correct, patients = (np.concatenate([draw[name] for draw in draws]) for name in (which, "patients"))
+    found = Rate.of(correct, np.ones(len(correct)), patients)
     return f"{100 * found.value:.1f} ({100 * found.interval[0]:.1f} to {100 * found.interval[1]:.1f})"
 
 
 def difference(found: dict[str, list[dict]]) -> dict:
-    """How much more of the same images the defaults call right than the notebook: a share, with the percentiles of a
-    bootstrap over patients, and how many images only one of the two calls right."""
-    one, other = (np.concatenate([draw["right"] for draw in found[recipe]]) for recipe in ("default", "notebook"))
-    apart, patients = one - other, np.concatenate([draw["patients"] for draw in found["default"]])
-    samples = Resamples(patients, 2000).of(lambda weights: {"difference": weights @ apart / weights.sum(axis=1)})[
+    """The difference in accuracy between the defaults and the notebook on the same images.
+
+    Returns ``difference``, a share, its ``interval`` from a bootstrap over patients, and ``only``, the number of images
+    that only one of the two predicts correctly.
+    """
+    one, other = (np.concatenate([draw["correct"] for draw in found[recipe]]) for recipe in ("default", "notebook"))
+    differences, patients = one - other, np.concatenate([draw["patients"] for draw in found["default"]])
+    samples = Resamples(patients, 2000).of(lambda weights: {"difference": weights @ differences / weights.sum(axis=1)})[
         "difference"
     ]
     return {
-        "difference": float(apart.mean()),
+        "difference": float(differences.mean()),
         "interval": percentiles(samples),
-        "only": {"default": int((apart > 0).sum()), "notebook": int((apart < 0).sum())},
+        "only": {"default": int((differences > 0).sum()), "notebook": int((differences < 0).sum())},
     }
 
 
 def rows(found: dict[str, list[dict]]) -> Iterator[str]:
-    """Lines of the table: each draw, and the draws together."""
+    """The lines of the table: each draw, and all draws together."""
     yield "| recipe | draw | test accuracy, % | at the highest score | AUC | swing of val accuracy | of val AUC | s |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for recipe, draws in found.items():
@@ -146,18 +152,18 @@ def rows(found: dict[str, list[dict]]) -> Iterator[str]:
         swings = {
             name: {
                 "mean": np.mean([draw["swing"][name]["mean"] for draw in draws]),
-                "most": max(draw["swing"][name]["most"] for draw in draws),
+                "max": max(draw["swing"][name]["max"] for draw in draws),
             }
             for name in draws[0]["swing"]
         }
         together = {**sums, "auc": sums["auc"] / len(draws), "swing": swings}
-        for name, draw, of in [*((place, draw, [draw]) for place, draw in enumerate(draws)), ("all", together, draws)]:
+        for name, draw, of in [*((index, draw, [draw]) for index, draw in enumerate(draws)), ("all", together, draws)]:
             moves = [
-                f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['most']:.4f}"
+                f"{draw['swing'][curve]['mean']:.4f}, at most {draw['swing'][curve]['max']:.4f}"
                 for curve in ("val_accuracy", "val_auc")
             ]
             yield (
-                f"| {recipe} | {name} | {rate(of)} | {rate(of, 'right_at_highest')} "
+                f"| {recipe} | {name} | {rate(of)} | {rate(of, 'correct_at_highest')} "
                 f"| {draw['auc']:.4f} | {' | '.join(moves)} | {draw['seconds']:.0f} |"
             )
 
@@ -188,8 +194,8 @@ def draw_curves(found: dict[str, list[dict]], picture: Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
-def say_left(found: dict[str, list[dict]], draws: int) -> None:
-    """What the trainings so far took, times those that are left."""
+def say_remaining(found: dict[str, list[dict]], draws: int) -> None:
+    """Log the estimated time of the remaining trainings."""
     if all(found.values()):
         left = sum(np.mean([draw["seconds"] for draw in done]) * (draws - len(done)) for done in found.values())
         say(f"about {left / 60:.0f} min of training left")
@@ -203,24 +209,27 @@ def main() -> None:
         folder = flags.folder / f"draw-{seed}"
         table = folder / "table"
         make_table(
-            spark, deal(patients, seed), IngestConfig(images=str(images), table=str(table), height=150, width=106)
+            spark,
+            draw_images(patients, seed),
+            IngestConfig(images=str(images), table=str(table), height=150, width=106),
         )
         for recipe in RECIPES:
             found[recipe].append(compare(spark, table, recipe, folder, seed, flags))
-            say_left(found, flags.draws)
+            say_remaining(found, flags.draws)
     spark.stop()
     draw_curves(found, flags.picture)
-    apart = difference(found)
+    compared = difference(found)
     say("\n".join(rows(found)))
     say(
-        f"\nThe defaults call {100 * apart['difference']:+.1f} % more of the same images right (95 % interval "
-        f"{' to '.join(f'{100 * limit:+.1f}' for limit in apart['interval'] or [])}): {apart['only']['default']} that the notebook does not, "
-        f"and not {apart['only']['notebook']} that it does."
+        f"\nOn the same images the accuracy of the defaults is {100 * compared['difference']:+.1f} percentage points higher "
+        f"(95 % interval {' to '.join(f'{100 * limit:+.1f}' for limit in compared['interval'] or [])}). "
+        f"Only the defaults are correct on {compared['only']['default']} images, only the notebook on "
+        f"{compared['only']['notebook']}."
     )
     for draw in (draw for draws in found.values() for draw in draws):
         del draw["curves"], draw["patients"]
-        draw |= {name: sum(draw[name]) for name in ("right", "right_at_highest")}
-    print(json.dumps({**found, "difference": apart}))
+        draw |= {name: sum(draw[name]) for name in ("correct", "correct_at_highest")}
+    print(json.dumps({**found, "difference": compared}))
 
 
 if __name__ == "__main__":

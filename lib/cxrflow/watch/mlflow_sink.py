@@ -111,7 +111,7 @@ class MLflowSink:
         self._client.log_batch(
             self.run_id,
             metrics=[
-                Metric(f"kept/{name}", float(saved[name]), milliseconds, 0)
+                Metric(f"saved/{name}", float(saved[name]), milliseconds, 0)
                 for name in ("epoch", "val_loss", "val_auc", "val_accuracy")
             ],
         )

@@ -10,8 +10,8 @@ LABELS = ["NORMAL", "PNEUMONIA"]
 
 
 @pytest.fixture(scope="module")
-def judged():
-    """Groups: well alone, two kinds of ill, both labels, and a tiny one that is all wrong."""
+def evaluated():
+    """Groups: only normal, two kinds of disease, both labels, and a tiny group that is always wrong."""
     random = np.random.default_rng(0)
     groups = np.repeat(["well", "plain", "subtle", "both", "tiny"], [60, 40, 40, 40, MIN_SAMPLES - 1])
     ill = np.isin(groups, ["plain", "subtle"]) | ((groups == "both") & (np.arange(len(groups)) % 2 == 0))
@@ -28,8 +28,8 @@ def judged():
     )
 
 
-def test_each_group_has_its_own_rates(judged):
-    ill, score, groups, found = judged
+def test_each_group_has_its_own_rates(evaluated):
+    ill, score, groups, found = evaluated
     assert found["groups"].keys() == set(groups)
     both = found["groups"]["both"]
     inside = groups == "both"
@@ -42,8 +42,8 @@ def test_each_group_has_its_own_rates(judged):
     assert both["auc_interval"][0] < both["auc"] <= both["auc_interval"][1] and both["accuracy_interval"]
 
 
-def test_a_group_of_one_label_is_ranked_against_all_of_the_other(judged):
-    ill, score, groups, found = judged
+def test_group_with_one_label_is_compared_with_the_other_label(evaluated):
+    ill, score, groups, found = evaluated
     subtle, well = found["groups"]["subtle"], found["groups"]["well"]
     rows = (groups == "subtle") | ~ill
     assert (
@@ -56,12 +56,12 @@ def test_a_group_of_one_label_is_ranked_against_all_of_the_other(judged):
     )
 
 
-def test_the_worst_group_is_not_one_of_a_handful(judged):
-    found = judged[3]
+def test_worst_group_has_enough_samples(evaluated):
+    found = evaluated[3]
     assert found["groups"]["tiny"]["accuracy"] == 0 and found["worst"] == "subtle"
 
 
-def test_groups_of_more_labels_and_of_several_findings():
+def test_groups_with_more_labels_and_multi_label():
     random = np.random.default_rng(1)
     groups = np.repeat(["a", "b"], 50)
     truth = random.integers(0, 3, 100)
@@ -77,8 +77,8 @@ def test_groups_of_more_labels_and_of_several_findings():
     assert (found["groups"]["a"]["auc"], found["groups"]["b"]["auc"], found["worst"]) == (0, 1, "a")
 
 
-def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
-    """Of the hard finding, which is judged in one group only, that group's images are no worse than all."""
+def test_worst_multi_label_group_allows_for_harder_findings():
+    """Of the hard finding, which is evaluated in one group only, that group's images are no worse than all."""
     random = np.random.default_rng(2)
     groups = np.repeat(["easy", "hard", "unknown"], [300, 300, 40])
     truth = random.integers(0, 2, (640, 2)).astype(float)
@@ -95,7 +95,7 @@ def test_the_worst_group_of_several_findings_is_not_the_one_with_the_hardest():
     assert easy["auc"] < easy["auc_of_all"] - 0.1 and hard["auc"] > hard["auc_of_all"] and found["worst"] == "easy"
 
 
-def test_groups_of_numbers_are_in_their_order():
+def test_numeric_groups_are_sorted_by_number():
     groups = np.array(["1100", "224 to 300", "b", "a", "90.5"])
     scores = np.tile([0.4, 0.6], (5, 1))
     found = metrics.evaluate_subgroups(

@@ -14,7 +14,7 @@ def facts_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draw(patients: range) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 (n, SIDE, SIDE), text (n,)) of phantoms, every second one opaque."""
+    """(uint8 (n, SIDE, SIDE), text (n,)) of phantoms; every second one has an opacity."""
     images = [
         Image.fromarray(draw_phantom(96, patient % 2 == 1, patient, 0)).resize((SIDE, SIDE)) for patient in patients
     ]
@@ -50,7 +50,7 @@ def each(change):
     ],
     ids=["the same", "inverted", "darker", "cropped", "blurred", "black frame"],
 )
-def test_another_site_is_told_from_the_same(reference, site, change, named):
+def test_changed_images_are_a_large_shift(reference, site, change, named):
     pixels, labels = site
     found = shift.compare(reference, facts_of(change(pixels)), labels, patients=len(pixels))
     assert found["limit"] == pytest.approx(shift.LARGE) and named <= set(found["large"])
@@ -60,8 +60,8 @@ def test_another_site_is_told_from_the_same(reference, site, change, named):
     )
 
 
-def test_another_prevalence_is_no_shift(reference, site):
-    """What differs between the labels, here a fact that tells them apart wholly, does not count."""
+def test_another_prevalence_is_not_a_shift(reference, site):
+    """Differences between the labels do not count, here a fact that separates them completely."""
     pixels, labels = site
     rare = np.append(np.flatnonzero(labels == "well"), np.flatnonzero(labels == "ill")[:6])
     known = {
@@ -76,15 +76,15 @@ def test_another_prevalence_is_no_shift(reference, site):
     assert shift.compare(reference, facts_of(pixels[rare]), labels[rare], len(rare))["large"] == []
 
 
-def test_of_few_patients_chance_gives_more(reference, site):
+def test_limit_grows_with_few_patients(reference, site):
     pixels, labels = site
     found = shift.compare(reference, facts_of(pixels[:12]), labels[:12], patients=12)
     assert found["limit"] > 0.55 and found["large"] == []
 
 
 @pytest.mark.parametrize(("kept", "limit"), [((12, 500), 0.54), ((256, 256), shift.LARGE)])
-def test_a_label_that_was_rare_in_training_and_is_common_here_tells_little(kept, limit):
-    """300 patients of the same two kinds: none of them shifted, whatever the reference has of which kind."""
+def test_limit_grows_if_a_common_label_was_rare_in_the_reference(kept, limit):
+    """300 patients without any shift, and references with other shares of the labels."""
     random, here, warned = np.random.default_rng(0), np.repeat(["NORMAL", "PNEUMONIA"], [285, 15]), 0
 
     def drawn(groups):
@@ -100,13 +100,13 @@ def test_a_label_that_was_rare_in_training_and_is_common_here_tells_little(kept,
     assert warned <= 2
 
 
-def test_labels_that_training_did_not_have_are_compared_with_all_of_it(reference, site):
+def test_unknown_labels_are_compared_with_the_whole_reference(reference, site):
     pixels, labels = site
     found = shift.compare(reference, facts_of(pixels), np.full(len(labels), "another"), 120)
     assert found["large"] == [] and found["facts"].keys() == shift.IMAGE_FACTS.keys()
 
 
-def test_the_distance_is_that_of_kolmogorov_and_smirnov():
+def test_distance_equals_scipy():
     random = np.random.default_rng(0)
     one, two = np.round(random.normal(size=80), 1), np.round(random.normal(size=50) + 0.5, 1)  # ties
     assert shift.distance(one, np.full(80, 1 / 80), two) == pytest.approx(ks_2samp(one, two).statistic, abs=1e-6)
@@ -116,7 +116,7 @@ def test_the_distance_is_that_of_kolmogorov_and_smirnov():
     assert far == pytest.approx(shift.LARGE, abs=0.02)
 
 
-def test_what_is_kept_tells_the_distance():
+def test_quantiles_preserve_the_distance():
     random = np.random.default_rng(0)
     values, other = random.gamma(2, size=5000), random.gamma(2.5, size=700)
     kept = shift.describe({"x": values}, np.full(5000, "a"))["a"]["facts"]["x"]
@@ -127,7 +127,7 @@ def test_what_is_kept_tells_the_distance():
     assert found["facts"]["x"]["distance"] == pytest.approx(ks_2samp(values, other).statistic, abs=0.006)
 
 
-def test_facts_of_an_image_worked_out_by_hand():
+def test_image_facts_by_hand():
     frame = np.zeros((1, 16, 16), np.uint8)
     frame[0, 1:-1, 1:-1] = 160  # 196 of 256 pixels
     mean, sd, sharpness, border = shift.image_facts(frame)[0]
