@@ -139,8 +139,7 @@ def _means(problems: dict[str, OneVsRest], resampled: dict[tuple[str, str], np.n
     """
     means: dict = {}
     for name in MEANS:
-        values = {label: problem.values[name] for label, problem in problems.items()}
-        values = {label: value for label, value in values.items() if value is not None}
+        values = {label: value for label, problem in problems.items() if (value := problem.values[name]) is not None}
         means[name] = float(np.mean(list(values.values()))) if values else None
         samples = mean_of([resampled[label, name] for label in values]) if values else np.zeros(0)
         means[f"{name}_interval"] = logit_interval(means[name], samples) if name == "auc" else percentiles(samples)

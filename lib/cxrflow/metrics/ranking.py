@@ -61,12 +61,12 @@ def auc(truth: np.ndarray, scores: np.ndarray) -> float | None:
     if truth.ndim == 2:
         known = (~np.isnan(truth)).T
         areas = [_auc(truth[rows, index] == 1, scores[rows, index]) for index, rows in enumerate(known)]
-        areas = [area for area in areas if area is not None]
-        return float(np.mean(areas)) if areas else None
+        found = [area for area in areas if area is not None]
+        return float(np.mean(found)) if found else None
     if scores.shape[1] == 2:
         return _auc(truth == 1, scores[:, 1])
     areas = [_auc(truth == index, scores[:, index]) for index in range(scores.shape[1])]
-    return None if None in areas else float(np.mean(areas))
+    return None if None in areas else float(np.mean([area for area in areas if area is not None]))
 
 
 def _auc(positive: np.ndarray, scores: np.ndarray) -> float | None:

@@ -121,7 +121,7 @@ def parse(name: str, arguments: Sequence[str]) -> Options:
     command = COMMANDS[name]
     groups = groups_of(command.config)
     form = dataclasses.make_dataclass("Form", [(_title(group, command.config), _form_of(group)) for group in groups])
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         form,
         prog=f"cxrflow {name}",
         description=f"{command.summary} {command.details}\n\nFor example: cxrflow {name} {command.example}\n\n"

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cxrflow.metrics.curves import GRID, Curve
 
@@ -51,7 +52,7 @@ def _over_epochs(axes: Axes, epochs: list[dict], saved_epoch: int, lines: list[t
         if np.isfinite(values).any():
             axes.plot([epoch["epoch"] for epoch in epochs], values, style, color=color, marker=".", label=label)
     axes.axvline(saved_epoch, color=GRAY, linestyle=":", linewidth=1, label="saved model")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.legend()
 
 
@@ -92,7 +93,7 @@ def _mark(axes: Axes, x: float, y: float) -> None:
 def _lines(axes: Axes, by_label: dict[str, Curve], steps: str) -> None:
     for index, (label, curve) in enumerate(by_label.items()):
         color = PALETTE[index % len(PALETTE)]
-        if len(by_label) == 1 and curve.low is not None:
+        if len(by_label) == 1 and curve.low is not None and curve.high is not None:
             axes.fill_between(GRID, curve.low, curve.high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
         style = STYLES[index // len(PALETTE) % len(STYLES)]
         axes.plot(curve.x, curve.y, style, color=color, label=label, drawstyle=steps)
@@ -133,17 +134,17 @@ def reliability(bins: list[dict], score_name: str, share_name: str) -> Figure:
 
 
 def histogram(scores: dict[str, np.ndarray], threshold: float | None, score_name: str) -> Figure:
-    """The number of images of each label by score, and the threshold; logarithmic above 10 if there are more than 20."""
+    """The number of images of each label by score, and the threshold. Logarithmic above 10 if a bar is higher than 20."""
     figure, axes = _axes(xlabel=score_name, ylabel="images")
     edges = np.linspace(0, 1, 41)
     for (label, values), color, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "///"), strict=False):
-        axes.hist(values, edges, color=color, alpha=0.55, edgecolor=color, hatch=hatch, label=f"label {label}")
+        axes.hist(values, edges.tolist(), color=color, alpha=0.55, edgecolor=color, hatch=hatch, label=f"label {label}")
     if threshold is not None:
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
     if axes.get_ylim()[1] > 20:
         axes.set_yscale("symlog", linthresh=10)
     else:
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(0, None)
     axes.legend(loc="upper center", fontsize=8)

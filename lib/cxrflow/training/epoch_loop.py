@@ -114,4 +114,4 @@ class EpochLoop:
 
     def _mean(self, value: float) -> float:
         """The workers' mean. Collective."""
-        return float(self._worker.all_reduce_mean([np.float64([value])])[0][0])
+        return float(self._worker.all_reduce_mean([np.array([value])])[0][0])
