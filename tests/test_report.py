@@ -79,14 +79,14 @@ def scored_rows(table) -> pd.DataFrame:
         rows.append(part.assign(split=shard.split, shard=shard.path, row=range(len(part))))
     scored = pd.concat(rows, ignore_index=True)
     present = random.random((len(scored), 3)) < [0.4, 0.5, 0.05]
-    words = [
+    texts = [
         [name for name, here in zip(TABLE_FINDINGS, row, strict=True) if here]
-        + ["?Mass"] * (not row[2] and place % 3 == 0)
-        for place, row in enumerate(present)
+        + ["?Mass"] * (not row[2] and index % 3 == 0)
+        for index, row in enumerate(present)
     ]
-    scored["label"] = ["|".join(row) or "No Finding" for row in words]
-    for place, name in enumerate(FINDINGS):
-        here = present[:, place] if name in TABLE_FINDINGS else 0
+    scored["label"] = ["|".join(row) or "No Finding" for row in texts]
+    for index, name in enumerate(FINDINGS):
+        here = present[:, index] if name in TABLE_FINDINGS else 0
         scored[score_column(name)] = (0.3 * here + 0.7 * random.random(len(scored))).astype(np.float32)
     for name in (*IMAGE_FACTS, *SOURCE_FACTS):
         scored[name] = random.random(len(scored)).astype(np.float32)

@@ -82,8 +82,8 @@ def test_limit_grows_with_few_patients(reference, site):
     assert found["limit"] > 0.55 and found["large"] == []
 
 
-@pytest.mark.parametrize(("kept", "limit"), [((12, 500), 0.54), ((256, 256), shift.LARGE)])
-def test_limit_grows_if_a_common_label_was_rare_in_the_reference(kept, limit):
+@pytest.mark.parametrize(("counts", "limit"), [((12, 500), 0.54), ((256, 256), shift.LARGE)])
+def test_limit_grows_if_a_common_label_was_rare_in_the_reference(counts, limit):
     """300 patients without any shift, and references with other shares of the labels."""
     random, here, warned = np.random.default_rng(0), np.repeat(["NORMAL", "PNEUMONIA"], [285, 15]), 0
 
@@ -91,7 +91,7 @@ def test_limit_grows_if_a_common_label_was_rare_in_the_reference(kept, limit):
         return {"mean": random.normal(size=len(groups)) + 2 * (groups == "PNEUMONIA")}
 
     for _ in range(400):
-        groups = np.repeat(["NORMAL", "PNEUMONIA"], kept)
+        groups = np.repeat(["NORMAL", "PNEUMONIA"], counts)
         found = shift.compare(
             {"patients": 512, "groups": shift.describe(drawn(groups), groups)}, drawn(here), here, 300
         )
@@ -119,10 +119,13 @@ def test_distance_equals_scipy():
 def test_quantiles_preserve_the_distance():
     random = np.random.default_rng(0)
     values, other = random.gamma(2, size=5000), random.gamma(2.5, size=700)
-    kept = shift.describe({"x": values}, np.full(5000, "a"))["a"]["facts"]["x"]
-    assert len(kept) == shift.MAX_QUANTILES
+    quantiles = shift.describe({"x": values}, np.full(5000, "a"))["a"]["facts"]["x"]
+    assert len(quantiles) == shift.MAX_QUANTILES
     found = shift.compare(
-        {"patients": 5000, "groups": {"a": {"n": 5000, "facts": {"x": kept}}}}, {"x": other}, np.full(700, "a"), 700
+        {"patients": 5000, "groups": {"a": {"n": 5000, "facts": {"x": quantiles}}}},
+        {"x": other},
+        np.full(700, "a"),
+        700,
     )
     assert found["facts"]["x"]["distance"] == pytest.approx(ks_2samp(values, other).statistic, abs=0.006)
 

@@ -221,8 +221,8 @@ def main() -> None:
     compared = difference(found)
     say("\n".join(rows(found)))
     say(
-        f"\nOn the same images the accuracy of the defaults is {100 * compared['difference']:+.1f} percentage points higher "
-        f"(95 % interval {' to '.join(f'{100 * limit:+.1f}' for limit in compared['interval'] or [])}). "
+        f"\nOn the same images the accuracy of the defaults is {100 * compared['difference']:+.1f} percentage points "
+        f"higher (95 % interval {' to '.join(f'{100 * limit:+.1f}' for limit in compared['interval'] or [])}). "
         f"Only the defaults are correct on {compared['only']['default']} images, only the notebook on "
         f"{compared['only']['notebook']}."
     )

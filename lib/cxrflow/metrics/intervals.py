@@ -54,12 +54,12 @@ class Rate:
         _, member = np.unique(patients[counted], return_inverse=True)
         if not len(member):
             return None
-        hits, of = np.bincount(member, successes[counted]), np.bincount(member)
-        total, value = of.sum(), hits.sum() / of.sum()
-        if min(np.count_nonzero(hits), np.count_nonzero(hits < of)) < MIN_PATIENTS:
-            return cls(float(value), float(len(of)))
-        effect = ((hits - value * of) ** 2).sum() / (total * value * (1 - value))
-        certain = student.ppf(0.975, total - 1) / student.ppf(0.975, len(of) - 1)
+        positives, samples = np.bincount(member, successes[counted]), np.bincount(member)
+        total, value = samples.sum(), positives.sum() / samples.sum()
+        if min(np.count_nonzero(positives), np.count_nonzero(positives < samples)) < MIN_PATIENTS:
+            return cls(float(value), float(len(samples)))
+        effect = ((positives - value * samples) ** 2).sum() / (total * value * (1 - value))
+        certain = student.ppf(0.975, total - 1) / student.ppf(0.975, len(samples) - 1)
         return cls(float(value), float(total / max(1.0, effect) * certain**2))
 
     @property
@@ -71,8 +71,8 @@ class Rate:
 
     def drawn(self, random: np.random.Generator, count: int) -> np.ndarray:
         """float (count,): draws from the posterior of the rate under Jeffreys' prior."""
-        hits = self.value * self.trials
-        return random.beta(hits + 0.5, self.trials - hits + 0.5, count)
+        successes = self.value * self.trials
+        return random.beta(successes + 0.5, self.trials - successes + 0.5, count)
 
 
 @dataclass(frozen=True)

@@ -168,11 +168,11 @@ def predictive(prevalence: float, sensitivity: Rate | None, specificity: Rate | 
         ("ppv", sensitivity, specificity, prevalence),
         ("npv", specificity, sensitivity, 1 - prevalence),
     ):
-        hits, errors = own.value * share, (1 - other.value) * (1 - share)
-        if not hits + errors:
+        correct, wrong = own.value * share, (1 - other.value) * (1 - share)
+        if not correct + wrong:
             continue
-        hits_drawn, errors_drawn = own.drawn(random, DRAWS) * share, (1 - other.drawn(random, DRAWS)) * (1 - share)
-        low, high = np.percentile(hits_drawn / (hits_drawn + errors_drawn), [2.5, 97.5])
-        value = hits / (hits + errors)
+        correct_drawn, wrong_drawn = own.drawn(random, DRAWS) * share, (1 - other.drawn(random, DRAWS)) * (1 - share)
+        low, high = np.percentile(correct_drawn / (correct_drawn + wrong_drawn), [2.5, 97.5])
+        value = correct / (correct + wrong)
         found |= {name: float(value), f"{name}_interval": [float(min(value, low)), float(max(value, high))]}
     return found
