@@ -200,7 +200,8 @@ def _restart_config(config: TrainConfig, slots: int, held: lease.Lease) -> Train
     """The configuration of a restart after the loss of a worker, with at most ``slots`` workers.
 
     It resumes from this job's own checkpoint if there is one. Raises JobError if another job has taken the run
-    directory over, which can happen after this process was suspended for minutes, or if no number of workers fits the feed.
+    directory over, which can happen after this process was suspended for minutes, or if no number of workers fits the
+    feed.
     """
     held.check()
     run, order = RunDirectory(config.run), None  # a worker may be lost before the first checkpoint

@@ -134,7 +134,7 @@ def reliability(bins: list[dict], score_name: str, share_name: str) -> Figure:
 
 
 def histogram(scores: dict[str, np.ndarray], threshold: float | None, score_name: str) -> Figure:
-    """The number of images of each label by score, and the threshold. Logarithmic above 10 if a bar is higher than 20."""
+    """The number of images of each label by score, and the threshold. Logarithmic above 10 if a bar exceeds 20."""
     figure, axes = _axes(xlabel=score_name, ylabel="images")
     edges = np.linspace(0, 1, 41)
     for (label, values), color, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "///"), strict=False):
