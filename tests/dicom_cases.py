@@ -550,6 +550,15 @@ def _jpeg_with_extraneous_bytes():
     return packed(EIGHT, frame[:at] + b"\0\1" + frame[at:], uid.JPEGBaseline8Bit), decoded
 
 
+for name, values in {"8 bits": EIGHT, "12 bits": S}.items():
+    for syntax in (uid.JPEGBaseline8Bit, uid.JPEG2000Lossless, uid.RLELossless):
+        top = 255 if values is EIGHT else 4095
+        CASES[f"raw {name} in a frame called {syntax.name}"] = lambda values=values, syntax=syntax, top=top: (
+            packed(values, values.tobytes(), syntax, BitsStored=top.bit_length()),
+            full(values, top),
+        )
+
+
 @case("GE private syntax")
 def _ge_private():
     made = dataset(S, uid.ImplicitVRLittleEndian, BitsStored=12)

@@ -20,7 +20,7 @@ def to_luma(stored: StoredPixels, elements: Elements) -> np.ndarray:
     if stored.space == "PALETTE COLOR":
         return rgb_to_luma(_apply_palette(stored, elements))
     if stored.values.ndim != 3 or stored.values.shape[2] != 3 or not stored.space.startswith(("RGB", "YBR")):
-        raise DecodeError("unsupported", f"photometric interpretation {stored.space[:20]}")
+        raise DecodeError("unsupported", f"photometric interpretation {ascii(stored.space[:20])}")
     white = _white(stored, elements)
     if stored.space in ("RGB", "YBR_ICT", "YBR_RCT"):
         return rgb_to_luma(scale(stored.values, 0, white))

@@ -346,6 +346,11 @@ def _read_compressed(
     codec = frame_codecs.find_codec(frame)
     stated = NAMES.get(file.syntax)
     if codec is None:
+        if layout.frame_bytes and 0 <= len(frame) - layout.frame_bytes <= 1:
+            elements.note("uncompressed pixels in a compressed frame")
+            check_size(layout.height, layout.width, max_pixels)
+            frames, single = layout.frames, ImageLayout(**{**vars(layout), "frames": 1})
+            return _read_native(file, elements, "PixelData", frame, single), frames
         name = stated or "compressed"
         raise DecodeError("corrupt", f"the pixel data are said to be {name}, but begin with {frame[:4].hex(' ')}")
     if codec != stated and not (
