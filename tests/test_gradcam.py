@@ -8,6 +8,8 @@ import pytest
 
 from cxrflow.report.gradcam import compute_heatmaps
 
+pytestmark = pytest.mark.spark  # processes with Keras
+
 SAVE = """
 import sys, keras, numpy
 from keras import layers

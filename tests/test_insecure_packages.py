@@ -1,7 +1,11 @@
 import sys
 import time
 
+import pytest
+
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
+
+pytestmark = pytest.mark.spark
 
 
 def test_secure_executors_log_nothing(spark, caplog):

@@ -23,6 +23,8 @@ from cxrflow.spark.scorer import Run
 FINDINGS = ["Edema", "Effusion", "Mass", "Nodule"]
 TABLE_FINDINGS = FINDINGS[:3]
 
+pytestmark = pytest.mark.spark  # the table
+
 
 @pytest.fixture
 def trained(table, tmp_path) -> RunDirectory:
