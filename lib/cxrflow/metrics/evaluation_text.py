@@ -137,9 +137,9 @@ def _unnamed(result: dict) -> list[str]:
     if result["images_without_patient"] <= MAX_UNNAMED * result["n"]:
         return []
     return [
-        f"{result['images_without_patient']:,} of {result['n']:,} images name no patient, and each counts as a patient of "
-        "its own. If patients have several images, the intervals are too narrow, and training may have used images of the same "
-        "patients. Ingest with a rule that finds the patient (--patients)."
+        f"{result['images_without_patient']:,} of {result['n']:,} images name no patient, and each counts as a patient "
+        "of its own. If patients have several images, the intervals are too narrow, and training may have used images "
+        "of the same patients. Ingest with a rule that finds the patient (--patients)."
     ]
 
 
