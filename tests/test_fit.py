@@ -185,7 +185,7 @@ def test_a_finished_run_does_nothing_unless_it_lost_a_file(table, local_runs, tm
     run_local("tensorflow", local_job(table, run, "plain", if_exists="resume"))
     again = history(run)
     assert again["finished"] and again["epochs"] == written["epochs"]
-    assert again["kept"] == pytest.approx(written["kept"], rel=1e-5)
+    assert again["saved"] == pytest.approx(written["saved"], rel=1e-5)
 
 
 def launch(spark, config, stop=0):

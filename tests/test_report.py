@@ -54,14 +54,14 @@ def trained(table, tmp_path) -> RunDirectory:
         {"epoch": number, "loss": 0.7, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.9}
         for number, auc in ((1, 0.8), (2, 0.7))
     ]
-    saved = {"epoch": 2, "views": 5, "val_loss": 0.5, "val_auc": 0.912, "val_accuracy": 0.9}
+    saved = {"epoch": 2, "tta": 5, "val_loss": 0.5, "val_auc": 0.912, "val_accuracy": 0.9}
     write_json(
         run.history,
         {
             "epochs": epochs,
             "best": epochs[0],
             "finished": True,
-            "kept": {**saved, "threshold": [0.5, 0.4, None, 0.6], "temperature": 2.0},
+            "saved": {**saved, "threshold": [0.5, 0.4, None, 0.6], "temperature": 2.0},
         },
     )
     return run
@@ -254,8 +254,8 @@ def test_page_describes_a_binary_run_that_is_not_finished(trained):
         positive_label="Mass",
         train={**train, "init_weights": "/w.keras"},
     )
-    saved = json.loads(Path(trained.history).read_text())["kept"] | {"epoch": 1, "views": 1, "threshold": 0.375}
-    change(trained.history, kept=saved, finished=False)
+    saved = json.loads(Path(trained.history).read_text())["saved"] | {"epoch": 1, "tta": 1, "threshold": 0.375}
+    change(trained.history, saved=saved, finished=False)
     write_report(ReportConfig(run=trained.url))
     text = page_text(trained)
     assert "Training is not finished. The saved model has the weights after epoch 1, which has the best" in text

@@ -55,13 +55,13 @@ def test_two_workers_train_and_rank_0_writes_the_run_directory(trained):
     assert (
         result["workers"] == 2
         and result["epochs"] == EPOCHS
-        and 1 <= result["best_epoch"] <= result["kept_epoch"] == EPOCHS
+        and 1 <= result["best_epoch"] <= result["saved_epoch"] == EPOCHS
     )
     history = json.loads((run / "history.json").read_text())
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
     assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
     assert history["best"]["val_auc"] == max(epoch["val_auc"] for epoch in history["epochs"])
-    assert history["finished"] and history["kept"]["val_auc"] == result["val_auc"]
+    assert history["finished"] and history["saved"]["val_auc"] == result["val_auc"]
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
         "config.json",
@@ -363,12 +363,12 @@ def test_a_restart_uses_as_many_workers_as_can_hold_the_runs_order_of_samples(ta
     config = TrainConfig(
         table=str(table), run=str(tmp_path), launcher="horovod", workers=4, batch_size=2, feed_memory="95k"
     )
-    kept = {"streams": 4, "shuffle_rows": 4}
-    assert [_with_most_workers(config, slots, kept).workers for slots in (4, 3, 2)] == [4, 2, 2]
+    order = {"streams": 4, "shuffle_rows": 4}
+    assert [_with_most_workers(config, slots, order).workers for slots in (4, 3, 2)] == [4, 2, 2]
     with pytest.raises(
         JobError, match="from 1 to the 1 remaining task slots that can resume the run, found none: --feed-memory"
     ):
-        _with_most_workers(config, 1, kept)
+        _with_most_workers(config, 1, order)
     assert _with_most_workers(config, 1, None).workers == 1  # the run has no order yet
 
 

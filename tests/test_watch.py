@@ -378,7 +378,7 @@ def finished_run(folder):
     """What rank 0 leaves in the run directory."""
     (folder / "model.keras").write_bytes(b"a model")
     (folder / "config.json").write_text("{}")
-    (folder / "history.json").write_text(json.dumps({"kept": {**epoch(1), "threshold": 0.5}, "epochs": []}))
+    (folder / "history.json").write_text(json.dumps({"saved": {**epoch(1), "threshold": 0.5}, "epochs": []}))
 
 
 def test_mlflow_gets_metrics_parameters_and_files(tmp_path, mlflow_store):

@@ -11,7 +11,7 @@ from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 
 TABLE_VERSION = 3
-RUN_VERSION = 2
+RUN_VERSION = 3
 PICTURES = ("loss", "validation", "roc", "precision_recall", "confusion", "reliability", "scores", "subgroups")
 
 

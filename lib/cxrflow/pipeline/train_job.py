@@ -240,7 +240,12 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
     if not history["finished"] or len(history["epochs"]) < config.epochs:
         return None
     return summarise(
-        history["epochs"], history["best"], history["kept"], run.url, workers=facts["workers"], backend=facts["backend"]
+        history["epochs"],
+        history["best"],
+        history["saved"],
+        run.url,
+        workers=facts["workers"],
+        backend=facts["backend"],
     )
 
 

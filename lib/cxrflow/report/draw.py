@@ -39,7 +39,7 @@ class Picture:
 
 def of_training(history: dict) -> dict[str, Picture]:
     """Loss and validation figures over the epochs, by name. ``history``: the content of history.json."""
-    epochs, saved = history["epochs"], history["kept"]
+    epochs, saved = history["epochs"], history["saved"]
     first, last = epochs[0]["val_loss"], epochs[-1]["val_loss"]
     return {
         "loss": _picture(

@@ -44,7 +44,7 @@ def write_report(config: ReportConfig) -> dict:
     labels, recipe = settings["labels"], Recipe(**settings["recipe"])
     multi = settings["task"] == "multi"
     positive = None if multi else labels.index(settings["positive_label"])
-    decision = gallery.Decision(labels, positive, history["kept"]["threshold"])
+    decision = gallery.Decision(labels, positive, history["saved"]["threshold"])
     pictures, rows, summary = draw.of_training(history), [], None
     if metrics:
         scored = pd.read_parquet(io.BytesIO(storage.read_bytes(run.scores)))

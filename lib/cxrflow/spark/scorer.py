@@ -77,14 +77,14 @@ def read_run(url: str) -> Run:
     """Read the run directory. Raises UserError if it or one of its files is missing."""
     run = RunDirectory(url)
     config, history = run.read(run.config, "train"), run.read(run.history, "train")
-    kept = history["kept"]
+    saved = history["saved"]
     if not storage.exists(run.model):
         raise UserError(f"--run: expected a finished run, but {run.url!r} has no model.keras; let the training finish")
     if not history["finished"]:
         log.warning(
             "the training in %s is not finished: its model is that of epoch %d of %d",
             run.url,
-            kept["epoch"],
+            saved["epoch"],
             config["train"]["epochs"],
         )
     labels, positive = config["labels"], config["positive_label"]
@@ -92,8 +92,8 @@ def read_run(url: str) -> Run:
         task=config["task"],
         labels=labels,
         positive=None if positive is None else labels.index(positive),
-        threshold=kept["threshold"],
-        temperature=kept["temperature"],
+        threshold=saved["threshold"],
+        temperature=saved["temperature"],
         prevalence=tuple(config["prevalence"][label] for label in labels),
         recipe=Recipe(**config["recipe"]),
         backend=config["backend"],

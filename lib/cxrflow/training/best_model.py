@@ -34,7 +34,7 @@ class ModelKeeper:
         self.positive = positive_label(config, manifest)
         """Index of the label that sensitivity refers to; None for several findings, each of which has its own."""
         self.record = record
-        """``kept`` in history.json: ``epoch``, ``views`` (TTA copies), ``temperature``, ``threshold``
+        """``saved`` in history.json: ``epoch``, ``tta`` (copies), ``temperature``, ``threshold``
         (``metrics.Threshold``) and the validation metrics with these."""
 
     def due(self) -> bool:
@@ -56,7 +56,7 @@ class ModelKeeper:
         threshold = metrics.fit_threshold(truth, scores, self.positive, *parse_threshold(self._config.threshold))
         self.record = {
             "epoch": epoch,
-            "views": copies,
+            "tta": copies,
             "temperature": temperature,
             "threshold": threshold,
             **self._task.validation_metrics(truth, scores),

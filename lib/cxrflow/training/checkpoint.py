@@ -23,7 +23,7 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, RunDirectory
 from cxrflow.distributed.worker import Worker
 
-VERSION = 2
+VERSION = 3
 KEEP = 2
 """Number of newest checkpoints that stay, besides that of the best epoch."""
 MAX_CLOCK_STEPS = 20
@@ -57,7 +57,7 @@ class Checkpoint:
 
     state: dict
     """Plain data: ``version``, ``epoch`` (finished), ``samples`` (fed of the next), ``steps`` (of the optimizer),
-    ``loss`` (sum over those samples), ``epochs`` and ``best`` (``History``), ``kept`` (``ModelKeeper.record``),
+    ``loss`` (sum over those samples), ``epochs`` and ``best`` (``History``), ``saved`` (``ModelKeeper.record``),
     ``config``, ``table`` (digest), ``feed`` (streams and shuffle_rows)."""
     arrays: dict[str, np.ndarray]
     """``model_state.capture``, and inside an epoch ``fed``: ``SampleAudit.entries`` of all workers."""
@@ -73,7 +73,7 @@ def find_start(run: RunDirectory, config: TrainConfig, manifest: Manifest, worke
 
     Only rank 0 reads and has arrays; all workers have the state. Raises UserError as ``check_resumable`` does.
     """
-    state = {"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "kept": None}
+    state = {"epoch": 0, "samples": 0, "steps": 0, "loss": 0.0, "epochs": [], "best": None, "saved": None}
     start = Checkpoint(state, {})
     if worker.rank == 0 and will_resume(run, config):
         start = read_checkpoint(run)

@@ -94,7 +94,7 @@ class _Trainer:
         plan = train_feed.plan()
         self._state = TrainState(config, manifest, worker, plan.steps, start)
         self._history = History(start.state["epochs"], start.state["best"])
-        self._keeper = ModelKeeper(config, manifest, RunDirectory(config.run), start.state["kept"])
+        self._keeper = ModelKeeper(config, manifest, RunDirectory(config.run), start.state["saved"])
         self._validator = Validator(config, worker, val_feed, self._task, self._reporter)
         self._clock = CheckpointClock(config.checkpoint_seconds, worker, plan.steps)
         self._writer = RunWriter(

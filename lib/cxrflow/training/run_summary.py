@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def summarise(epochs: list[dict], best: dict, kept: dict, run: str, *, workers: int, backend: str) -> dict:
+def summarise(epochs: list[dict], best: dict, saved: dict, run: str, *, workers: int, backend: str) -> dict:
     """Return the result of the job from the records in history.json.
 
     It has the epoch with the best validation AUC, the validation metrics of the saved model, images per second (median
@@ -13,8 +13,8 @@ def summarise(epochs: list[dict], best: dict, kept: dict, run: str, *, workers: 
     """
     return {
         "best_epoch": best["epoch"],
-        "kept_epoch": kept["epoch"],
-        **{key: kept[key] for key in ("val_loss", "val_auc", "val_accuracy", "threshold", "temperature")},
+        "saved_epoch": saved["epoch"],
+        **{key: saved[key] for key in ("val_loss", "val_auc", "val_accuracy", "threshold", "temperature")},
         "epochs": len(epochs),
         "images_per_second": float(np.median([epoch["images_per_second"] for epoch in epochs])),
         "seconds": sum(epoch["seconds"] for epoch in epochs),

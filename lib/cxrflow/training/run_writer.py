@@ -68,7 +68,7 @@ class RunWriter:
             "version": VERSION,
             **state,
             **self._history.to_dict(),
-            "kept": self._keeper.record,
+            "saved": self._keeper.record,
             "config": to_dict(self._config),
             "table": table_digest(self._manifest),
             "feed": {"streams": self._size.streams, "shuffle_rows": self._size.shuffle_rows},
@@ -83,7 +83,7 @@ class RunWriter:
         with self._explained():
             write_json(
                 self._run.history,
-                {**self._history.to_dict(), "kept": self._keeper.record, "finished": finished},
+                {**self._history.to_dict(), "saved": self._keeper.record, "finished": finished},
             )
 
     def model(self, network: keras.Model) -> None:

@@ -107,7 +107,7 @@ class MLflowSink:
 
     def _log_saved_model(self, milliseconds: int) -> None:
         """The validation metrics of the saved model, for comparing runs."""
-        saved = self._run.read(self._run.history, "train")["kept"]
+        saved = self._run.read(self._run.history, "train")["saved"]
         self._client.log_batch(
             self.run_id,
             metrics=[
