@@ -53,8 +53,21 @@ def run_local(backend, *jobs):
         capture_output=True,
         text=True,
         env={**os.environ, "KERAS_BACKEND": backend},
+        cwd=os.path.dirname(__file__),  # so that it can import ``tiny``
     )
     assert done.returncode == 0, done.stderr
+
+
+def tiny(x):
+    """A network with batch normalisation and dropout, whose states a checkpoint must hold too."""
+    from keras import layers
+
+    x = layers.Conv2D(8, 3, strides=4, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+
+
+MODELS = {"tiny": "test_fit:tiny", "plain": "plain"}
 
 
 def local_job(table, run, model, stop=0, if_exists="fail", **fields):
@@ -97,8 +110,9 @@ PLAIN = {"epochs": 3, "model": "plain", "lr_scaling": "none", "weight_decay": 0.
 only in the order of sums."""
 
 
-# Stopped inside the first epoch, the second, and the second.
-STOPPED = {"tensorflow-residual": 3, "tensorflow-plain": 11, "torch-residual": 10}
+STOPPED = {"tensorflow-tiny": 3, "tensorflow-plain": 11, "torch-tiny": 10}
+"""Backend and network of the runs that stop, and the checkpoint after which they do: inside the first epoch, or the
+second."""
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +126,14 @@ def local_runs(table, tmp_path_factory):
         jobs = []
         for name, stop in STOPPED.items():
             if name.startswith(backend):
-                model = name.split("-")[1]
+                model = MODELS[name.split("-")[1]]
+                # Checkpoints inside an epoch must not change what training computes.
                 jobs += [
-                    local_job(table, folder / f"{name}-whole", model),
+                    local_job(table, folder / f"{name}-whole", model, checkpoint_seconds=600),
                     local_job(table, folder / name, model, stop),
                 ]
         if backend == "tensorflow":
-            jobs.append(local_job(table, folder / "over", "residual", 9))
+            jobs.append(local_job(table, folder / "over", MODELS["tiny"], 9))
             jobs.append(local_job(table, folder / "alone", **{**PLAIN, "batch_size": 8, "seed": 0}))
         run_local(backend, *jobs)
     return folder
@@ -132,19 +147,18 @@ def resumed_runs(table, local_runs, tmp_path_factory):
         shutil.copytree(local_runs / name, folder / name)
     for backend in ("tensorflow", "torch"):
         jobs = [
-            local_job(table, folder / name, name.split("-")[1], if_exists="resume")
+            local_job(table, folder / name, MODELS[name.split("-")[1]], if_exists="resume")
             for name in STOPPED
             if name.startswith(backend)
         ]
         if backend == "torch":
-            jobs.append(local_job(table, folder / "over", "residual", if_exists="resume"))
+            jobs.append(local_job(table, folder / "over", MODELS["tiny"], if_exists="resume"))
         run_local(backend, *jobs)
     return folder
 
 
 @pytest.mark.parametrize("name", STOPPED)
 def test_a_stopped_and_resumed_run_follows_the_trajectory_of_a_whole_one(table, local_runs, resumed_runs, name):
-    """With dropout and batch normalisation (residual): a checkpoint holds their states too."""
     state = read_checkpoint(RunDirectory(str(local_runs / name))).state
     assert state["samples"] > 0
     assert len(list((local_runs / name / "checkpoints").iterdir())) in (2, 3)  # with that of the best epoch
@@ -164,7 +178,7 @@ def test_a_finished_run_gives_its_summary_and_another_backend_resumes_a_run(tabl
     run = resumed_runs / "over"  # by TensorFlow, then torch
     before = history(run)
     assert len(before["epochs"]) == 3 and before["finished"]
-    fields = local_job(table, run, "residual", if_exists="resume")
+    fields = local_job(table, run, MODELS["tiny"], if_exists="resume")
     fields.pop("stop")
     result = train(None, TrainConfig(**fields))
     assert history(run) == before
