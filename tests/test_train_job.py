@@ -422,7 +422,7 @@ def edited(table, tmp_path, edit):
             "val of .* has none of SYNTHETIC_OPACITY",
         ),
         (lambda c: c.update(version=99), "expected a table of version 3, got 99"),
-        (lambda c: c.pop("shards"), "expected the manifest that ingest.py writes"),
+        (lambda c: c.pop("shards"), "expected a manifest that ingest wrote"),
     ],
 )
 def test_a_table_that_cannot_be_trained_on_is_refused(table, tmp_path, edit, words):
