@@ -1,15 +1,6 @@
 import numpy as np
-import pytest
 
 from cxrflow import metrics
-
-
-@pytest.mark.parametrize(
-    ("labels", "positive"),
-    [(["NORMAL", "PNEUMONIA"], 1), (["ABNORMAL", "NORMAL"], 0), (["No Finding", "Effusion"], 1), (["A", "B"], 1)],
-)
-def test_positive_label_is_the_last_that_is_not_normal(labels, positive):
-    assert metrics.positive_index(labels) == positive
 
 
 def test_predicted_labels_by_threshold():

@@ -10,6 +10,7 @@ Shapes: n images, K findings.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 
@@ -18,8 +19,11 @@ import numpy as np
 from cxrflow.base.errors import UserError
 
 NO_FINDING = "No Finding"
-NORMAL_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "nofinding", "0"}
-"""Names that datasets use for an image without findings, in lower case."""
+NORMAL_NAMES = {"normal", "negative", "healthy", "no finding", "no findings", "nofinding", "nofindings", "0"}
+"""Names that datasets use for an image without findings, in lower case, with blanks between words."""
+
+_NORMAL_WORDS = {"normal", "healthy", "unremarkable", "control", "controls", "false"}
+_NEGATIONS = {"no", "non", "not", "without", "absent", "absence", "negative", "neg", "free"}
 
 _EMPTY = ("", "nan")
 _CELLS = {"1": 1.0, "true": 1.0, "0": 0.0, "false": 0.0, "-1": math.nan, **dict.fromkeys(_EMPTY, math.nan)}
@@ -27,7 +31,35 @@ _CELLS = {"1": 1.0, "true": 1.0, "0": 0.0, "false": 0.0, "-1": math.nan, **dict.
 
 def is_normal(label: str) -> bool:
     """Whether a label means that the image shows no finding."""
-    return label.strip().lower() in NORMAL_NAMES
+    return re.sub(r"[\s_-]+", " ", label.strip().lower()) in NORMAL_NAMES
+
+
+def find_positive(labels: list[str]) -> int | None:
+    """The index of the positive label, the one that sensitivity refers to; None if the names do not tell.
+
+    Of two labels exactly one must be negative by its name: ``Non-COVID``, ``no_disease``, ``No Findings``, ``NORMAL``.
+    Of more labels it is the last that is not, or the last; no metric depends on it.
+    """
+    negative = [_is_negative(label, labels) for label in labels]
+    if len(labels) == 2:
+        return negative.index(False) if negative.count(True) == 1 else None
+    return max((index for index, own in enumerate(negative) if not own), default=len(labels) - 1)
+
+
+def _is_negative(label: str, labels: list[str]) -> bool:
+    """Whether a label says that a finding is absent. ``labels``: all of them, which tell what ``NonCOVID`` negates."""
+    if is_normal(label):
+        return True
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # NoFinding
+    words = re.findall(r"[^\W_]+", spaced.lower())
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in _NEGATIONS:
+            return following not in _NORMAL_WORDS  # "not normal" is positive
+        if word in _NORMAL_WORDS:
+            return True
+    joined = "".join(words)
+    others = {"".join(re.findall(r"[^\W_]+", other.lower())) for other in labels} | {"finding", "findings", "disease"}
+    return any(joined.removeprefix(prefix) in others - {joined} for prefix in ("no", "non", "not"))
 
 
 def to_text(present: Iterable[str], unknown: Iterable[str] = ()) -> str:

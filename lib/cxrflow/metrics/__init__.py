@@ -8,7 +8,7 @@ each.
 """
 
 from cxrflow.metrics.calibration import ece, fit_temperature, reliability, tempered, with_temperature
-from cxrflow.metrics.decision import Threshold, positive_index, predicted
+from cxrflow.metrics.decision import Threshold, predicted
 from cxrflow.metrics.evaluation import evaluate_scores
 from cxrflow.metrics.intervals import wilson
 from cxrflow.metrics.outcomes import find_outcomes
@@ -30,7 +30,6 @@ __all__ = [
     "find_shares",
     "fit_temperature",
     "fit_threshold",
-    "positive_index",
     "predicted",
     "reliability",
     "tempered",

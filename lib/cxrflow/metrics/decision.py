@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxrflow.base.findings import is_normal
-
 Threshold = float | list[float | None] | None
 """With two labels of the positive label's score; for multi one for each finding; with more than two labels None."""
-
-
-def positive_index(labels: list[str]) -> int:
-    """The label that sensitivity is about: the last one whose name does not mean normal."""
-    findings = [index for index, label in enumerate(labels) if not is_normal(label)]
-    return findings[-1] if findings else len(labels) - 1
 
 
 def predicted(scores: np.ndarray, positive: int | None, threshold: Threshold) -> np.ndarray:

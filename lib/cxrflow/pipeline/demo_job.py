@@ -36,6 +36,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     images, new_images, split = _images(config, folder)
     table, run, predictions = folder / "table", folder / "run", folder / "predictions"
     training = ["--launcher", config.launcher, "--workers", config.workers, "--epochs", config.epochs]
+    if config.positive_label is not None:
+        training += ["--positive-label", config.positive_label]
     size = ["--height", config.size, "--width", config.size]
     overwrite = ["--if-exists", "overwrite"]
     steps: dict[str, list[object]] = {

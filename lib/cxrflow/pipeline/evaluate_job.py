@@ -28,6 +28,7 @@ from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.leakage import find_leakage
 from cxrflow.spark.score_task import score_table
 from cxrflow.spark.scorer import Run, find_prior, read_run
+from cxrflow.training.positive_label import describe_positive
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     started = time.monotonic()
     share_credentials(spark)
     run, manifest = check_evaluate(config)
+    if run.positive is not None and len(run.labels) == 2:
+        log.info("%s", describe_positive(run.labels, run.positive))
     warn_about_insecure_packages(spark)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
     leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)

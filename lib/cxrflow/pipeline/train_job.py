@@ -20,6 +20,7 @@ from cxrflow.training.augment import find_policy
 from cxrflow.training.checkpoint import check_resumable, has_checkpoint, read_checkpoint, will_resume
 from cxrflow.training.feed_budget import feed_size
 from cxrflow.training.models import check_model
+from cxrflow.training.positive_label import describe_positive, positive_label
 from cxrflow.training.run_summary import summarise
 from cxrflow.watch.recorder import Recorder, check_watch
 
@@ -106,10 +107,7 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
             "--threshold: expected balanced or youden for a table of more than two labels, "
             f"got {config.threshold}; leave it out, because the highest score decides"
         )
-    if config.positive_label is not None and config.positive_label not in manifest.labels:
-        raise UserError(
-            f"--positive-label: expected one of {', '.join(manifest.labels)}; got {config.positive_label!r}"
-        )
+    positive_label(config, manifest)
 
 
 def _check_findings(manifest: Manifest, config: TrainConfig) -> None:
@@ -156,6 +154,9 @@ def train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
 
         share_credentials(spark)
     check_train(config)
+    labels, positive = (manifest := read_manifest(config.table)).labels, positive_label(config, manifest)
+    if positive is not None and len(labels) == 2:
+        log.info("%s", describe_positive(labels, positive))
     # A relative path starts from the driver's folder; workers run in other folders and on other machines.
     config = _absolute(config)
     if config.preflight_only:
@@ -246,6 +247,7 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
         run.url,
         workers=facts["workers"],
         backend=facts["backend"],
+        positive_label=facts["positive_label"],
     )
 
 

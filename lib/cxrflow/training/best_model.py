@@ -15,6 +15,7 @@ from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig, parse_threshold
 from cxrflow.base.manifest import Manifest, RunDirectory
 from cxrflow.training.objectives import TASKS
+from cxrflow.training.positive_label import positive_label
 from cxrflow.training.predictor import build_predictor
 from cxrflow.training.reference_profile import write_reference
 
@@ -80,12 +81,3 @@ class ModelKeeper:
             storage.write_bytes(self._run.model, storage.read_bytes(path))
         if self._validation:  # None after a resume whose last job did not write its model
             write_reference(self._run, self._manifest, self.positive, *self._validation)
-
-
-def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
-    """Index of the label that sensitivity refers to; None for a table of several findings per image."""
-    if manifest.task == "multi":
-        return None
-    if config.positive_label is None:
-        return metrics.positive_index(manifest.labels)
-    return manifest.labels.index(config.positive_label)

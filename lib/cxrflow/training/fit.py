@@ -70,7 +70,7 @@ class _Trainer:
     def __init__(self, config: TrainConfig, worker: Worker, job: str):
         self._config, self._worker = config, worker
         manifest = read_manifest(config.table)
-        self._task = TASKS[manifest.task]
+        self._task, self._labels = TASKS[manifest.task], manifest.labels
         start = find_start(RunDirectory(config.run), config, manifest, worker)
         self.first_epoch: int = start.state["epoch"]
         self._reporter = ProgressReporter(worker)
@@ -176,6 +176,7 @@ class _Trainer:
             RunDirectory(self._config.run).url,
             workers=self._worker.size,
             backend=keras.backend.backend(),
+            positive_label=None if self._keeper.positive is None else self._labels[self._keeper.positive],
         )
 
     def _save_checkpoint(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def summarise(epochs: list[dict], best: dict, saved: dict, run: str, *, workers: int, backend: str) -> dict:
+def summarise(
+    epochs: list[dict], best: dict, saved: dict, run: str, *, workers: int, backend: str, positive_label: str | None
+) -> dict:
     """Return the result of the job from the records in history.json.
 
     It has the epoch with the best validation AUC, the validation metrics of the saved model, images per second (median
-    over epochs), seconds, and what trained it.
+    over epochs), seconds, what trained it, and the positive label.
     """
     return {
         "best_epoch": best["epoch"],
@@ -20,5 +22,6 @@ def summarise(epochs: list[dict], best: dict, saved: dict, run: str, *, workers:
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "workers": workers,
         "backend": backend,
+        "positive_label": positive_label,
         "run": run,
     }

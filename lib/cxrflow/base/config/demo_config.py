@@ -16,6 +16,8 @@ class DemoConfig(Options):
     """Folder for everything that the demo writes."""
     images: str | None = None
     """Folder of real images with one subfolder per label. If not given, synthetic phantoms are drawn."""
+    positive_label: str | None = None
+    """The label of --images that sensitivity refers to; see train."""
     launcher: Literal["local", "horovod", "torch"] = "local"
     """How training workers are started."""
     workers: int = 1

@@ -59,7 +59,8 @@ class ModelOptions(Options):
     """Rule for the decision threshold, fitted to validation data: balanced (class-balanced logistic regression), youden
     (highest sensitivity + specificity) or sensitivity=0.95 (highest threshold that reaches it)."""
     positive_label: str | None = None
-    """With two labels, the one that sensitivity refers to. If not given, the one that is not called normal."""
+    """With two labels, the one that sensitivity refers to. If not given, the one whose name is not negative (NORMAL,
+    Non-COVID, no_disease, No Findings); needed if the names do not tell."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
