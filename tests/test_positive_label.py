@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from synthetic_table import make_table
 
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import find_positive
 from cxrflow.pipeline.train_job import check_train
 from cxrflow.training.positive_label import describe_positive, positive_label
+from synthetic_table import make_table
 
 PLAIN = [  # positive, negative
     ("PNEUMONIA", "NORMAL"),
