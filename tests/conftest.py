@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(items):
                 f"{item.nodeid}: expected one of the markers {', '.join(TIERS)}; got {sorted(tiers)}"
             )
         if not tiers:
-            item.add_marker("unit")
+            # These fixtures start Spark, in this process or in one of its own.
+            item.add_marker("spark" if {"spark", "run_job"} & set(item.fixturenames) else "unit")
     items.sort(key=lambda item: -max(TIERS.index(mark.name) for mark in item.iter_markers() if mark.name in TIERS))
 
 
