@@ -39,7 +39,7 @@ def _decode_jpeg2000(data: bytes, max_pixels: int) -> Grayscale:
     start = codestream.find_jpeg2000(data)
     header = openjpeg.get_parameters(data[start:])
     values = openjpeg.decode(data[start:])
-    return _to_grayscale(values, header["precision"], bool(header["is_signed"]))
+    return _to_grayscale(values, int(header["precision"]), bool(header["is_signed"]))
 
 
 def _decode_jpegxl(data: bytes, max_pixels: int) -> Grayscale:

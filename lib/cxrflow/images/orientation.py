@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,7 +12,7 @@ TRANSPOSED = (5, 6, 7, 8)
 
 TAG = 0x0112
 
-_APPLY = {
+_APPLY: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
     3: lambda pixels: pixels[::-1, ::-1],
     4: np.flipud,

@@ -20,7 +20,7 @@ def to_luma(stored: StoredPixels, elements: Elements) -> np.ndarray:
     if stored.space == "PALETTE COLOR":
         return rgb_to_luma(_apply_palette(stored, elements))
     if stored.values.ndim != 3 or stored.values.shape[2] != 3 or not stored.space.startswith(("RGB", "YBR")):
-        raise DecodeError("unsupported", f"photometric interpretation {ascii(stored.space[:20])}")
+        raise DecodeError("unsupported", f"photometric interpretation {stored.space[:20]!a}")
     white = _white(stored, elements)
     if stored.space in ("RGB", "YBR_ICT", "YBR_RCT"):
         return rgb_to_luma(scale(stored.values, 0, white))
@@ -47,7 +47,9 @@ def _white(stored: StoredPixels, elements: Elements) -> float:
 
 def _ybr_to_rgb(values: np.ndarray, space: str) -> np.ndarray:
     """Convert YBR_FULL or YBR_PARTIAL (PS3.3 C.7.6.3.1.2), float 0..255, to uint8 RGB."""
-    luma, blue, red = values[..., 0], values[..., 1] - 128, values[..., 2] - 128
+    luma: np.ndarray = values[..., 0]
+    blue: np.ndarray = values[..., 1] - 128
+    red: np.ndarray = values[..., 2] - 128
     if space.startswith("YBR_PARTIAL"):
         luma, blue, red = (luma - 16) * (255 / 219), blue * (255 / 224), red * (255 / 224)
     colors = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)

@@ -129,7 +129,7 @@ class Elements:
             if not text:
                 continue
             if not NUMBER.fullmatch(text):
-                self.note(f"{keyword} left out: {ascii(text[:20])} is not a number")
+                self.note(f"{keyword} left out: {text[:20]!a} is not a number")
                 return []
             if "," in text:
                 self.note(f"{keyword}: decimal comma read as a decimal point")

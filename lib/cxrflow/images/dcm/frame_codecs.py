@@ -171,9 +171,9 @@ def _decode_jpeg2000(frame: bytes, layout: ImageLayout, elements: Elements) -> D
     frame = frame[codestream.find_jpeg2000(frame) :]
     header = openjpeg.get_parameters(frame)
     values = openjpeg.decode(frame)
-    samples = header["samples_per_pixel"]
+    samples = int(header["samples_per_pixel"])
     space = "RGB" if codestream.has_color_transform(frame) else _space(layout, samples)
-    found = _with_shape(values, values.shape[0], values.shape[1], samples, header["precision"], space)
+    found = _with_shape(values, values.shape[0], values.shape[1], samples, int(header["precision"]), space)
     return DecodedFrame(values=found.values, bits=found.bits, signed=bool(header["is_signed"]), space=found.space)
 
 

@@ -175,7 +175,7 @@ def _windows(elements: Elements):
     centers, widths = elements.numbers("WindowCenter"), elements.numbers("WindowWidth")
     name = (elements.text("VOILUTFunction") or "LINEAR").upper()
     if (centers or widths) and name not in WINDOW_FUNCTIONS:
-        elements.note(f"VOI LUT function {ascii(name[:20])} unknown, LINEAR used")
+        elements.note(f"VOI LUT function {name[:20]!a} unknown, LINEAR used")
         name = "LINEAR"
     for index, (center, width) in enumerate(zip(centers, widths, strict=False)):
         smallest = 1 if name == "LINEAR" else np.nextafter(0, 1)

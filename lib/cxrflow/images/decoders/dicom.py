@@ -62,7 +62,7 @@ def _decode(data: bytes, max_pixels: int) -> Grayscale:
 
 def _apply_functional_groups(elements: Elements) -> None:
     """Copy the first frame's display elements of enhanced objects (PS3.3 C.7.6.16) to the top of the data set."""
-    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
 
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in elements.items(keyword)[:1]:
@@ -70,5 +70,5 @@ def _apply_functional_groups(elements: Elements) -> None:
                 for item in group.items(name)[:1]:
                     for display in DISPLAY_ELEMENTS:
                         if item.has(display) or item.items(display):
-                            tag = tag_for_keyword(display)
+                            tag = Tag(display)
                             elements.dataset[tag] = item.dataset.get_item(tag)
