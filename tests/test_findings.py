@@ -359,7 +359,7 @@ def test_columns_that_are_missing(tmp_path, findings, columns, message):
 @pytest.mark.parametrize(
     ("edit", "change", "message"),
     [
-        ({}, {"positive_label": "Rare"}, "--positive-label: expected none for a table of several findings"),
+        ({}, {"positive_label": "Rare"}, "--positive-label: expected none for a table with several findings"),
         (
             {"labels": {"Opacity": 2, "Second view": 1}},
             {},

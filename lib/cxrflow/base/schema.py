@@ -78,4 +78,9 @@ def spark_ddl(schema: pa.Schema) -> str:
         pa.binary(): "binary",
         pa.timestamp("us", tz="UTC"): "timestamp",
     }
-    return ", ".join(f"`{field.name}` {names[field.type]}" for field in schema)
+    return ", ".join(f"{quoted(field.name)} {names[field.type]}" for field in schema)
+
+
+def quoted(name: str) -> str:
+    """A column's name as an identifier of Spark SQL."""
+    return "`" + name.replace("`", "``") + "`"

@@ -18,6 +18,7 @@ from cxrflow.base.path_rules import label_of, patient_of
 from cxrflow.base.schema import QUARANTINE, SAMPLES, SOURCE
 from cxrflow.base.shard_files import read_shard
 from cxrflow.catalog.database import insert, query_rows
+from cxrflow.catalog.label_spelling import merged_spellings, refuse_variants
 from cxrflow.catalog.labels import TRAIN_VAL
 
 # Files in quarantine for these reasons are decoded again, even if unchanged: the machine, the rest of the table, a flag
@@ -59,6 +60,8 @@ class Assignment:
     """Samples from the images folder whose file no longer exists."""
     thresholds: dict[str, list[float]]
     """See ``Manifest.split_thresholds``."""
+    merged: dict[str, str]
+    """The label that is used in place of each other spelling of it."""
 
 
 def add_files(catalog: duckdb.DuckDBPyConnection, config: IngestConfig, batches: Iterator[pa.RecordBatch]) -> None:
@@ -111,6 +114,7 @@ def assign_files(
     catalog.execute("DELETE FROM files WHERE hidden")
     if config.labels:
         _keep_labels(catalog)
+    merged = _merge_spellings(catalog, config) if config.task == "single" else {}
     _check_requested_splits(catalog)
     _find_files_to_decode(catalog)
     thresholds = _assign_splits(catalog, config, thresholds)
@@ -125,7 +129,29 @@ def assign_files(
         WHERE starts_with(samples.path, ?)""",
         [storage.absolute(config.images) + "/"],
     )[0]
-    return Assignment(**listed, **to_decode, **missing, thresholds=thresholds)
+    return Assignment(**listed, **to_decode, **missing, thresholds=thresholds, merged=merged)
+
+
+def _merge_spellings(catalog: duckdb.DuckDBPyConnection, config: IngestConfig) -> dict[str, str]:
+    """Give labels that differ in case or blanks only the same spelling; returns ``Assignment.merged``.
+
+    Raises UserError without ``--merge-labels``.
+    """
+    table, files = (
+        {
+            row["label"]: row["rows"]
+            for row in query_rows(
+                catalog, f"SELECT label, count(*) AS rows FROM {name} WHERE label IS NOT NULL GROUP BY label"
+            )
+        }
+        for name in ("samples", "files")
+    )
+    if not config.merge_labels:
+        refuse_variants([*table, *files])
+    merged = merged_spellings(table, files)
+    for label, chosen in merged.items():
+        catalog.execute("UPDATE files SET label = ? WHERE label = ?", [chosen, label])
+    return merged
 
 
 def _keep_labels(catalog: duckdb.DuckDBPyConnection) -> None:

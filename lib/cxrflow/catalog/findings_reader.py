@@ -7,16 +7,21 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_cells, from_text, is_normal, to_text
 from cxrflow.catalog.label_formats import ImageLabels
 from cxrflow.catalog.label_formats.cells import is_list, parse_list
+from cxrflow.catalog.label_spelling import refuse_variants, spelling_key
 
 
 class FindingsReader:
     """Converts labels to label texts (``base.findings``) and collects the names of the findings."""
 
-    def __init__(self, requested: str, existing: list[str]):
-        """``requested`` is the value of --findings; ``existing`` are the findings of the table to extend, if any."""
+    def __init__(self, requested: str, existing: list[str], merge: bool = False):
+        """``requested`` is the value of --findings; ``existing`` are the findings of the table to extend, if any.
+
+        ``merge``: read names that differ in case or blanks only as the first one of them.
+        """
         names = parse_findings(requested)
         self._requested = None if names is None else [name for name in names if not is_normal(name)]
-        self._existing = existing
+        self._existing, self._merge = existing, merge
+        self._spellings = {spelling_key(name): name for name in [*existing, *(self._requested or [])]}
         self._in_labels: set[str] = set()
         self._columns: list[str] = []
 
@@ -28,6 +33,10 @@ class FindingsReader:
         if label is None or not label.strip():
             return None
         present, unknown = from_text("|".join(parse_list(label)) if is_list(label) else label)
+        if self._merge:
+            present, unknown = (
+                {self._spellings.setdefault(spelling_key(name), name) for name in names} for names in (present, unknown)
+            )
         self._in_labels |= present | unknown
         selected = present | unknown if self._requested is None else set(self._requested)
         return to_text(present & selected, unknown & selected)
@@ -64,6 +73,7 @@ class FindingsReader:
                 f"--findings: expected names from the labels file, which has {', '.join(found) or 'none'}; got "
                 f"{', '.join(sorted(missing))}"
             )
+        refuse_variants({*findings, *found})
         if self._requested is None and (more := set(found) - set(findings)):
             raise UserError(
                 f"--labels: expected the findings of the table ({', '.join(findings)}), got also "

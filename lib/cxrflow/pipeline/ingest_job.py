@@ -230,6 +230,8 @@ class _Ingest:
         if plan.labels is not None:
             for line in log_lines(plan.labels, str(self._config.labels)):
                 log.info("%s", line)
+        for label, chosen in sorted(plan.assigned.merged.items()):
+            log.info("labels: %r is read as %r", label, chosen)
         if plan.splits_by_folder:
             log.info("splits: the folders train, val and test, as %s published them", KERMANY)
 

@@ -60,7 +60,7 @@ class AssignTask:
         config, existing = self.config, self.existing
         reader = labels = None
         if config.findings is not None:
-            reader = FindingsReader(config.findings, existing.labels if existing else [])
+            reader = FindingsReader(config.findings, existing.labels if existing else [], config.merge_labels)
         with new_catalog(self.staging, self.memory) as catalog:
             add_files(catalog, config, self.listing())
             by_folder = self.labels is None and add_folder_splits(catalog, config)

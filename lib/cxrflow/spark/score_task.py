@@ -85,8 +85,8 @@ def score_table(
     task = ScoreShards(storage.absolute(table), manifest.height, manifest.width, run.labels, text, Scorer(spark, run))
     numbers = [*map(score_column, run.labels), *IMAGE_FACTS, *SOURCE_FACTS]
     result = [
-        *(f"`{name}` string" for name in (*text, "split")),
-        *(f"`{name}` float" for name in numbers),
+        *(f"{schema.quoted(name)} string" for name in (*text, "split")),
+        *(f"{schema.quoted(name)} float" for name in numbers),
         "shard string",
         "row int",
     ]

@@ -30,6 +30,8 @@ class InputOptions(Options):
     findings: str | None = None
     """Several findings per image: all, or names separated by commas. The labels file has one column per finding (1
     present, 0 absent, -1 or empty unknown), or its column label lists the present ones separated by |."""
+    merge_labels: bool = False
+    """Read labels that differ in case or blanks only (Opacity, opacity) as one label. Otherwise they are an error."""
     patients: str = "auto"
     """How a path names its patient: kermany (person1_virus_2, IM-0001-0001), file (each file is a patient), a regular
     expression whose groups make up the key, or auto (kermany if the name fits, otherwise file)."""
