@@ -111,6 +111,7 @@ def test_where_both_are_fixed_the_new_copy_goes_to_quarantine():
     assert result.changes == [("train/1", 0, None)] and result.reasons == {"in_another_split": 1} and result.added == 1
 
 
+@pytest.mark.spark
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.booleans()), min_size=1, max_size=14),

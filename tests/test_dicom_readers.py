@@ -23,6 +23,8 @@ from cxrflow.images.dcm.pixel_data import read_pixels
 from cxrflow.images.decoders import dicom
 from dicom_cases import CASES
 
+pytestmark = pytest.mark.cluster
+
 EXAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 FILES = {path.name: path for path in sorted(EXAMPLES.glob("*.dcm"))}
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "dicom.md"

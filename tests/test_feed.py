@@ -197,6 +197,7 @@ def test_a_feed_that_fails_leaves_no_thread_behind(table_copy):
     assert threading.active_count() == before
 
 
+@pytest.mark.spark
 def test_the_memory_of_a_feed_keeps_to_its_budget_and_does_not_grow_with_the_epochs(tmp_path):
     process = subprocess.run(
         [sys.executable, "-W", "ignore", str(FEED_PROCESS), str(tmp_path)], check=True, capture_output=True, text=True

@@ -176,6 +176,7 @@ np.testing.assert_allclose(figures["val_loss"], loss, rtol=1e-5)
 """
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_nothing_is_learnt_from_what_is_not_known(backend):
     """All known targets have the same weight, on every worker. A separate process selects the backend."""

@@ -9,6 +9,8 @@ from PIL import Image, ImageEnhance
 from cxrflow.images import Recipe, decode_image
 from cxrflow.images.image_hash import NEAR_BITS, perceptual_hash
 
+pytestmark = pytest.mark.spark
+
 
 def distance(one: str, two: str) -> int:
     return (int(one, 16) ^ int(two, 16)).bit_count()

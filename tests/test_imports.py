@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.cluster
+
 HEAVY = [
     "pyspark",
     "keras",

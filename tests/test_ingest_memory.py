@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.spark
+
 SCRIPT = """
 import json, sys
 from cxrflow.base.config import IngestConfig

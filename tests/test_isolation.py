@@ -10,6 +10,8 @@ import pytest
 
 from cxrflow.spark.isolation import Crash, map_isolated
 
+pytestmark = pytest.mark.cluster
+
 
 def work(item):
     if item == "kill":

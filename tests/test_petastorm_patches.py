@@ -70,6 +70,7 @@ reader.join()
 """
 
 
+@pytest.mark.cluster
 def test_1_petastorm_still_warns_of_legacy_pyarrow(urls):
     assert "FutureWarning" in stderr_of(UNCHANGED, *urls)
     assert "FutureWarning" not in stderr_of(PATCHED)

@@ -153,6 +153,7 @@ for _ in range(40):  # each is a later run, so they evict each other's copies al
 """
 
 
+@pytest.mark.cluster
 def test_processes_share_a_cache_and_read_no_partial_file(tmp_path):
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stderr=subprocess.PIPE, text=True)

@@ -6,6 +6,8 @@ from scipy.stats import ks_2samp
 from cxrflow.images.phantoms import draw_phantom
 from cxrflow.metrics import shift
 
+pytestmark = pytest.mark.spark
+
 SIDE = 64
 
 

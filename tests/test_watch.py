@@ -23,6 +23,8 @@ from cxrflow.watch.recorder import Recorder, check_watch
 from cxrflow.watch.terminal import duration, line_of
 from s3_server import S3Server
 
+pytestmark = pytest.mark.spark
+
 IMAGES = 1000
 
 
