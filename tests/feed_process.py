@@ -9,6 +9,8 @@ epochs, its peak in the others, and the feed's memory budget.
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from cxrflow.training.feed import Feed
 from cxrflow.training.feed_budget import choose_size
 from synthetic_table import make_table
@@ -20,6 +22,8 @@ def resident_bytes() -> int:
 
 
 def main() -> None:
+    # By default Arrow's allocator keeps freed memory for a second, so resident memory would show more than the feed holds.
+    pa.jemalloc_set_decay_ms(0)
     table, budget, shard_rows = sys.argv[1], 100 * 2**20, [10] * 60
     manifest = make_table(table, {"train": shard_rows}, height=512, width=512)
     size = choose_size(shard_rows, 512 * 512, batch_size=8, workers=1, memory=budget, shuffle_rows=8192)
