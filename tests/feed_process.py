@@ -22,7 +22,7 @@ def resident_bytes() -> int:
 
 
 def main() -> None:
-    # By default Arrow's allocator keeps freed memory for a second, so resident memory would show more than the feed holds.
+    # By default Arrow's allocator keeps freed memory for a second, and resident memory would count it.
     pa.jemalloc_set_decay_ms(0)
     table, budget, shard_rows = sys.argv[1], 100 * 2**20, [10] * 60
     manifest = make_table(table, {"train": shard_rows}, height=512, width=512)
