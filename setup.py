@@ -83,7 +83,6 @@ setup(
         "scikit-learn>=1.2",
         "scipy>=1.9",
         "simplejpeg>=1.7",  # libjpeg-turbo
-        "tqdm>=4.64",
         "tyro>=0.9",
     ],
     extras_require=EXTRAS,
