@@ -15,6 +15,7 @@ from PIL import Image
 
 from cxrflow.base.config import EvaluateConfig, IngestConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.base.errors import UserError
+from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.findings import from_cells, from_predicted, from_text, tally, to_states, to_text
 from cxrflow.base.manifest import read_manifest, write_manifest
 from cxrflow.base.schema import score_column, truth_column
@@ -232,7 +233,7 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
     thresholds = dict(zip(FINDINGS, result["threshold"], strict=True))
     figures = evaluate(spark, EvaluateConfig(run=str(run), table=config.table, split="val", bootstrap=20))
     assert figures["auc"] == pytest.approx(result["val_auc"], abs=1e-6) and figures["thresholds"] == thresholds
-    scored = pd.read_parquet(run / "scores.parquet").set_index("path")
+    scored = pd.read_parquet(Evaluation(str(run), figures["evaluation"]).scores).set_index("path")
     truth = scored[[truth_column(name) for name in FINDINGS]].to_numpy()
     np.testing.assert_array_equal(truth, to_states(scored["label"].tolist(), FINDINGS))
     assert [figures["per_label"][name]["n"] for name in FINDINGS] == (~np.isnan(truth)).sum(axis=0).tolist()

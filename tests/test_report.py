@@ -10,6 +10,7 @@ import pytest
 
 from cxrflow.base.config import EvaluateConfig, ReportConfig, TrainConfig, to_dict
 from cxrflow.base.errors import UserError
+from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.manifest import RUN_VERSION, Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
@@ -130,8 +131,7 @@ def evaluated(table, trained) -> Evaluated:
         "leakage": {"table": "own"},
         **evaluate_scored(config, run_of(manifest, trained, temperature=2.0), manifest, scored),
     }
-    write_results(trained, scored, result)
-    return Evaluated(trained, scored, result)
+    return Evaluated(trained, scored, write_results(trained, scored, result))
 
 
 def page_text(run: RunDirectory) -> str:
@@ -158,7 +158,7 @@ def test_multi_label_shift_ignores_scores(evaluated):
 
 
 def test_metrics_file_is_strict_json(evaluated):
-    written = json.loads(Path(evaluated.run.metrics).read_text())
+    written = json.loads(Path(Evaluation(evaluated.run.url, "table-all-1").metrics).read_text())
     assert json.loads(json.dumps(evaluated.result, allow_nan=False)) == written
 
 
@@ -213,7 +213,7 @@ def test_page_warns_about_splits_that_training_used(evaluated):
 
 def test_metrics_of_an_older_version_are_refused(evaluated):
     older = {name: value for name, value in evaluated.result.items() if name != "leakage"}
-    write_json(evaluated.run.metrics, older)
+    write_json(Evaluation(evaluated.run.url, "table-all-1").metrics, older)
     with pytest.raises(UserError, match=r"got those of an older one in .*; evaluate the run again"):
         write_report(ReportConfig(run=evaluated.run.url))
 
@@ -221,7 +221,7 @@ def test_metrics_of_an_older_version_are_refused(evaluated):
 def test_page_without_an_evaluation(trained):
     result = write_report(ReportConfig(run=trained.url))
     text = page_text(trained)
-    assert not result["evaluated"] and "has not been evaluated" in text and "not a medical device" in text
+    assert result["evaluation"] is None and "has not been evaluated" in text and "not a medical device" in text
     assert text.count("data:image/") == len(result["pictures"]) == 2
 
 
@@ -276,7 +276,7 @@ def test_page_of_predictions_at_another_prevalence(trained, tmp_path):
             **columns,
             "predicted_label": np.where(edema > 0.1, "Edema|Nodule", "Nodule"),
         }
-    ).to_parquet(tmp_path / "p" / "0.parquet")
+    ).to_parquet(tmp_path / "p" / "predictions.parquet")
     write_report(ReportConfig(run=trained.url, predictions=str(tmp_path / "p"), examples=1))
     text = page_text(trained)
     least_certain = text[text.index("Predictions: least certain predictions") :]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 from cxrflow.base import lease
 from cxrflow.base.config import EvaluateConfig, PredictConfig, ReportConfig, TrainConfig
 from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.manifest import RUN_VERSION, RunDirectory, read_manifest, write_json
 from cxrflow.metrics.evaluation_text import rate
 from cxrflow.pipeline.train_job import _restart_config, _with_most_workers, check_train, train
@@ -150,7 +152,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     figures = evaluate(
         spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20, subgroups=r"_(\d)_synthetic")
     )
-    assert json.loads((run / "metrics.json").read_text())["n"] == figures["n"] == 48
+    assert json.loads(Path(Evaluation(str(run), "table-all-1").metrics).read_text())["n"] == figures["n"] == 48
     assert {name: group["n"] for name, group in figures["subgroups"]["groups"].items()} == {"1": 24, "2": 24}
     assert len(figures["mistakes"]) == min(20, round(48 * (1 - figures["accuracy"])))
     # The images are from the same source as those that training used.
@@ -173,7 +175,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     unreadable = predictions[predictions["reason"].notna()]
     assert unreadable["predicted_label"].isna().all() and unreadable["score_SYNTHETIC_OPACITY"].isna().all()
     # Raw files and the table's pixels go through the same decoder, so the scores are the same.
-    scored = pd.read_parquet(run / "scores.parquet").set_index("path").sort_index()
+    scored = pd.read_parquet(Evaluation(str(run), figures["evaluation"]).scores).set_index("path").sort_index()
     both = predictions.loc[scored.index]
     np.testing.assert_allclose(both["score_SYNTHETIC_OPACITY"], scored["score_SYNTHETIC_OPACITY"], atol=1e-5)
     assert (both["predicted_label"] == scored["predicted_label"]).all()
@@ -196,7 +198,9 @@ def test_another_prevalence_changes_scores_but_no_predicted_label(spark, table, 
         spark, EvaluateConfig(run=str(run), table=str(table), split="all", bootstrap=20, prevalence="0.05")
     )
     training = figures["prevalence"]["training"]["SYNTHETIC_OPACITY"]
-    before, after = (pd.read_parquet(folder / "scores.parquet").set_index("path") for folder in (trained[1], run))
+    before, after = (
+        pd.read_parquet(Evaluation(str(run), f"table-all-{number}").scores).set_index("path") for number in (1, 2)
+    )
     assert (before["predicted_label"] == after["predicted_label"]).all() and figures["clinic"]["prevalence"] == 0.05
 
     def odds(frame):
@@ -241,12 +245,17 @@ def test_only_predictions_are_overwritten_and_only_on_request(table, phantoms, t
     _, run = trained
     (tmp_path / "thesis.txt").write_text("mine")
     config = {"run": str(run), "images": str(phantoms), "predictions": str(tmp_path)}
-    with pytest.raises(UserError, match="exists; name another folder"):
+    for if_exists in ("fail", "overwrite"):
+        with pytest.raises(UserError, match="which predict never removes"):
+            check_predict(PredictConfig(**config, if_exists=if_exists))
+    (tmp_path / "thesis.txt").unlink()
+    (tmp_path / "_staging" / "killed").mkdir(parents=True)
+    (tmp_path / "_lease.json").touch()
+    check_predict(PredictConfig(**config))
+    pd.DataFrame({"path": ["a"]}).to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(UserError, match="holds predictions; name another folder"):
         check_predict(PredictConfig(**config))
-    pd.DataFrame({"precious": [1]}).to_parquet(tmp_path / "part-0.parquet")
-    (tmp_path / "_SUCCESS").touch()
-    with pytest.raises(UserError, match="which predict never removes"):
-        check_predict(PredictConfig(**config, if_exists="overwrite"))
+    check_predict(PredictConfig(**config, if_exists="overwrite"))
     with pytest.raises(UserError, match="apart from the images"):
         check_predict(PredictConfig(**{**config, "predictions": str(phantoms / "predictions")}))
 

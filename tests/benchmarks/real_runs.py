@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from cxrflow.base.config import EvaluateConfig, IngestConfig, TrainConfig
+from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.base.path_rules import patient_of
 from ingest import DATA, say, stop
@@ -141,10 +142,11 @@ def evaluate_once(spark, config: TrainConfig, table: Path) -> tuple[dict, pd.Dat
 
     saved = Path(f"{config.run}-on-{table.name}")
     if not saved.exists():
-        evaluate(spark, EvaluateConfig(run=config.run, table=str(table), split="test"))
+        result = evaluate(spark, EvaluateConfig(run=config.run, table=str(table), split="test"))
+        written = Evaluation(config.run, result["evaluation"])
         half = saved.with_name(f"{saved.name}-half")
         half.mkdir(exist_ok=True)
-        for name in ("metrics.json", "scores.parquet"):
-            shutil.copy(Path(config.run) / name, half)
+        for url in (written.metrics, written.scores):
+            shutil.copy(url, half)
         half.rename(saved)
     return json.loads((saved / "metrics.json").read_text()), pd.read_parquet(saved / "scores.parquet")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 
 from cxrflow.base import storage
 from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.process_identity import has_ended, this_machine
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,10 @@ NAME = "_lease.json"
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 300.0
 """A lease that was not renewed for this long counts as abandoned: its owner has died."""
+
+
+class HeldError(UserError):
+    """Another job holds the lease."""
 
 
 class Lease:
@@ -86,7 +90,7 @@ def hold(
     """Hold the folder's lease for the length of a block. ``flag`` is the command-line flag that named the folder.
 
     The lease is the file ``_lease.json``. A background thread renews it while the block runs. A lease is taken over
-    if its process died on this machine, or if nobody renewed it for five minutes. Raises UserError if another run
+    if its process died on this machine, or if nobody renewed it for five minutes. Raises HeldError if another run
     holds the lease. Call ``check`` before each change: without exclusive file creation, two runs that start at the
     same moment may both get a lease, and ``check`` then stops one of them.
     """
@@ -94,7 +98,7 @@ def hold(
     if not storage.create(url, _content(token)):
         holder = _read(url)
         if holder is not None and not _is_dead(holder, stale_seconds):
-            raise UserError(
+            raise HeldError(
                 f"{flag}: expected a folder that no other job writes to, but process {holder.get('pid')} on "
                 f"{holder.get('host')} is writing to it ({url}); wait until that job has finished. If it has died, its "
                 f"lease expires {stale_seconds / 60:.0f} minutes after its last renewal"
@@ -118,7 +122,7 @@ def hold(
 
 
 def _content(token: str) -> bytes:
-    return json.dumps({"token": token, "host": _here(), "pid": os.getpid(), "renewed": time.time()}).encode()
+    return json.dumps({"token": token, "host": this_machine(), "pid": os.getpid(), "renewed": time.time()}).encode()
 
 
 def _read(url: str) -> dict | None:
@@ -131,23 +135,7 @@ def _read(url: str) -> dict | None:
     return json.loads(content) if content else {"renewed": storage.modified(url)}
 
 
-def _here() -> str:
-    """This machine, and its container where there is one: a process id has no meaning in another container."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
 def _is_dead(holder: dict, stale_seconds: float) -> bool:
     if time.time() - holder.get("renewed", 0) > stale_seconds:
         return True
-    if holder.get("host") != _here():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    return holder.get("host") == this_machine() and has_ended(holder["pid"])

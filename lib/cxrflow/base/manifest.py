@@ -172,8 +172,7 @@ class RunDirectory:
         self.config = storage.join(url, "config.json")
         self.history = storage.join(url, "history.json")
         self.model = storage.join(url, "model.keras")
-        self.metrics = storage.join(url, "metrics.json")
-        self.scores = storage.join(url, "scores.parquet")
+        self.evaluations = storage.join(url, "evaluations")
         self.reference = storage.join(url, "reference.json")
         self.report = storage.join(url, "report.html")
         self.checkpoints = storage.join(url, "checkpoints")
@@ -217,10 +216,12 @@ class RunDirectory:
         # Checkpoints first: if the removal is interrupted, no later run can resume from a partly removed one.
         for url in [self.checkpoints, self.history, self.model, self.reference]:
             storage.remove(url)
-        self.clear_evaluation()
+        self.clear_evaluations()
         storage.remove(self.config)
 
-    def clear_evaluation(self) -> None:
-        """Remove the metrics, scores and report of an older model of this run."""
-        for url in [self.metrics, self.scores, self.report, *map(self.picture, PICTURES)]:
+    def clear_evaluations(self) -> None:
+        """Remove the evaluations and the report of an older model of this run."""
+        for name in storage.entries(self.evaluations):  # a folder without metrics.json is no evaluation
+            storage.remove(storage.join(self.evaluations, name, "metrics.json"))
+        for url in [self.evaluations, self.report, *map(self.picture, PICTURES)]:
             storage.remove(url)

@@ -7,18 +7,26 @@ A URL is a plain path, a ``file:`` URL, or a URL of any file system that fsspec 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
 import re
+import time
 import uuid
+import zlib
 from typing import BinaryIO
 
 import fsspec
 
 from cxrflow.base.errors import UserError
+from cxrflow.base.process_identity import has_ended, this_machine
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=/)")
+
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
+TEMPORARY_SECONDS = 3600.0
+"""A temporary file of another machine that was not written to for this long counts as abandoned."""
 
 # Object stores have no folders. fsspec's makedirs would check for the bucket at every write, and create a misspelt one.
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs"}
@@ -133,7 +141,7 @@ def write_bytes(url: str, data: bytes) -> None:
         return
     path = absolute(url)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -144,6 +152,28 @@ def write_bytes(url: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+
+
+def _temporary(path: str) -> str:
+    """A name for a file that becomes ``path``. It says which process of which machine writes it."""
+    return f"{path}.{zlib.crc32(this_machine().encode()):08x}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+def remove_temporary_files(folder: str) -> None:
+    """Remove what processes of this machine left in a local folder when they were killed in ``write_bytes``.
+
+    Files of other machines are removed after an hour.
+    """
+    if not is_local(folder) or not os.path.isdir(absolute(folder)):
+        return
+    here = f"{zlib.crc32(this_machine().encode()):08x}"
+    with os.scandir(absolute(folder)) as found:
+        temporary = [(entry.path, match) for entry in found if (match := _TEMPORARY.search(entry.name))]
+    for path, (machine, pid) in ((path, match.groups()) for path, match in temporary):
+        with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it, or another process removed it
+            age = time.time() - os.stat(path).st_mtime
+            if has_ended(int(pid)) if machine == here else age > TEMPORARY_SECONDS:
+                os.remove(path)
 
 
 def append(url: str, data: bytes) -> None:
@@ -219,6 +249,14 @@ def names(url: str) -> list[str]:
     fs, path = filesystem(url)
     entries = fs.ls(path, detail=True)
     return sorted(posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file")
+
+
+def entries(url: str) -> list[str]:
+    """Sorted names of the files and folders directly in the folder; empty if there is no folder."""
+    fs, path = filesystem(url)
+    if not fs.isdir(path):
+        return []
+    return sorted(posixpath.basename(name.rstrip("/")) for name in fs.ls(path, detail=False))
 
 
 def files(url: str, ending: str) -> list[str]:

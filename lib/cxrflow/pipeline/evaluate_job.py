@@ -15,7 +15,8 @@ from cxrflow import metrics
 from cxrflow.base import storage
 from cxrflow.base.config import EvaluateConfig
 from cxrflow.base.errors import UserError
-from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest, write_json
+from cxrflow.base.evaluations import write_evaluation
+from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.catalog.delta_log import check_unchanged
 from cxrflow.catalog.grouping import check_subgroups, find_groups
@@ -75,10 +76,10 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
 
 
 def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
-    """Evaluate the run's model on ``config.split``; writes metrics.json and scores.parquet to the run directory.
+    """Evaluate the run's model on ``config.split``; writes a new evaluation to the run directory.
 
-    Returns split, table, leakage (see ``find_leakage``), the result of ``evaluate_scored`` and seconds. Raises
-    UserError for bad input.
+    Returns the content of its metrics.json: evaluation (its name), finished (time), split, table, leakage (see
+    ``find_leakage``), the result of ``evaluate_scored`` and seconds. Raises UserError for bad input.
     """
     started = time.monotonic()
     share_credentials(spark)
@@ -96,8 +97,7 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
         **evaluate_scored(config, run, manifest, scored),
     }
     result["seconds"] = round(time.monotonic() - started, 2)
-    write_results(RunDirectory(config.run), scored, result)
-    return result
+    return write_results(RunDirectory(config.run), scored, result)
 
 
 def evaluate_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored: pd.DataFrame) -> dict:
@@ -137,15 +137,15 @@ def evaluate_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored
     return {**result, "mistakes": _mistakes(scored, truth, scores, run, threshold)}
 
 
-def write_results(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> None:
-    """Write scores.parquet and metrics.json, and log the metrics and warnings."""
+def write_results(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> dict:
+    """Write the evaluation, and log the metrics and warnings; returns the content of metrics.json."""
     buffer = io.BytesIO()
     scored.to_parquet(buffer, index=False)
-    storage.write_bytes(directory.scores, buffer.getvalue())
-    write_json(directory.metrics, result)
-    log.info("\n%s", as_text(result))
+    result = write_evaluation(directory.url, result, buffer.getvalue())
+    log.info("evaluation %s\n%s", result["evaluation"], as_text(result))
     for line in warnings(result):
         log.warning("%s", line)
+    return result
 
 
 def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.ndarray) -> tuple[Prior | None, dict]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from cxrflow.base import storage
+from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.manifest import RunDirectory
 
 LIMIT = 2000
@@ -16,7 +17,18 @@ INGEST = (
     *("reasons", "counts"),
 )
 EVALUATE = (
-    *("table", "split", "n", "patients", "seconds", "auc", "auc_interval", "accuracy", "accuracy_interval"),
+    *(
+        "evaluation",
+        "table",
+        "split",
+        "n",
+        "patients",
+        "seconds",
+        "auc",
+        "auc_interval",
+        "accuracy",
+        "accuracy_interval",
+    ),
     *("sensitivity", "sensitivity_interval", "specificity", "specificity_interval", "positive_label", "threshold"),
     *("leakage", "macro"),
 )
@@ -36,9 +48,9 @@ def train_headline(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_headline(result: dict[str, Any], run: str) -> dict[str, Any]:
-    """The headline of what ``evaluate`` returns; the run directory has the rest."""
-    directory = RunDirectory(run)
-    return _headline(result, EVALUATE, metrics=directory.metrics, scores=directory.scores)
+    """The headline of what ``evaluate`` returns; its metrics.json has the rest."""
+    evaluation = Evaluation(run, result["evaluation"])
+    return _headline(result, EVALUATE, metrics=evaluation.metrics, scores=evaluation.scores)
 
 
 def predict_headline(result: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +60,7 @@ def predict_headline(result: dict[str, Any]) -> dict[str, Any]:
 
 def report_headline(result: dict[str, Any]) -> dict[str, Any]:
     """The headline of what ``write_report`` returns."""
-    return _headline(result, ("report", "evaluated", "pictures"))
+    return _headline(result, ("report", "evaluation", "pictures"))
 
 
 def _headline(result: dict[str, Any], names: tuple[str, ...], **files: str) -> dict[str, Any]:

@@ -12,13 +12,11 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from cxrflow.base import lease, storage
+from cxrflow.base import lease, staging_folder, storage
 from cxrflow.base.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
@@ -63,7 +61,7 @@ def check_ingest(config: IngestConfig) -> None:
     if config.labels and (labels := find_labels(config.labels)):
         config = _with_findings(config, labels)
     if not has_manifest(config.table) and storage.exists(config.table) and not storage.is_empty_folder(config.table):
-        left_by_ingest = ("_staging", lease.NAME)  # an ingest died before it wrote a manifest
+        left_by_ingest = (staging_folder.NAME, lease.NAME)  # an ingest died before it wrote a manifest
         if not any(storage.exists(storage.join(config.table, name)) for name in left_by_ingest):
             raise UserError(
                 f"--table: expected a new folder, an empty one or a table, but {config.table!r} holds "
@@ -136,25 +134,9 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
 
 def _ingest(spark: SparkSession, config: IngestConfig, labels: LabelFiles | None) -> dict:
     started = time.monotonic()
-    with _removed_if_empty(config.table), lease.hold(config.table, "--table") as held:
-        staging_root = storage.join(config.table, "_staging")
-        storage.remove(staging_root)  # left by runs that died: this run holds the lease, so no other run uses it
-        staging = storage.join(staging_root, uuid.uuid4().hex)
-        try:
-            result = _Ingest(spark, config, labels, staging, held).run()
-        finally:
-            storage.remove(staging)
-            storage.remove_if_empty(staging_root)
+    with staging_folder.hold(config.table, "--table") as (staging, held):
+        result = _Ingest(spark, config, labels, staging, held).run()
     return {**result, "table": config.table, "seconds": round(time.monotonic() - started, 2)}
-
-
-@contextmanager
-def _removed_if_empty(table: str) -> Iterator[None]:
-    """Remove the table's folder at the end if it is empty, because the run failed before there was a table."""
-    try:
-        yield
-    finally:
-        storage.remove_if_empty(table)
 
 
 class _Ingest:

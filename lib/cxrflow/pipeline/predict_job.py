@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from cxrflow.base import schema, storage
+from cxrflow.base import schema, staging_folder, storage
 from cxrflow.base.config import PredictConfig, parse_bytes
 from cxrflow.base.errors import UserError
+from cxrflow.base.predictions import has_predictions, predictions_file, with_manifest
 from cxrflow.base.schema import spark_ddl
 from cxrflow.base.shard_files import count_labels
 from cxrflow.metrics import Prior
@@ -21,10 +22,10 @@ from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.image_folder import ImageFolder, open_folder
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.listing import LISTING, check_apart, check_images
-from cxrflow.spark.parquet_parts import Task, read_parts, write_parts
+from cxrflow.spark.parquet_parts import MergeParts, Task, read_parts, write_parts
 from cxrflow.spark.score_task import ScoreFiles
 from cxrflow.spark.scorer import Run, Scorer, find_prior, read_run
-from cxrflow.spark.session import cached, settings
+from cxrflow.spark.session import cached, run_on_executor, settings
 
 log = logging.getLogger(__name__)
 
@@ -33,28 +34,34 @@ def check_predict(config: PredictConfig) -> Run:
     """Check the configuration before Spark starts; returns the run. Raises UserError."""
     check_images(config.images)
     check_apart(config.images, config.predictions, "--predictions")
-    if storage.exists(config.predictions) and not storage.is_empty_folder(config.predictions):
-        if config.if_exists == "fail":
-            raise UserError(
-                f"--predictions: expected a new folder, but {config.predictions!r} exists; "
-                "name another folder, or replace the predictions with --if-exists overwrite"
-            )
-        if not is_predictions(config.predictions):
-            raise UserError(
-                f"--predictions: expected predictions to replace, but {config.predictions!r} holds something "
-                "else, which predict never removes; name another folder"
-            )
+    _check_output(config)
     run = read_run(config.run)
     if config.prevalence:
         find_prior(config.prevalence, run)
     return run
 
 
+def _check_output(config: PredictConfig) -> None:
+    """Raise UserError if the folder for the predictions holds what this job may not replace."""
+    if has_predictions(config.predictions):
+        if config.if_exists == "fail":
+            raise UserError(
+                f"--predictions: expected a new folder, but {config.predictions!r} holds predictions; "
+                "name another folder, or replace them with --if-exists overwrite"
+            )
+    elif not staging_folder.has_only_leftovers(config.predictions):
+        raise UserError(
+            f"--predictions: expected a new folder or one with predictions, but {config.predictions!r} holds "
+            "something else, which predict never removes; name another folder"
+        )
+
+
 def predict(spark: SparkSession, config: PredictConfig) -> dict:
     """Score every file below ``config.images`` with the run's model, decoded as its training images were.
 
     Writes ``schema.predictions``, one row per file: the scores and the predicted label, or the reason why the file
-    could not be read. Returns files, skipped (hidden), scored, unreadable, reasons, predicted (images by predicted
+    could not be read. They appear at once, as one Parquet file: a run that dies earlier leaves the older predictions,
+    or none. Returns files, skipped (hidden), scored, unreadable, reasons, predicted (images by predicted
     label), threshold, prevalence (that the scores were re-weighted for), predictions (URL) and seconds. Raises
     UserError for bad input and RuntimeError if the number of rows differs from the number of files.
     """
@@ -62,20 +69,23 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
     share_credentials(spark)
     run = check_predict(config)
     prior = find_prior(config.prevalence, run) if config.prevalence else None
-    staging = storage.join(config.predictions, "_staging")
-    storage.remove(staging)
-    try:
+    config = dataclasses.replace(config, predictions=storage.absolute(config.predictions))
+    with staging_folder.hold(config.predictions, "--predictions") as (staging, held):
+        _check_output(config)  # another job may have written predictions before this one held the lease
         files, skipped, written = _score_files(spark, config, run, prior, staging)
-        _replace(config.predictions, {row["file"] for row in written})
-    finally:
-        storage.remove(staging)
+        merged = storage.join(staging, "merged.parquet")
+        counts = _count_predictions(written, run)
+        columns = with_manifest(schema.predictions(run.labels), {"run": storage.absolute(config.run), **counts})
+        run_on_executor(spark, MergeParts(sorted({row["file"] for row in written}), merged, columns))
+        held.check()
+        storage.move(merged, predictions_file(config.predictions))
     return {
         "files": files,
         "skipped": skipped,
-        **_count_predictions(written, run),
+        **counts,
         "threshold": prior.threshold(run.threshold, run.positive) if prior else run.threshold,
         "prevalence": dict(zip(run.labels, prior.clinic, strict=True)) if prior else None,
-        "predictions": storage.absolute(config.predictions),
+        "predictions": config.predictions,
         "seconds": round(time.monotonic() - started, 2),
     }
 
@@ -149,22 +159,3 @@ def _count_predictions(written: list[Row], run: Run) -> dict:
         "reasons": dict(sorted(reasons.items())),
         "predicted": dict(sorted(count_labels(predicted, run.task)["labels"].items())),
     }
-
-
-def is_predictions(url: str) -> bool:
-    """Whether the folder holds what ``predict`` writes."""
-    files = storage.files(url, ".parquet")
-    if not files:
-        return False
-    with storage.open_file(files[0]) as file:
-        return {"path", "predicted_label", "reason"} <= set(pq.read_schema(file).names)
-
-
-def _replace(predictions: str, staged: set[str]) -> None:
-    """Move the staged files into the folder, then remove the older ones."""
-    staging = storage.join(predictions, "_staging/")
-    older = [path for path in storage.files(predictions, ".parquet") if not path.startswith(staging)]
-    for path in sorted(staged):
-        storage.move(path, storage.join(predictions, path.rsplit("/", 1)[1]))
-    for path in older:
-        storage.remove(path)

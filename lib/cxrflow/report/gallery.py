@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
@@ -49,14 +47,6 @@ class Example:
 
 Row = tuple[str, list[Example]]
 """Title and examples."""
-
-
-def read_predictions(url: str) -> pd.DataFrame:
-    """Read the predictions table that the predict job wrote, a few hundred bytes a file."""
-    return pd.concat(
-        [pq.read_table(io.BytesIO(storage.read_bytes(file))).to_pandas() for file in storage.files(url, ".parquet")],
-        ignore_index=True,
-    )
 
 
 def from_scores(

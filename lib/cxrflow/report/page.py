@@ -12,7 +12,10 @@ from jinja2 import Environment, PackageLoader, Template
 from cxrflow.base import storage
 from cxrflow.base.config import SPLITS, ReportConfig
 from cxrflow.base.errors import UserError
+from cxrflow.base.evaluations import find_evaluation
 from cxrflow.base.manifest import PICTURES, RunDirectory
+from cxrflow.base.predictions import NAME as PREDICTIONS
+from cxrflow.base.predictions import has_predictions, read_predictions
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.base.shard_files import count_labels
 from cxrflow.images import Recipe
@@ -26,19 +29,18 @@ log = logging.getLogger(__name__)
 
 
 def write_report(config: ReportConfig) -> dict:
-    """Write the page and the pictures of a run, with its evaluation if there is one.
+    """Write the page and the pictures of a run, with the evaluation ``config.evaluation`` or the newest one.
 
     With ``config.predictions`` the page also shows examples from that table. Returns ``report`` (URL of the page),
-    ``pictures`` (their URLs) and ``evaluated``. Raises UserError if the run or the predictions are missing, or an older
-    cxrflow wrote metrics.json.
+    ``pictures`` (their URLs) and ``evaluation`` (its name, or None). Raises UserError if the run, the evaluation or the
+    predictions are missing, or an older cxrflow wrote metrics.json.
     """
     run = RunDirectory(config.run)
     settings, history = run.read(run.config, "train"), run.read(run.history, "train")
-    evaluated = storage.exists(run.metrics) and storage.exists(run.scores)
-    metrics = run.read(run.metrics, "evaluate") if evaluated else None
-    if metrics and "leakage" not in metrics:
+    evaluation, metrics = find_evaluation(run.url, config.evaluation) or (None, None)
+    if evaluation and metrics and "leakage" not in metrics:
         raise UserError(
-            f"--run: expected figures of this version of cxrflow, got those of an older one in {run.metrics!r}; "
+            f"--run: expected figures of this version of cxrflow, got those of an older one in {evaluation.metrics!r}; "
             "evaluate the run again"
         )
     labels, recipe = settings["labels"], Recipe(**settings["recipe"])
@@ -46,12 +48,13 @@ def write_report(config: ReportConfig) -> dict:
     positive = None if multi else labels.index(settings["positive_label"])
     decision = gallery.Decision(labels, positive, history["saved"]["threshold"])
     pictures, rows, summary = draw.of_training(history), [], None
-    if metrics:
-        scored = pd.read_parquet(io.BytesIO(storage.read_bytes(run.scores)))
+    if evaluation and metrics:
+        log.info("the report shows the evaluation %s", evaluation.name)
+        scored = pd.read_parquet(io.BytesIO(storage.read_bytes(evaluation.scores)))
         truth = _truth(scored, labels, multi)
-        evaluation = gallery.Decision(labels, decision.positive, _threshold(metrics))
-        pictures |= draw.of_evaluation(metrics, scored, truth, evaluation)
-        rows = gallery.from_scores(scored, truth, evaluation, metrics["table"], recipe, config.examples)
+        evaluated = gallery.Decision(labels, decision.positive, _threshold(metrics))
+        pictures |= draw.of_evaluation(metrics, scored, truth, evaluated)
+        rows = gallery.from_scores(scored, truth, evaluated, metrics["table"], recipe, config.examples)
     if config.predictions:
         predictions = _read_predictions(config.predictions, labels)
         summary = _summary(predictions, settings["task"])
@@ -79,7 +82,11 @@ def write_report(config: ReportConfig) -> dict:
         splits=SPLITS,
     )
     storage.write_bytes(run.report, page.encode())
-    return {"report": run.report, "pictures": [run.picture(name) for name in pictures], "evaluated": evaluated}
+    return {
+        "report": run.report,
+        "pictures": [run.picture(name) for name in pictures],
+        "evaluation": evaluation.name if evaluation else None,
+    }
 
 
 def _truth(scored: pd.DataFrame, labels: list[str], multi: bool) -> np.ndarray:
@@ -113,12 +120,12 @@ def _heatmaps(run: RunDirectory, settings: dict, multi: bool, rows: list[gallery
 
 
 def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
-    if not storage.files(url, ".parquet"):
+    if not has_predictions(url):  # also while a first run is still scoring
         raise UserError(
-            f"--predictions: expected a folder that the predict job wrote, found no Parquet file in {url!r}; "
+            f"--predictions: expected a folder that the predict job wrote, found no {PREDICTIONS} in {url!r}; "
             "run cxrflow predict first or name another folder"
         )
-    predictions = gallery.read_predictions(url)
+    predictions = read_predictions(url).to_pandas()
     missing = {score_column(label) for label in labels} - set(predictions.columns)
     if missing:
         raise UserError(

@@ -22,6 +22,8 @@ from cxrflow.base.schema import spark_ddl
 Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 BATCH_ROWS = 10_000
+GROUP_ROWS = 100_000
+"""Most rows of a row group of a merged file."""
 
 
 def write_parts(
@@ -52,6 +54,26 @@ def read_batches(urls: list[str], columns: list[str] | None = None) -> Iterator[
     for url in urls:
         with storage.open_file(url) as file:
             yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+
+
+@dataclass(frozen=True)
+class MergeParts:
+    """A task that writes the rows of such files as one file, a few row groups at a time."""
+
+    files: list[str]
+    target: str
+    schema: pa.Schema
+
+    def __call__(self) -> None:
+        """Write the file; it has ``schema`` with its metadata."""
+        with storage.open_file(self.target, "wb") as file, pq.ParquetWriter(file, self.schema) as writer:
+            group: list[pa.RecordBatch] = []
+            for batch in itertools.chain(read_batches(self.files), [None]):
+                if group and (batch is None or sum(len(part) for part in group) + len(batch) > GROUP_ROWS):
+                    writer.write_table(pa.Table.from_batches(group).cast(self.schema))
+                    group = []
+                if batch is not None:
+                    group.append(batch)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class ModelKeeper:
         cannot be written.
         """
         assert self.record is not None
-        self._run.clear_evaluation()
+        self._run.clear_evaluations()
         model = build_predictor(network, self.record["temperature"], self._task.activation)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.keras")

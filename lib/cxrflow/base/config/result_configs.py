@@ -70,8 +70,10 @@ class ReportConfig(Options):
 
     run: str
     """Run directory that train and evaluate wrote."""
+    evaluation: str | None = None
+    """Name of the evaluation to show, a folder in RUN/evaluations. If not given: the newest."""
     predictions: str | None = None
-    """Predictions to show examples from. If not given, examples come from the last evaluation."""
+    """Predictions to show examples from. If not given, examples come from the evaluation."""
     examples: int = 6
     """Images in each row of examples."""
 

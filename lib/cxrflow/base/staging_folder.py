@@ -1,0 +1,38 @@
+"""A staging folder inside the folder that a job will change: its files count only once the job has moved them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cxrflow.base import lease, storage
+
+NAME = "_staging"
+
+
+@contextmanager
+def hold(folder: str, flag: str) -> Iterator[tuple[str, lease.Lease]]:
+    """Hold the folder's lease (``lease.hold``) and provide a new staging folder, which is removed at the end.
+
+    What killed jobs left is removed first: the lease says that no running job uses it. If the job fails before the
+    folder has any content, the folder is removed too. Yields (URL of the staging folder, lease).
+    """
+    try:
+        with lease.hold(folder, flag) as held:
+            root = storage.join(folder, NAME)
+            storage.remove(root)
+            storage.remove_temporary_files(folder)
+            staging = storage.join(root, uuid.uuid4().hex)
+            try:
+                yield staging, held
+            finally:
+                storage.remove(staging)
+                storage.remove_if_empty(root)
+    finally:
+        storage.remove_if_empty(folder)
+
+
+def has_only_leftovers(folder: str) -> bool:
+    """Whether the folder holds nothing but what a killed job left: staged files, a lease, temporary files."""
+    return all(name == NAME or name.startswith(lease.NAME) for name in storage.entries(folder))
