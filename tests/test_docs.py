@@ -14,7 +14,7 @@ from cxrflow.base import config
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lib" / "cxrflow"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-JOBS = ("ingest", "train", "evaluate", "predict", "report", "demo")
+JOBS = ("ingest", "train", "evaluate", "predict", "report", "vacuum", "demo")
 # Flags of spark-submit, docker, kubectl and Databricks in the pages' commands.
 OTHER_PROGRAMS = {
     "--archives", "--clusterrole", "--conf", "--deploy-mode", "--file", "--help", "--logdir", "--master", "--name",

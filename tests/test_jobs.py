@@ -11,7 +11,7 @@ from cxrflow import __main__, __version__
 from cxrflow.images.phantoms import PATIENT_RULE
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = ["ingest", "train", "evaluate", "predict", "report", "demo"]
+JOBS = ["ingest", "train", "evaluate", "predict", "report", "vacuum", "demo"]
 
 
 def cxrflow(*arguments, **options) -> subprocess.CompletedProcess:

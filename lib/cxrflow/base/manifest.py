@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
+from cxrflow.base.generations import older_generations, older_manifest
 
 TABLE_VERSION = 3
 RUN_VERSION = 3
@@ -133,13 +134,30 @@ def read_generation(table: str) -> int:
         return 0
 
 
-def read_manifest(table: str) -> Manifest:
-    """The table's manifest. Raises UserError if the folder is not a table, or is one of another version."""
+def read_manifest(table: str, generation: int | None = None) -> Manifest:
+    """The manifest of the table's newest generation, or of the given one.
+
+    Raises UserError if the folder is not a table, is one of another version, or no longer has that generation.
+    """
     url = storage.join(table, "manifest.json")
     if not has_manifest(table):
         raise UserError(
             f"--table: expected a table, found no manifest.json in {table!r}; run ingest first or name another folder"
         )
+    manifest = _read_manifest(url)
+    if generation in (None, manifest.generation):
+        return manifest
+    assert generation is not None
+    if not storage.exists(older := older_manifest(table, generation)):
+        found = [*(number for number in older_generations(table) if number < manifest.generation)]
+        raise UserError(
+            f"--generation: expected one of the generations that {table!r} still has "
+            f"({', '.join(map(str, [manifest.generation, *found]))}), got {generation}; leave it out for the newest"
+        )
+    return _read_manifest(older)
+
+
+def _read_manifest(url: str) -> Manifest:
     try:
         content = json.loads(storage.read_bytes(url))
         version = content.get("version")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cxrflow.base import storage
 from cxrflow.base.findings import tally
+from cxrflow.base.generations import read_from_any_generation
 
 
 def write_shard(folder: str, split: str, table: pa.Table) -> str:
@@ -37,9 +38,13 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
 
 def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
     """The shard's rows, with all columns or the given ones."""
-    # Reading a whole remote file in one request takes no longer than three requests for parts of it.
-    with storage.open_file(url) if storage.is_local(url) else io.BytesIO(storage.read_bytes(url)) as file:
-        return pq.read_table(file, columns=columns, use_threads=False)
+
+    def read(url: str) -> pa.Table:
+        # Reading a whole remote file in one request takes no longer than three requests for parts of it.
+        with storage.open_file(url) if storage.is_local(url) else io.BytesIO(storage.read_bytes(url)) as file:
+            return pq.read_table(file, columns=columns, use_threads=False)
+
+    return read_from_any_generation(read, url)
 
 
 def checksum(sample_ids: np.ndarray | int) -> str:

@@ -17,6 +17,7 @@ from cxrflow.base.config import (
     PredictConfig,
     ReportConfig,
     TrainConfig,
+    VacuumConfig,
 )
 
 
@@ -85,6 +86,12 @@ def _report(config: ReportConfig) -> dict[str, Any]:
     return report_headline(write_report(config))
 
 
+def _vacuum(config: VacuumConfig) -> dict[str, Any]:
+    from cxrflow.pipeline.vacuum_job import vacuum
+
+    return vacuum(config)
+
+
 def _demo(config: DemoConfig) -> dict[str, Any]:
     from cxrflow.pipeline.demo_job import run_demo
 
@@ -127,6 +134,13 @@ COMMANDS = {
         summary="Draw a run as PNG files and one self-contained HTML page.",
         details="The page shows the learning curves and, after evaluate, ROC curve, confusion matrix and examples.",
         example="--run /data/run --predictions /data/predictions",
+    ),
+    "vacuum": Command(
+        config=VacuumConfig,
+        run=_vacuum,
+        summary="Remove the files of a table's older generations.",
+        details="The generations that a running job reads stay. Ingest does the same at its end.",
+        example="--table /data/table --grace-hours 0",
     ),
     "demo": Command(
         config=DemoConfig,

@@ -16,6 +16,7 @@ from cxrflow.base import storage
 from cxrflow.base.config import EvaluateConfig
 from cxrflow.base.errors import UserError
 from cxrflow.base.evaluations import write_evaluation
+from cxrflow.base.generations import reading
 from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.catalog.delta_log import check_unchanged
@@ -88,8 +89,9 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
         log.info("%s", describe_positive(run.labels, run.positive))
     warn_about_insecure_packages(spark)
     columns = [config.subgroups] if config.subgroups in manifest.columns else []
-    leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)
-    scored = score_table(spark, config.table, manifest, config.split, run, columns)
+    with reading(config.table, manifest.generation):
+        leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)
+        scored = score_table(spark, config.table, manifest, config.split, run, columns)
     result = {
         "split": config.split,
         "table": storage.absolute(config.table),

@@ -135,8 +135,21 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
 def _ingest(spark: SparkSession, config: IngestConfig, labels: LabelFiles | None) -> dict:
     started = time.monotonic()
     with staging_folder.hold(config.table, "--table") as (staging, held):
-        result = _Ingest(spark, config, labels, staging, held).run()
+        if not has_manifest(config.table):
+            _remove_uncommitted(config.table)
+        try:
+            result = _Ingest(spark, config, labels, staging, held).run()
+        except BaseException:
+            if not has_manifest(config.table):
+                _remove_uncommitted(config.table)
+            raise
     return {**result, "table": config.table, "seconds": round(time.monotonic() - started, 2)}
+
+
+def _remove_uncommitted(table: str) -> None:
+    """Remove what a first ingest that did not reach its commit has moved out of the staging folder."""
+    for folder in ("samples", "quarantine"):
+        storage.remove(storage.join(table, folder))
 
 
 class _Ingest:
@@ -267,11 +280,11 @@ class _Ingest:
         return commit(config.table, self._staging, manifest, self._lease)
 
     def _finish(self, manifest: Manifest) -> None:
-        """Update the Delta log, if there is one, and remove the files of older generations."""
+        """Update the Delta log, if there is one, and remove the files that no generation needs any more."""
         table = self._config.table
         if self._config.delta or is_delta(table):  # a Delta table stays one
             log.info("Delta table %s, version %d", storage.join(table, "samples"), write_version(table, manifest))
-        sweep(table, manifest, self._lease)
+        sweep(table, manifest, self._lease, self._config.keep_generations, self._config.grace_hours * 3600)
 
 
 def _result(

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cxrflow.base import lease, storage
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
-from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
+from cxrflow.base.generations import reading
+from cxrflow.base.manifest import Manifest, RunDirectory, read_generation, read_manifest
 from cxrflow.catalog.delta_log import check_unchanged
 from cxrflow.launch import find_launcher
 from cxrflow.preflight.check import failure, preflight
 from cxrflow.preflight.verdict import failed
 from cxrflow.training.augment import find_policy
-from cxrflow.training.checkpoint import check_resumable, has_checkpoint, read_checkpoint, will_resume
+from cxrflow.training.checkpoint import check_resumable, find_manifest, has_checkpoint, read_checkpoint, will_resume
 from cxrflow.training.feed_budget import feed_size
 from cxrflow.training.models import check_model
 from cxrflow.training.positive_label import describe_positive, positive_label
@@ -32,17 +33,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check_train(config: TrainConfig) -> None:
-    """Raise UserError for bad input that can be found before Spark or a worker is started."""
+def check_train(config: TrainConfig) -> Manifest:
+    """Raise UserError for bad input that can be found before Spark or a worker is started.
+
+    Returns the manifest of the table's generation to train on.
+    """
     try:
-        _check(config)
+        return _check(config)
     except UserError as error:
         if not config.preflight_only:
             raise
         raise failure(config, [failed("input", str(error))]) from None
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: TrainConfig) -> Manifest:
     find_launcher(config.launcher)
     check_model(config.model)
     find_policy(config.augment)
@@ -52,15 +56,16 @@ def _check(config: TrainConfig) -> None:
             f"--workers: expected 1 with the local launcher, got {config.workers}; "
             "use --launcher horovod or torch for more"
         )
-    manifest = read_manifest(config.table)
-    check_unchanged(config.table, manifest)
+    manifest = find_manifest(config)
+    if manifest.generation == read_generation(config.table):
+        check_unchanged(config.table, manifest)
     _check_splits(manifest, config)
     run = RunDirectory(config.run)
     if will_resume(run, config):
         state = read_checkpoint(run, arrays=False).state
         check_resumable(state, _absolute(config), manifest)
         feed_size(config, manifest, state["feed"])
-        return
+        return manifest
     if config.init_weights and (not storage.exists(config.init_weights) or storage.is_folder(config.init_weights)):
         raise UserError(f"--init-weights: expected a file, found none at {config.init_weights!r}")
     feed_size(config, manifest)
@@ -75,6 +80,7 @@ def _check(config: TrainConfig) -> None:
             f"{'resume it with --if-exists resume, ' if has_checkpoint(run) else ''}or replace it with "
             "--if-exists overwrite"
         )
+    return manifest
 
 
 def _check_splits(manifest: Manifest, config: TrainConfig) -> None:
@@ -153,12 +159,18 @@ def train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
         from cxrflow.spark.credentials import share_credentials
 
         share_credentials(spark)
-    check_train(config)
-    labels, positive = (manifest := read_manifest(config.table)).labels, positive_label(config, manifest)
+    manifest = check_train(config)
+    labels, positive = manifest.labels, positive_label(config, manifest)
     if positive is not None and len(labels) == 2:
         log.info("%s", describe_positive(labels, positive))
-    # A relative path starts from the driver's folder; workers run in other folders and on other machines.
-    config = _absolute(config)
+    # A relative path starts from the driver's folder; workers run in other folders and on other machines. All of them
+    # read the same generation of the table, also if an ingest changes it meanwhile.
+    config = dataclasses.replace(_absolute(config), generation=manifest.generation)
+    with reading(config.table, manifest.generation):
+        return _train(spark, config)
+
+
+def _train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
     if config.preflight_only:
         return preflight(spark, config)
     if (finished := _finished(config)) is not None:
@@ -217,7 +229,7 @@ def _with_most_workers(config: TrainConfig, slots: int, order: dict | None) -> T
 
     ``order``: the streams and shuffle_rows of the run that is resumed. Fewer workers need more memory each.
     """
-    manifest = read_manifest(config.table)
+    manifest = read_manifest(config.table, config.generation)
     for workers in range(slots, config.min_workers - 1, -1):
         attempt = dataclasses.replace(config, workers=workers)
         try:

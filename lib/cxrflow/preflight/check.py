@@ -38,7 +38,7 @@ def preflight(spark: SparkSession | None, config: TrainConfig) -> dict:
         UserError: a check failed. With ``config.preflight_only`` its ``result`` is the same dict.
     """
     started = time.monotonic()
-    manifest = read_manifest(config.table)
+    manifest = read_manifest(config.table, config.generation)
     if config.launcher == "local":
         rows = _check_here(config, manifest)
     else:

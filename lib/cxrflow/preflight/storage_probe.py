@@ -15,12 +15,12 @@ def read_table(table: str, generation: int, index: int) -> dict:
     Returns ``shard``, its path, and ``rows``. Raises ValueError if ``generation`` or the samples are not those of the
     driver's manifest, and OSError if a file cannot be read.
     """
-    if (found := read_generation(table)) != generation:
+    if (found := read_generation(table)) < generation:
         raise ValueError(
             f"expected generation {generation} of the table, as the driver sees it, got {found}; this is another table "
             "or an old copy"
         )
-    manifest = read_manifest(table)
+    manifest = read_manifest(table, generation)
     shards = manifest.of_split("train")
     shard = shards[index % len(shards)]
     url = storage.join(table, shard.path)

@@ -146,9 +146,12 @@ def _name(path: str) -> str:
 
 def _read_pixels(table: str, row: pd.Series, recipe: Recipe) -> np.ndarray:
     url = storage.join(table, row.shard)
-    if not storage.exists(url):
-        raise UserError(f"--run: expected the shard {url!r} of the evaluated table, found none; evaluate the run again")
-    shard = read_shard(url, ["pixels"])
+    try:
+        shard = read_shard(url, ["pixels"])
+    except FileNotFoundError:
+        raise UserError(
+            f"--run: expected the shard {url!r} of the evaluated table, found none; evaluate the run again"
+        ) from None
     return np.frombuffer(shard["pixels"][row.row].as_py(), np.uint8).reshape(recipe.height, recipe.width)
 
 

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
+from cxrflow.base.generations import read_from_any_generation
 from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.spark.session import cached, task_slots
 from cxrflow.watch.event_queue import one_line_error
@@ -77,7 +78,7 @@ def _read_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for task in batch.to_pylist():
             # These columns are a small part of the file, so read_shard, which fetches all of it, would be slower.
-            with storage.open_file(task["shard"]) as file:
+            with read_from_any_generation(storage.open_file, task["shard"]) as file:
                 rows = pq.read_table(file, columns=["path", "sha256", "patient_id"])
             yield from pa.table(
                 {

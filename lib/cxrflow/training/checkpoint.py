@@ -20,7 +20,8 @@ import numpy as np
 from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig, to_dict
 from cxrflow.base.errors import UserError
-from cxrflow.base.manifest import Manifest, RunDirectory
+from cxrflow.base.generations import older_generations
+from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.distributed.worker import Worker
 
 VERSION = 3
@@ -31,6 +32,7 @@ MAX_CLOCK_STEPS = 20
 
 CHANGEABLE = {
     "table",
+    "generation",
     "run",
     "launcher",
     "workers",
@@ -166,12 +168,28 @@ def table_digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def find_manifest(config: TrainConfig) -> Manifest:
+    """The manifest of the generation to train on: of ``--generation``, of the one that the run to resume began with, or
+    of the newest one."""
+    manifest = read_manifest(config.table, config.generation)
+    run = RunDirectory(config.run)
+    if config.generation is not None or not will_resume(run, config):
+        return manifest
+    digest = read_checkpoint(run, arrays=False).state["table"]
+    for generation in [manifest.generation, *older_generations(config.table)]:
+        candidate = read_manifest(config.table, generation)
+        if table_digest(candidate) == digest:
+            return candidate
+    return manifest
+
+
 def check_resumable(state: dict, config: TrainConfig, manifest: Manifest) -> None:
     """Raise UserError if the table or the configuration differs from what the run started with."""
     if state["table"] != table_digest(manifest):
         raise UserError(
             f"--table: expected the table that the run was trained on, got {config.table!r}, which holds other images "
-            "now; use that table, another --run, or --if-exists overwrite"
+            "now; use that table, start another --run from this one's weights with --init-weights "
+            f"{RunDirectory(config.run).model}, or replace the run with --if-exists overwrite"
         )
     now = to_dict(config)
     for name in sorted(now.keys() - CHANGEABLE):

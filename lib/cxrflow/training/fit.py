@@ -69,7 +69,7 @@ class _Trainer:
 
     def __init__(self, config: TrainConfig, worker: Worker, job: str):
         self._config, self._worker = config, worker
-        manifest = read_manifest(config.table)
+        manifest = read_manifest(config.table, config.generation)
         self._task, self._labels = TASKS[manifest.task], manifest.labels
         start = find_start(RunDirectory(config.run), config, manifest, worker)
         self.first_epoch: int = start.state["epoch"]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrflow.base.errors import UserError
+from cxrflow.base.generations import read_from_any_generation
 from cxrflow.training.shard_source import Fetch
 
 DEFAULT_READER = "petastorm"
@@ -96,7 +97,9 @@ def read_row_group(url: str, columns: list[str], fetch: Fetch | None = None) -> 
     pyarrow.ArrowException if it cannot be read.
     """
     # Given a name instead of a Python file object, Arrow reads without holding the interpreter's lock.
-    with pq.ParquetFile(pa.BufferReader(fetch(url)) if fetch else url) as file:
+    with (
+        pq.ParquetFile(pa.BufferReader(fetch(url))) if fetch else read_from_any_generation(pq.ParquetFile, url) as file
+    ):
         missing = set(columns) - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"expected the columns {', '.join(columns)}, got none named {', '.join(sorted(missing))}")

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig, parse_bytes
+from cxrflow.base.generations import read_from_any_generation
 from cxrflow.base.manifest import Manifest
 from cxrflow.training.shard_cache import ShardCache
 
@@ -21,7 +22,7 @@ def fetch_whole(url: str) -> pa.Buffer:
     Training needs nearly all of a shard. Opening it as a file would cost one request for its size, one for its footer
     and one or more for its columns.
     """
-    return pa.py_buffer(storage.read_bytes(url))
+    return pa.py_buffer(read_from_any_generation(storage.read_bytes, url))
 
 
 def plain_fetch(table: str) -> Fetch | None:

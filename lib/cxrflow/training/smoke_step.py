@@ -47,7 +47,7 @@ def run_step(config: TrainConfig) -> dict:
     from cxrflow.training.objectives import TASKS
     from cxrflow.training.optimizer import build_optimizer
 
-    manifest = read_manifest(config.table)
+    manifest = read_manifest(config.table, config.generation)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
     load_initial_weights(model, config, manifest)

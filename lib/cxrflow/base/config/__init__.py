@@ -6,7 +6,7 @@ library only.
 """
 
 from cxrflow.base.config.demo_config import DemoConfig
-from cxrflow.base.config.ingest_config import IngestConfig
+from cxrflow.base.config.ingest_config import IngestConfig, VacuumConfig
 from cxrflow.base.config.option_checks import Options, to_dict
 from cxrflow.base.config.option_parsers import (
     SPLITS,
@@ -30,6 +30,7 @@ __all__ = [
     "PredictConfig",
     "ReportConfig",
     "TrainConfig",
+    "VacuumConfig",
     "parse_bytes",
     "parse_findings",
     "parse_prevalence",

@@ -110,6 +110,29 @@ class SplitOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetentionOptions(Options):
+    """How long the files of older generations of a table stay for the jobs that began with them."""
+
+    keep_generations: int = 1
+    """Newest generations of the table to keep, the current one included. Those that a job reads stay as well."""
+    grace_hours: float = 24.0
+    """Hours for which a generation stays after it was replaced, whatever --keep-generations says."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("keep_generations")
+        self.require_at_least(0, "grace_hours")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VacuumConfig(RetentionOptions):
+    """Remove the files of a table's older generations that no job needs any more."""
+
+    table: str
+    """Table that ingest wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
     """The table that ingest writes."""
 
@@ -129,7 +152,7 @@ class TableOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(InputOptions, TableOptions, DecodingOptions, SplitOptions):
+class IngestConfig(InputOptions, TableOptions, RetentionOptions, DecodingOptions, SplitOptions):
     """Decode a folder of X-ray files on the Spark executors and write them as a training table."""
 
     def __post_init__(self) -> None:

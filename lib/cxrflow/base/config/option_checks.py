@@ -54,8 +54,9 @@ class Options:
 
 
 def groups_of(config_type: type[Options]) -> list[type[Options]]:
-    """The groups that a job's options inherit from, or the class itself if it has no groups."""
-    return [base for base in config_type.__bases__ if base is not Options] or [config_type]
+    """The groups that a job's options inherit from, and the class itself if it has options of its own."""
+    groups = [base for base in config_type.__bases__ if base is not Options]
+    return [*groups, config_type] if config_type.__dict__.get("__annotations__") else groups
 
 
 def flag(name: str) -> str:

@@ -15,6 +15,8 @@ class DataOptions(Options):
 
     table: str
     """Table that ingest wrote: a path or URL that every worker can read."""
+    generation: int | None = None
+    """Generation of the table. If not given: the one that the run began with, or the newest for a new run."""
     augment: str = "standard"
     """Augmentation of training images: none, light (pose), standard (pose and exposure), strong (more, and erased
     patches), or your own as module:function."""
