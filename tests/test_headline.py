@@ -28,7 +28,7 @@ def test_the_line_has_the_figures_and_the_paths_of_the_rest():
     [
         (ingest_headline({"table": "/t", "samples": 8, "counts": LONG}), "samples"),
         (train_headline({"run": "/r", "val_auc": 0.9, "threshold": [0.123456789012345] * 200}), "val_auc"),
-        (evaluate_headline({"auc": 0.9, "per_label": LONG, "macro": LONG}, "/r"), "auc"),
+        (evaluate_headline({"evaluation": "table-test-1", "auc": 0.9, "per_label": LONG, "macro": LONG}, "/r"), "auc"),
         (predict_headline({"scored": 9, "predicted": LONG["val"], "prevalence": LONG["val"]}), "scored"),
     ],
 )

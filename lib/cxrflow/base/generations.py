@@ -95,6 +95,7 @@ def reading(table: str, generation: int) -> Iterator[None]:
 
 def generations_in_use(table: str) -> set[int]:
     """The generations that running jobs read. Removes the files of jobs that have ended."""
+    storage.remove_temporary_files(storage.join(table, READERS))
     found = set()
     for name in storage.entries(storage.join(table, READERS)):
         url = storage.join(table, READERS, name)

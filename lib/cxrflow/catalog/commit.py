@@ -96,6 +96,7 @@ def sweep(table: str, manifest: Manifest, lease: Lease, keep: int = 1, grace_sec
 
 def _older_shards(table: str, current: int, keep: int, grace_seconds: float) -> dict[int, set[str]]:
     """The paths of the shards of each older generation that stays. Removes the manifests of the others."""
+    storage.remove_temporary_files(storage.join(table, OLDER))
     in_use, shards = generations_in_use(table), {}
     for generation in older_generations(table):
         url = older_manifest(table, generation)

@@ -16,6 +16,7 @@ from cxrflow.base.manifest import Manifest, RunDirectory, read_generation, read_
 from cxrflow.catalog.delta_log import check_unchanged
 from cxrflow.launch import find_launcher
 from cxrflow.preflight.check import failure, preflight
+from cxrflow.preflight.storage_probe import remove_old_probe_files
 from cxrflow.preflight.verdict import failed
 from cxrflow.training.augment import find_policy
 from cxrflow.training.checkpoint import check_resumable, find_manifest, has_checkpoint, read_checkpoint, will_resume
@@ -183,8 +184,16 @@ def _train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
     preflight(spark, config)
     with lease.hold(config.run, "--run") as held:
         _check(config)  # another job may have written the folder before we held the lease
+        _remove_leftovers(RunDirectory(config.run))
         with Recorder(config, will_resume(RunDirectory(config.run), config)) as recorder:
             return _launch(spark, config, held, recorder.record)
+
+
+def _remove_leftovers(run: RunDirectory) -> None:
+    """Remove what killed jobs left besides the files that a training resumes from."""
+    for folder in (run.url, run.checkpoints):
+        storage.remove_temporary_files(folder)
+    remove_old_probe_files(run.url)
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:

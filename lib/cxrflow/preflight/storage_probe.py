@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+import time
 
 from cxrflow.base import storage
 from cxrflow.base.manifest import read_generation, read_manifest
 from cxrflow.base.shard_files import checksum, read_shard
+
+PREFIX = ".preflight-"
+OLD_SECONDS = 3600.0
 
 
 def read_table(table: str, generation: int, index: int) -> dict:
@@ -59,8 +63,15 @@ def probe_file_exists(run: str, name: str) -> bool:
     return storage.exists(_probe_url(run, name))
 
 
+def remove_old_probe_files(run: str) -> None:
+    """Remove the files that preflights left when they were killed. No preflight takes an hour."""
+    for url in (storage.join(run, name) for name in storage.entries(run) if name.startswith(PREFIX)):
+        if time.time() - storage.modified(url) > OLD_SECONDS:
+            storage.remove(url)
+
+
 def _probe_url(run: str, name: str) -> str:
-    return storage.join(run, f".preflight-{name}")
+    return storage.join(run, f"{PREFIX}{name}")
 
 
 def _missing_folders(url: str) -> list[str]:

@@ -63,6 +63,7 @@ def write_report(config: ReportConfig) -> dict:
             for title, examples in gallery.from_predictions(predictions, decision, recipe, config.examples)
         ]
     heatmaps = _heatmaps(run, settings, multi, rows)
+    storage.remove_temporary_files(run.url)  # left by a report that was killed
     for name in PICTURES:
         if name in pictures:
             storage.write_bytes(run.picture(name), pictures[name].png)
