@@ -94,7 +94,7 @@ class Store:
     spark: Jobs
     local: Jobs
     images: Path
-    """Images of 12 patients; half of them are also in the folder ``few`` beside."""
+    """Images of 24 patients; those of 12 are also in the folder ``few`` beside."""
 
     def copy(self, name: str) -> str:
         """A new folder with what the jobs of ``base`` wrote; its URL."""
@@ -126,9 +126,9 @@ def store(request, tmp_path_factory):
     """A store with the folder ``base``, where every job has finished once."""
     folder = tmp_path_factory.mktemp(request.param)
     images, few = folder / "images", folder / "few"
-    make_phantoms(str(images), patients=12, images_per_patient=2, seed=3)
+    make_phantoms(str(images), patients=24, images_per_patient=1, seed=3)
     shutil.copytree(
-        images, few, ignore=lambda _, names: [name for name in names if "phantom0001" <= name[:11] < "phantom0007"]
+        images, few, ignore=lambda _, names: [name for name in names if "phantom0001" <= name[:11] < "phantom0013"]
     )
     if request.param == "local":
         root, environment = str(folder / "store"), {}
