@@ -1,19 +1,28 @@
 """Checkpoints as files: which stay, which are read, and what may change before a run resumes."""
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 
-from cxrflow.base.manifest import RunDirectory
+from cxrflow.base import lease, storage
+from cxrflow.base.config import TrainConfig, VacuumConfig, to_dict
+from cxrflow.base.errors import UserError
+from cxrflow.base.manifest import Manifest, RunDirectory, Shard
+from cxrflow.catalog.commit import commit
 from cxrflow.distributed.worker import Worker
+from cxrflow.pipeline.vacuum_job import vacuum
 from cxrflow.training import checkpoint
 from cxrflow.training.checkpoint import (
     VERSION,
     Checkpoint,
     CheckpointClock,
     Due,
+    check_resumable,
+    find_manifest,
     read_checkpoint,
+    table_digest,
     write_checkpoint,
 )
 
@@ -72,3 +81,31 @@ def test_the_clock_looks_every_few_steps_and_stops_on_request(monkeypatch):
     assert clock.due(14) == Due.NOTHING and not clock.stops()
     worker.stops = True
     assert clock.due(15) == Due.NOTHING and clock.due(19) == Due.STOP and clock.stops()
+
+
+def test_a_run_resumes_with_the_generation_of_the_table_that_it_began_with(run, tmp_path):
+    config = TrainConfig(table=str(tmp_path / "table"), run=run.url, epochs=2)
+    manifests = []
+    for number in (1, 2):
+        shard = Shard(path=f"samples/{number}.parquet", split="train", rows=1, labels={"A": 1}, checksum="0")
+        manifest = Manifest(
+            generation=number, height=1, width=1, labels=["A"], shard_rows=1, shards=[shard], quarantined={},
+            quarantine=[], columns={}, table_id="t",
+            config={"height": 1, "width": 1, "decoder": "turbo", "resize": "pad", "max_pixels": 1},
+        )  # fmt: skip
+        storage.write_bytes(storage.join(config.table, shard.path), b"")
+        with lease.hold(config.table, "--table") as held:
+            manifests.append(commit(config.table, storage.join(config.table, "_staging"), manifest, held))
+    assert find_manifest(config) == manifests[1]
+    assert find_manifest(dataclasses.replace(config, generation=1)) == manifests[0]
+    state = {"version": VERSION, "epoch": 1, "samples": 0, "best": None, "table": table_digest(manifests[0])}
+    write_checkpoint(run, Checkpoint({**state, "config": to_dict(config)}, {}))
+    assert find_manifest(config) == manifests[0]
+    assert find_manifest(dataclasses.replace(config, if_exists="overwrite")) == manifests[1]
+    vacuum(VacuumConfig(table=config.table, grace_hours=0))
+    found = find_manifest(config)
+    assert found == manifests[1]
+    with pytest.raises(
+        UserError, match="start another --run from this one's weights with --init-weights .*model.keras"
+    ):
+        check_resumable(read_checkpoint(run).state, config, found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from PIL import Image
 
 from cxrflow.base import lease
 from cxrflow.base.config import IngestConfig
-from cxrflow.base.errors import UserError
+from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.manifest import read_manifest
 from cxrflow.pipeline.ingest_job import ingest
 
@@ -199,48 +198,28 @@ def test_new_files_that_would_leak_go_to_quarantine(spark, config, tmp_path):
     assert samples_of(tmp_path / "table").equals(samples)
 
 
-DYING = """
-import os, signal, sys
-import cxrflow.catalog.commit
-import cxrflow.pipeline.ingest_job
-from cxrflow.base.config import IngestConfig
-from cxrflow.pipeline.ingest_job import ingest
-from cxrflow.spark.session import open_session
+def test_a_feed_goes_on_with_its_generation_while_ingest_replaces_the_table(spark, config):
+    """The shards that it still reads are moved, not removed, and Spark sees the new rows alone."""
+    from cxrflow.base.generations import reading
+    from cxrflow.training.feed import Feed
 
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(cxrflow.pipeline.ingest_job if sys.argv[1] == "sweep" else cxrflow.catalog.commit, sys.argv[1], die)
-ingest(open_session("dying"), IngestConfig(images=sys.argv[2], table=sys.argv[3], height=8, width=8, shard_rows=5,
-                                           split="0.6,0.2,0.2", patients=sys.argv[4]))
-"""
-
-
-@pytest.mark.parametrize("where", ["_final_path", "write_manifest", "sweep"])
-def test_a_run_that_is_killed_leaves_the_old_table_and_the_next_one_finishes(spark, config, tmp_path, where):
-    """Killed before anything was moved, after all was moved, and after the manifest was written."""
     ingest(spark, config)
-    before, manifest = samples_of(tmp_path / "table"), read_manifest(config.table)
-    draw(tmp_path / "images", range(21, 31))
-    died = subprocess.run(
-        [sys.executable, "-c", DYING, where, config.images, config.table, config.patients],
-        env={**os.environ, "PYSPARK_SUBMIT_ARGS": "--master local[2] pyspark-shell"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert died.returncode == -9, died.stderr
-    assert (tmp_path / "table" / lease.NAME).exists()
-    if where != "sweep":
-        assert read_manifest(config.table) == manifest
-        rows = pd.concat([pd.read_parquet(tmp_path / "table" / shard.path) for shard in manifest.shards])
-        assert set(rows["path"]) == set(before.index)  # every file that the manifest names is there, whole
-    result = ingest(spark, config)
-    after = samples_of(tmp_path / "table")
-    assert (result["samples"], result["added"], len(after)) == (120, 0 if where == "sweep" else 40, 120)
-    assert after.index.is_unique and after.loc[before.index].equals(before)
-    assert not [path for path in (tmp_path / "table").iterdir() if path.name.startswith("_")]
+    before = read_manifest(config.table)
+
+    def sample_ids():
+        feed = Feed(config.table, before, "train", rank=0, workers=1, batch_size=5)
+        return sorted(sample for batch in feed.epoch() for sample in batch.sample_ids.tolist())
+
+    with reading(config.table, before.generation):
+        first = sample_ids()
+        draw(Path(config.images), range(21, 31))
+        replaced = dataclasses.replace(config, if_exists="overwrite", shard_rows=7, grace_hours=0)
+        assert ingest(spark, replaced)["samples"] == 120 == len(samples_of(Path(config.table)))
+        assert sample_ids() == first
+    ingest(spark, dataclasses.replace(replaced, if_exists="extend"))
+    with pytest.raises(JobError, match="cannot train on .*samples"):
+        sample_ids()
+    assert not (Path(config.table) / "_older").exists()
 
 
 def test_a_second_run_at_the_same_time_is_refused(spark, config, tmp_path):

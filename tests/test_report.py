@@ -218,6 +218,15 @@ def test_metrics_of_an_older_version_are_refused(evaluated):
         write_report(ReportConfig(run=evaluated.run.url))
 
 
+def test_page_shows_the_newest_evaluation_or_the_named_one(evaluated):
+    second = write_results(evaluated.run, evaluated.scored, {**evaluated.result, "auc": 0.123})
+    assert second["evaluation"] == "table-all-2"
+    for name, shown, auc in ((None, "table-all-2", 0.123), ("table-all-1", "table-all-1", evaluated.result["auc"])):
+        written = write_report(ReportConfig(run=evaluated.run.url, evaluation=name, examples=1))
+        text = page_text(evaluated.run)
+        assert written["evaluation"] == shown and f"Evaluation {shown}:" in text and rate(auc) in text
+
+
 def test_page_without_an_evaluation(trained):
     result = write_report(ReportConfig(run=trained.url))
     text = page_text(trained)

@@ -62,7 +62,7 @@ def write_evaluation(run: str, result: dict, scores: bytes) -> dict:
                     continue
                 storage.write_bytes(evaluation.scores, scores)
                 finished = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-                result = {"evaluation": evaluation.name, "finished": finished, **result}
+                result = {**result, "evaluation": evaluation.name, "finished": finished}
                 held.check()
                 write_json(evaluation.metrics, result)
                 return result

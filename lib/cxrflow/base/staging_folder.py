@@ -34,5 +34,7 @@ def hold(folder: str, flag: str) -> Iterator[tuple[str, lease.Lease]]:
 
 
 def has_only_leftovers(folder: str) -> bool:
-    """Whether the folder holds nothing but what a killed job left: staged files, a lease, temporary files."""
+    """Whether there is no such folder, or nothing in it but what a killed job left: staged files, leases."""
+    if storage.exists(folder) and not storage.is_folder(folder):
+        return False
     return all(name == NAME or name.startswith(lease.NAME) for name in storage.entries(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Options:
 def groups_of(config_type: type[Options]) -> list[type[Options]]:
     """The groups that a job's options inherit from, and the class itself if it has options of its own."""
     groups = [base for base in config_type.__bases__ if base is not Options]
-    return [*groups, config_type] if config_type.__dict__.get("__annotations__") else groups
+    return [*groups, config_type] if inspect.get_annotations(config_type) else groups
 
 
 def flag(name: str) -> str:
