@@ -18,6 +18,7 @@ import sys
 
 FOLDER, BELOW = os.environ.get("CXRFLOW_FAULTS", ""), os.environ.get("CXRFLOW_FAULTS_BELOW", "")
 S3_CHANGES = {"PutObject", "CopyObject", "DeleteObject", "DeleteObjects", "UploadPart", "CompleteMultipartUpload"}
+killing = []
 RANDOM = re.compile(r"[0-9a-f]{8}-\d+-[0-9a-f]{8}|[0-9a-f]{32}|[0-9a-f]{16}|\d{10}\.\d+\.[\w.]+|\d{5,}")
 
 
@@ -32,6 +33,7 @@ def before(kind, *paths, tear=None):
         os.write(log, f"{line}\n".encode())
         number, _, point = read("point").partition(" ")
         if line == point and earlier.count(line) + 1 == int(number):
+            killing.append(True)
             if tear:
                 tear()
             os.write(log, b"killed\n")
@@ -47,6 +49,8 @@ def read(name):
 
 
 def on_audit(event, arguments):
+    if killing:
+        return
     if event == "open":
         path, _, flags = arguments
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) and (full := path_below(path)):
@@ -54,8 +58,8 @@ def on_audit(event, arguments):
     elif event in ("os.remove", "os.rmdir"):
         if full := path_below(*arguments):
             before(event.removeprefix("os."), full)
-    elif event == "os.rename" and (full := path_below(arguments[0], arguments[2])):
-        before("rename", full, path_below(arguments[1], arguments[3]))
+    elif event in ("os.rename", "os.link") and (full := path_below(arguments[0], arguments[2])):
+        before(event.removeprefix("os."), full, path_below(arguments[1], arguments[3]))
 
 
 def path_below(path, folder=-1):

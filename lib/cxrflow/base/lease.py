@@ -131,8 +131,10 @@ def _read(url: str) -> dict | None:
         content = storage.read_bytes(url)
     except FileNotFoundError:
         return None
-    # The file is empty between its creation and its first bytes, or forever if the writer died in between.
-    return json.loads(content) if content else {"renewed": storage.modified(url)}
+    try:
+        return json.loads(content)
+    except ValueError:  # on a mount without hard links: not written completely yet, or its writer died meanwhile
+        return {"renewed": storage.modified(url)}
 
 
 def _is_dead(holder: dict, stale_seconds: float) -> bool:

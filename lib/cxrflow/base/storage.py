@@ -196,10 +196,15 @@ def append(url: str, data: bytes) -> None:
 def create(url: str, data: bytes) -> bool:
     """Write a file only if it does not exist yet; returns whether it was written.
 
-    On S3 this is atomic (a conditional put). On a file system without exclusive creation, two callers at the same
-    moment may both get True.
+    This is atomic on S3 (a conditional put) and on a local disk (a hard link). On a file system without exclusive
+    creation, two callers at the same moment may both get True.
     """
     _make_parent(url)
+    if is_local(url):
+        try:
+            return _create_local(absolute(url), data)
+        except OSError:  # a mount without hard links; a full disk raises again below
+            pass
     fs, path = filesystem(url)
     try:
         with fs.open(path, "xb") as file:
@@ -214,6 +219,20 @@ def create(url: str, data: bytes) -> bool:
             raise
         write_bytes(url, data)
     return True
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
 
 
 def upload(local: str, url: str) -> None:

@@ -60,7 +60,7 @@ def check_ingest(config: IngestConfig) -> None:
         )
     if config.labels and (labels := find_labels(config.labels)):
         config = _with_findings(config, labels)
-    if not has_manifest(config.table) and storage.exists(config.table) and not storage.is_empty_folder(config.table):
+    if not has_manifest(config.table) and not staging_folder.has_only_leftovers(config.table):
         left_by_ingest = (staging_folder.NAME, lease.NAME)  # an ingest died before it wrote a manifest
         if not any(storage.exists(storage.join(config.table, name)) for name in left_by_ingest):
             raise UserError(
