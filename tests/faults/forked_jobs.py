@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 
 from cxrflow.base import config
@@ -45,6 +46,14 @@ def in_fork(request, spark):
     thread.join()
 
 
+def end_tasks(context):
+    """Cancel what a killed job has left running, and wait for it."""
+    context.cancelAllJobs()
+    deadline = time.monotonic() + 10
+    while context.statusTracker().getActiveStageIds() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def main():
     spark = None
     if sys.argv[1] == "spark":
@@ -61,7 +70,7 @@ def main():
             in_fork(json.loads(line), spark)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if spark:
-            spark.sparkContext.cancelAllJobs()
+            end_tasks(spark.sparkContext)
         print(status, file=answers, flush=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cxrflow.base import lease, storage
+from cxrflow.base.errors import JobError
 
 NAME = "_staging"
 
@@ -28,7 +29,9 @@ def hold(folder: str, flag: str) -> Iterator[tuple[str, lease.Lease]]:
                 yield staging, held
             finally:
                 storage.remove(staging)
-                storage.remove_if_empty(root)
+                with suppress(JobError):  # another run has taken the folder over, and uses its staging folder
+                    held.check()
+                    storage.remove(root)  # late files of a killed job's tasks, which end after their driver
     finally:
         storage.remove_if_empty(folder)
 
