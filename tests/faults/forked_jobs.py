@@ -29,7 +29,7 @@ def run(job, options, spark):
 
 
 def in_fork(request, spark):
-    """The fork's part: run the job in a new thread, since Spark's connections belong to the thread that made them."""
+    """The fork's part. With Spark, the job runs in a new thread, as connections belong to the thread that made them."""
     with open(os.path.join(os.environ["CXRFLOW_FAULTS"], "driver"), "w") as file:
         file.write(str(os.getpid()))
 
@@ -41,6 +41,8 @@ def in_fork(request, spark):
             os._exit(1)
         os._exit(0)
 
+    if spark is None:
+        target()
     thread = threading.Thread(target=target)
     thread.start()
     thread.join()
