@@ -171,6 +171,14 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
         spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), if_exists="overwrite")
     )
     assert again["predicted"] == result["predicted"]
+    held = lease.hold(str(tmp_path / "p"), "--predictions")
+    with held, pytest.raises(UserError, match="--predictions: expected a folder that no other job writes to"):
+        predict(
+            spark,
+            PredictConfig(run=str(run), images=str(phantoms), predictions=again["predictions"], if_exists="overwrite"),
+        )
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["predictions.parquet"]
+    assert spark.read.parquet(str(tmp_path / "p")).count() == 52
     predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
     unreadable = predictions[predictions["reason"].notna()]
     assert unreadable["predicted_label"].isna().all() and unreadable["score_SYNTHETIC_OPACITY"].isna().all()

@@ -249,11 +249,20 @@ def download(url: str, local: str) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Move a file within its file system; creates the target's folder."""
+    """Move a file within its file system, and replace the target if it exists; creates the target's folder.
+
+    Readers see the old target or the new one, except on HDFS, which cannot replace a file: there is none for a moment.
+    """
     fs, path = filesystem(source)
     _, target_path = filesystem(target)
     _make_parent(target)
-    fs.mv(path, target_path)
+    try:
+        fs.mv(path, target_path)
+    except OSError:
+        if is_local(target) or not fs.exists(target_path):
+            raise
+        fs.rm(target_path)
+        fs.mv(path, target_path)
 
 
 def remove(url: str) -> None:
