@@ -36,7 +36,7 @@ def merged_spellings(table: Mapping[str, int], files: Mapping[str, int]) -> dict
 
     ``table`` and ``files`` have the number of rows of each label.
     """
-    merged = {}
+    merged: dict[str, str] = {}
     for group in find_variants([*table, *files]):
         chosen = max(group, key=lambda label: (table.get(label, 0), files.get(label, 0)))
         merged |= {label: chosen for label in group if label != chosen}
