@@ -2,9 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from cxrflow import metrics
+from cxrflow.base.manifest import Manifest
+from cxrflow.catalog.assign import Assignment
 from cxrflow.pipeline.headline import (
+    EVALUATE,
+    INGEST,
     LIMIT,
     evaluate_headline,
     fit_text,
@@ -12,6 +18,7 @@ from cxrflow.pipeline.headline import (
     predict_headline,
     train_headline,
 )
+from cxrflow.pipeline.ingest_job import result_of
 
 FINDINGS = [f"A finding with a long name, number {number}" for number in range(20)]
 LONG = {split: dict.fromkeys(FINDINGS, 123456) for split in ("train", "val", "test")}
@@ -41,3 +48,32 @@ def test_a_long_text_is_cut():
     line = fit_text({"preflight": "failed", "checks": checks})
     assert len(json.dumps(line)) <= LIMIT
     assert [row["state"] for row in line["checks"]] == ["FAILED"] * 8 and line["checks"][0]["found"].endswith("...")
+
+
+def test_the_names_are_those_of_an_ingests_result():
+    """A name that the result lacks would be left out without an error."""
+    manifest = Manifest(
+        generation=1,
+        height=8,
+        width=8,
+        labels=["a"],
+        shard_rows=1,
+        shards=[],
+        quarantined={},
+        quarantine=[],
+        config={},
+        columns={},
+        audit={"patients": {}},
+    )
+    assigned = Assignment(
+        files=1, bytes=1, skipped=0, to_decode=0, bytes_to_decode=0, missing=0, thresholds={}, merged={}
+    )
+    assert set(INGEST) <= {*result_of(manifest, assigned, None), "table", "seconds"}
+
+
+def test_the_names_are_those_of_an_evaluations_figures():
+    truth, scores = np.array([0, 1] * 10), np.full((20, 3), 1 / 3)
+    patients = np.arange(20)
+    two = metrics.evaluate_scores(truth, scores[:, :2], patients, ["a", "b"], 1, 0.5, bootstrap=10)
+    three = metrics.evaluate_scores(truth, scores, patients, ["a", "b", "c"], 2, None, bootstrap=10)
+    assert set(EVALUATE) <= {*two, *three, "table", "split", "seconds", "leakage", "evaluation"}

@@ -76,7 +76,7 @@ def add_labels(
     layout = find_format(main, config.label_format)
     source = LabelSource(main, files.beside, readers=config.readers)
     catalog.execute("CREATE TABLE given (row BIGINT, key VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
-    rows = (_row(labels, config, reader, source) for labels in layout.read(source, counts))
+    rows = (_row(labels, reader, source) for labels in layout.read(source, counts))
     while batch := list(islice(rows, _BATCH_ROWS)):
         insert(catalog, "given", pa.Table.from_pylist(batch, schema=_LABEL_ROWS))
     matches = match_labels(catalog, config.images)
@@ -94,7 +94,7 @@ def add_labels(
     return LabelsSummary(layout.title, {what: number for what, number in counts.items() if number}, matches)
 
 
-def _row(labels: ImageLabels, config: IngestConfig, reader: FindingsReader | None, source: LabelSource) -> dict:
+def _row(labels: ImageLabels, reader: FindingsReader | None, source: LabelSource) -> dict:
     if labels.split is not None and labels.split not in (*SPLITS, TRAIN_VAL):
         raise _error(source, labels, f"the split to be one of {', '.join(SPLITS)} or empty, got {labels.split!r}")
     try:

@@ -12,7 +12,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO, cast
@@ -35,9 +35,6 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)")
 # A radiology report in one cell may be longer than the csv module's default of 131,072 characters.
 _LONGEST_FIELD = 2**24
 
-Open = Callable[[str], BinaryIO]
-"""Opens a URL for reading; ``storage.open_file``, or a reader of files that only Spark can open."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -56,9 +53,8 @@ class LabelsFile:
     with too few or too many fields, an empty file, and a column name that stands twice.
     """
 
-    def __init__(self, url: str, open_file: Open = storage.open_file):
+    def __init__(self, url: str):
         self.url = url
-        self._open = open_file
         self._is_parquet = url.lower().endswith((".parquet", ".pq"))
         with closing(self._records()) as records:
             self.columns: tuple[str, ...] = next(records)[1]
@@ -82,7 +78,7 @@ class LabelsFile:
         return self._parquet_records() if self._is_parquet else self._csv_records()
 
     def _parquet_records(self) -> Generator[tuple[int, tuple[str, ...]], None, None]:
-        with self._open(self.url) as file:
+        with storage.open_file(self.url) as file:
             table = pq.ParquetFile(file)
             yield 0, self._checked_header(table.schema_arrow.names)
             number = 0
@@ -93,7 +89,7 @@ class LabelsFile:
                     yield number, tuple(field or "" for field in fields)
 
     def _csv_records(self) -> Generator[tuple[int, tuple[str, ...]], None, None]:
-        with self._open(self.url) as raw:
+        with storage.open_file(self.url) as raw:
             file = _decompressed(raw)
             start = file.read(4096)
             lines = self._lines(file, start, self._encoding(start))
@@ -187,9 +183,9 @@ class LabelsFile:
         return UserError(f"--labels: line {line} of {self.url!r}: expected {expected}, got {got}")
 
 
-def read_lines(url: str, open_file: Open = storage.open_file) -> list[str]:
+def read_lines(url: str) -> list[str]:
     """The lines of a text file without a header, such as a published list of file names; blank ones are left out."""
-    with open_file(url) as file:
+    with storage.open_file(url) as file:
         text = _decompressed(file).read().decode("utf-8-sig")
     return [line.strip() for line in text.splitlines() if line.strip()]
 

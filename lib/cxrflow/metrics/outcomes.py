@@ -12,7 +12,7 @@ from cxrflow.metrics.decision import Threshold, predicted
 
 @dataclass(frozen=True)
 class Outcomes:
-    """m predictions for labelled samples: one a sample or, for multi-label samples, one for each known finding."""
+    """m predictions for labelled samples: one per sample or, for multi-label samples, one for each known finding."""
 
     rows: np.ndarray
     """int (m,): index of the sample."""

@@ -194,7 +194,3 @@ def _take_credentials() -> None:
         from cxrflow.spark.credentials import take_from_submit
 
         take_from_submit()
-
-
-if __name__ == "__main__":
-    main()

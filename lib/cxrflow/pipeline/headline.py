@@ -13,7 +13,19 @@ LIMIT = 2000
 """Most characters of the line."""
 
 INGEST = (
-    *("table", "files", "added", "replaced", "gone", "samples", "quarantined", "shards", "seconds", "patients"),
+    *(
+        "table",
+        "files",
+        "skipped",
+        "missing",
+        "added",
+        "replaced",
+        "samples",
+        "quarantined",
+        "shards",
+        "seconds",
+        "patients",
+    ),
     *("reasons", "counts"),
 )
 EVALUATE = (
@@ -40,7 +52,7 @@ def ingest_headline(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_headline(result: dict[str, Any]) -> dict[str, Any]:
-    """The headline of what ``train`` returns: a trained or stopped run, or the verdict of the preflight alone."""
+    """The headline of what ``train`` returns: a trained run, or the verdict of the preflight alone."""
     if "run" not in result:
         return fit_text(result)
     run = RunDirectory(result["run"])

@@ -168,14 +168,14 @@ class _Ingest:
         plan = self._list_and_assign()
         if plan.assigned.to_decode == 0 and self._existing:
             self._finish(self._existing)
-            return _result(self._existing, plan.assigned, plan.labels)
+            return result_of(self._existing, plan.assigned, plan.labels)
         decoded = self._decode(plan)
         reconciled, audit = self._reconcile_and_audit([task["outcomes"] for task in decoded])
         shards = self._compact_shards(reconciled, plan.shard_rows)
         manifest = self._commit(plan, reconciled, audit, shards)
         self._finish(manifest)
         log_summary(manifest, split_fractions(self._config.split))
-        return _result(
+        return result_of(
             manifest,
             plan.assigned,
             plan.labels,
@@ -287,7 +287,7 @@ class _Ingest:
         sweep(table, manifest, self._lease, self._config.keep_generations, self._config.grace_hours * 3600)
 
 
-def _result(
+def result_of(
     manifest: Manifest,
     assigned: Assignment,
     labels: LabelsSummary | None,
@@ -295,6 +295,7 @@ def _result(
     replaced: int = 0,
     worker_memory: int = 0,
 ) -> dict:
+    """What ``ingest`` returns, except ``table`` and ``seconds``."""
     counts: dict[str, dict] = {"counts": manifest.counts()}
     if labels is not None:
         counts["labels"] = {

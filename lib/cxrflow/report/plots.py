@@ -1,4 +1,4 @@
-"""One matplotlib figure a function, each readable on a phone.
+"""One matplotlib figure per function, each readable on a phone.
 
 The colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
 """

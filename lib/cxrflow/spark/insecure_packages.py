@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 def warn_about_insecure_packages(spark: SparkSession) -> None:
     """Log one warning on the driver if any executor has an insecure package (``base.secure_versions``).
 
-    It runs one small task a task slot before the real ones, so a job warns once and not in every task's log.
+    It runs one small task per task slot before the real ones, so a job warns once and not in every task's log.
     """
-    slots = max(1, registered_slots(spark))
+    slots = registered_slots(spark)
     hosts: dict[str, set[str]] = {}
     for fault, host in spark.sparkContext.parallelize(range(slots), slots).mapPartitions(_find_faults).collect():
         hosts.setdefault(fault, set()).add(host)

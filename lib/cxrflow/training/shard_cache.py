@@ -132,9 +132,8 @@ class ShardCache:
 
 
 def _mark_used(path: str) -> None:
-    now = (
-        time.time()
-    )  # the kernel's own time stamps are a few milliseconds behind the clock that _started was read from
+    # The kernel's own time stamps are a few milliseconds behind the clock that _started was read from.
+    now = time.time()
     os.utime(path, (now, now))
 
 

@@ -35,8 +35,10 @@ class EventQueue:
         """Start the thread, which opens the sink.
 
         Args:
-            name: of the sink, for log lines. open_sink: creates the sink. open_seconds: wait at most this long until
-            the sink is open. Without it, a sink that cannot be opened only causes a warning.
+            name: of the sink, for log lines.
+            open_sink: creates the sink.
+            open_seconds: wait at most this long until the sink is open. Without it, a sink that cannot be opened only
+                causes a warning.
 
         Raises:
             TimeoutError: ``open_seconds`` have passed.

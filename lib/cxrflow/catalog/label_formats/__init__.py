@@ -1,6 +1,7 @@
 """Layouts of labels files, recognised by their columns: cxrflow's own, and those of published collections.
 
-One file a collection. To add a collection, add a file with a ``FORMAT`` and name it in ``FORMATS``.
+One file per collection. To add a collection, add a file with a ``FORMAT``, and its name to ``NAMES`` and to the choices
+of ``IngestConfig.label_format``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cxrflow.base import storage
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.labels_csv import LabelsFile, Open
+from cxrflow.catalog.labels_csv import LabelsFile
 
 NAMES = ("nih", "chexpert", "mimic", "rsna", "vindr", "padchest", "generic")
 """Modules of this package, in the order in which they are tried; ``generic`` comes last and takes what has a path."""
@@ -48,13 +48,8 @@ class LabelSource:
     main: LabelsFile
     beside: dict[str, str] = field(default_factory=dict)
     """URLs of the other files in the same folder, by name."""
-    open_file: Open = storage.open_file
     readers: str = "majority"
     """How several readers of one image are combined: majority, any, or the name of one reader."""
-
-    def open_labels(self, url: str) -> LabelsFile:
-        """Another labels file, read in the same way as the main one."""
-        return LabelsFile(url, self.open_file)
 
     def companion(self, *endings: str) -> str | None:
         """URL of the one file in the same folder whose name ends so. Raises UserError where there are several."""

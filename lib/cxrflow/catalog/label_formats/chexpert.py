@@ -1,4 +1,4 @@
-"""CheXpert: ``train.csv`` and ``valid.csv``, one column a finding, with paths that begin with the archive's folder.
+"""CheXpert: ``train.csv`` and ``valid.csv``, one column per finding, with paths that begin with the archive's folder.
 
 Irvin et al. (2019), arXiv:1901.07031. A cell is 1 (present), 0 (absent), -1 (uncertain) or empty (not mentioned).
 """
@@ -18,7 +18,7 @@ _PATIENT = re.compile(r"(?:^|/)(patient\d+)/")
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image a row; the patient is the folder ``patient12345`` of the path."""
+    """One image per row; the patient is the folder ``patient12345`` of the path."""
     for row in source.main.rows():
         counts["rows"] += 1
         about = {name.lower(): cell for name, cell in row.cells.items() if name.lower() in _ABOUT_THE_IMAGE}
@@ -46,5 +46,5 @@ FORMAT = LabelFormat(
     has_findings=True,
     recognises=lambda columns: {"path", "frontal/lateral", "ap/pa"} <= columns,
     read=read,
-    columns="Path, Frontal/Lateral, AP/PA and one column a finding",
+    columns="Path, Frontal/Lateral, AP/PA and one column per finding",
 )

@@ -1,4 +1,4 @@
-"""cxrflow's own layout: ``path``, then ``label`` or a column a finding; optionally ``patient_id`` and ``split``."""
+"""cxrflow's own layout: ``path``, then ``label`` or a column per finding; optionally ``patient_id`` and ``split``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEYS = ("path", "patient_id", "split")
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image a row."""
+    """One image per row."""
     named = "label" in source.main.columns
     for row in source.main.rows():
         counts["rows"] += 1
@@ -33,5 +33,5 @@ FORMAT = LabelFormat(
     has_findings=None,
     recognises=lambda columns: "path" in columns and len(columns - set(KEYS)) > 0,
     read=read,
-    columns="path and label (or one column a finding), and optionally patient_id and split",
+    columns="path and label (or one column per finding), and optionally patient_id and split",
 )

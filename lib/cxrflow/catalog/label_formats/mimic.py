@@ -13,13 +13,14 @@ from collections.abc import Iterator
 
 from cxrflow.base.errors import UserError
 from cxrflow.catalog.label_formats import ImageLabels, LabelFormat, LabelSource
+from cxrflow.catalog.labels_csv import LabelsFile
 
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _KEYS = ("subject_id", "study_id")
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image a row of the metadata, with the labels of its study."""
+    """One image per row of the metadata, with the labels of its study."""
     metadata = source.companion("metadata.csv.gz", "metadata.csv")
     if metadata is None:
         raise UserError(
@@ -32,7 +33,7 @@ def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
         counts["labelled studies"] += 1
         studies[row.cells["study_id"]] = row.line, tuple(sys.intern(row.cells[name]) for name in findings)
     splits = _official_splits(source, counts)
-    for row in source.open_labels(metadata).rows():
+    for row in LabelsFile(metadata).rows():
         counts["images in the metadata"] += 1
         study = studies.get(row.cells["study_id"])
         if study is None:
@@ -55,7 +56,7 @@ def _official_splits(source: LabelSource, counts: Counter) -> dict[str, str]:
     splits: dict[str, str] = {}
     if url is None:
         return splits
-    for row in source.open_labels(url).rows():
+    for row in LabelsFile(url).rows():
         named = row.cells["split"]
         if named not in _SPLITS:
             raise UserError(
@@ -73,5 +74,5 @@ FORMAT = LabelFormat(
     has_findings=True,
     recognises=lambda columns: {"subject_id", "study_id"} <= columns and "dicom_id" not in columns,
     read=read,
-    columns="subject_id, study_id and one column a finding",
+    columns="subject_id, study_id and one column per finding",
 )

@@ -16,11 +16,11 @@ LISTS = {"train_val_list.txt": "train_val", "test_list.txt": "test"}
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image a row; the patient is the file's own number for them."""
+    """One image per row; the patient is the file's own number for them."""
     splits: dict[str, str] = {}
     for ending, split in LISTS.items():
         if url := source.companion(ending):
-            names = read_lines(url, source.open_file)
+            names = read_lines(url)
             counts[f"images in {ending}"] += len(names)
             splits |= dict.fromkeys(names, split)
     for row in source.main.rows():

@@ -21,7 +21,7 @@ _VIEWS = {"L": "LL", "AP_horizontal": "AP"}
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image a row."""
+    """One image per row."""
     for row in source.main.rows():
         counts["rows"] += 1
         cells = row.cells

@@ -1,4 +1,4 @@
-"""VinDr-CXR and VinDr-PCXR: rows by reader, as boxes with a ``class_name`` or as one column a finding.
+"""VinDr-CXR and VinDr-PCXR: rows by reader, as boxes with a ``class_name`` or as one column per finding.
 
 Nguyen et al. (2022), doi:10.1038/s41597-022-01498-w; VinDr-PCXR: Pham et al. (2022), doi:10.13026/k8qc-na36. In the
 training sets several radiologists read an image. ``--readers`` says how they are combined: ``majority`` (more than half
@@ -14,13 +14,12 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.findings import is_normal
 from cxrflow.catalog.label_formats import ImageLabels, LabelFormat, LabelSource
 
-_BOX_COLUMNS = {"class_name", "class_id", "x_min", "y_min", "x_max", "y_max"}
 CONSENSUS = "consensus"
 """Stands for the reader in the test sets, whose labels are a consensus."""
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
-    """One image an ``image_id``, with every finding of the file either present or absent."""
+    """One image per ``image_id``, with every finding of the file either present or absent."""
     columns = {name.lower(): name for name in source.main.columns}
     key_column, reader_column = columns["image_id"], columns.get("rad_id")
     boxes = "class_name" in columns
@@ -79,5 +78,5 @@ FORMAT = LabelFormat(
         "image_id" in columns and ({"rad_id", "class_name"} & columns != set() or "no finding" in columns)
     ),
     read=read,
-    columns="image_id, rad_id and class_name, or image_id, rad_id and one column a finding",
+    columns="image_id, rad_id and class_name, or image_id, rad_id and one column per finding",
 )

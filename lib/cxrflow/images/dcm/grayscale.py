@@ -152,9 +152,6 @@ def _read_modality(stored: StoredPixels, elements: Elements) -> Modality:
     return Modality(None, 1.0 if slope is None else slope, intercept or 0.0)
 
 
-Candidate = tuple[Callable[[np.ndarray], np.ndarray], str]
-
-
 def _voi_candidates(stored: StoredPixels, modality: Modality, elements: Elements):
     """Yield (function to 0..255, note) of each usable VOI LUT, then of each usable window, in the file's order."""
     items = elements.items("VOILUTSequence")

@@ -41,8 +41,8 @@ def find_policy(name: str) -> Callable:
     policy = POLICIES[name] if name in POLICIES else _import(name)
     if isinstance(policy, Policy) and policy != Policy() and importlib.util.find_spec("cv2") is None:
         raise UserError(
-            f"--augment {name}: expected the package opencv-python-headless, got none; it is not installed: "
-            "pip install cxrflow[train], or use --augment none"
+            f"--augment {name}: expected the package opencv-python-headless, found none; run "
+            "pip install 'cxrflow[train]', or use --augment none"
         )
     return policy
 
