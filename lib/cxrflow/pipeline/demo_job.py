@@ -123,18 +123,29 @@ def _images(config: DemoConfig, folder: Path) -> tuple[Path, Path, list[object]]
     return known, new, ["--patients", PATIENT_RULE, "--split", "0.6,0.2,0.2"]
 
 
-def _run_job(config: DemoConfig, job: str, arguments: list[str]) -> dict[str, Any]:
-    """Run one job in a process of its own and return its JSON. Its other output goes to our standard error."""
+def job_environment(config: DemoConfig) -> dict[str, str]:
+    """The environment of a job's process: its Spark settings, and the same cxrflow as in this process.
+
+    Under spark-submit, two variables name the JVM of this process. The jobs must not connect to it, because each starts
+    its own.
+    """
     master = config.master or f"local[{max(config.workers, os.cpu_count() or 1)}]"
     package_folder = str(Path(cxrflow.__file__).resolve().parents[1])
-    environment = {
-        **os.environ,
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_GATEWAY_")},
         "PYSPARK_SUBMIT_ARGS": f"--master {master} --driver-memory {config.driver_memory} pyspark-shell",
         "PYTHONPATH": os.pathsep.join(filter(None, [package_folder, os.environ.get("PYTHONPATH")])),
     }
+
+
+def _run_job(config: DemoConfig, job: str, arguments: list[str]) -> dict[str, Any]:
+    """Run one job in a process of its own and return its JSON. Its other output goes to our standard error."""
     log.info("\n$ cxrflow %s %s", job, " ".join(arguments))
     process = subprocess.Popen(
-        [sys.executable, "-m", "cxrflow", job, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "cxrflow", job, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=job_environment(config),
     )
     try:
         output = process.communicate()[0]

@@ -13,20 +13,8 @@ LIMIT = 2000
 """Most characters of the line."""
 
 INGEST = (
-    *(
-        "table",
-        "files",
-        "skipped",
-        "missing",
-        "added",
-        "replaced",
-        "samples",
-        "quarantined",
-        "shards",
-        "seconds",
-        "patients",
-    ),
-    *("reasons", "counts"),
+    *("table", "files", "skipped", "missing", "added", "replaced", "samples", "quarantined", "shards", "seconds"),
+    *("patients", "reasons", "counts"),
 )
 EVALUATE = (
     *(
