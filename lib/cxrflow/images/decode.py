@@ -78,17 +78,17 @@ def _run_decoder(decoder: Callable, *arguments) -> Grayscale:
 def _check_contract(gray: Grayscale, name: str) -> None:
     """Raise if a decoder's result violates the contract in ``cxrflow.images.decoders``."""
     if not isinstance(gray, Grayscale):
-        raise _contract_error(name, f"Grayscale. Received: {type(gray).__name__}")
+        raise _contract_error(name, f"Grayscale, got {type(gray).__name__}")
     pixels = gray.pixels
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.size == 0:
         shape = getattr(pixels, "shape", type(pixels).__name__)
-        raise _contract_error(name, f"pixels as a NumPy array (height, width), not empty. Received: {shape}")
+        raise _contract_error(name, f"pixels as a NumPy array (height, width), not empty, got {shape}")
     if pixels.dtype.kind not in "iuf":
-        raise _contract_error(name, f"pixels as integers or floats. Received: {pixels.dtype}")
+        raise _contract_error(name, f"pixels as integers or floats, got {pixels.dtype}")
 
 
 def _contract_error(name: str, expected: str) -> DecodeError:
-    return DecodeError("corrupt", f"decoder {name!r} must return {expected}")
+    return DecodeError("corrupt", f"decoder {name!r}: expected {expected}")
 
 
 def _check_declared_size(data: bytes, kind: str, max_pixels: int) -> None:

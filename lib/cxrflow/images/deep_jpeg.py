@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cxrflow.images.checks import codestream, jpeg
+from cxrflow.images.checks.codestream import EXTENDED, LOSSLESS
 from cxrflow.images.dcm.frame_codecs import decode_deep_jpeg
 from cxrflow.images.decode_result import DecodeError, Grayscale
 from cxrflow.images.deep_color import WEIGHTS
-
-LOSSLESS, EXTENDED = 0xC3, 0xC1
 
 
 def is_deep_jpeg(header: jpeg.Header) -> bool:

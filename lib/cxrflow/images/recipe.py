@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cxrflow.base.config.option_checks import flag
 from cxrflow.base.errors import UserError
 from cxrflow.images.resize import RESIZES
 
@@ -29,6 +30,6 @@ class Recipe:
     def __post_init__(self):
         for name in ("height", "width", "max_pixels"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1. Received: {getattr(self, name)}")
+                raise UserError(f"{flag(name)}: expected a number above 0, got {getattr(self, name)}")
         if self.resize not in RESIZES:
-            raise UserError(f"resize must be one of {sorted(RESIZES)}. Received: {self.resize!r}")
+            raise UserError(f"--resize: expected one of {', '.join(RESIZES)}; got {self.resize!r}")

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import AuthenticationError
 
 from cxrflow.base import host_facts
 from cxrflow.base.config import TrainConfig
-from cxrflow.distributed.connection import Address, check_reachable
+from cxrflow.distributed.connection import LOST, Address, check_reachable
 from cxrflow.distributed.netif import interface_towards
 from cxrflow.preflight import storage_probe
 from cxrflow.preflight.connectivity import EchoServer, hostname_is_loopback, ping_all
@@ -158,7 +157,7 @@ def _reach_driver(driver: tuple[str, int, str] | None) -> str | None:
     host, port, key = driver
     try:
         check_reachable(Address(host, port, bytes.fromhex(key)))
-    except (AuthenticationError, OSError, EOFError) as error:
+    except LOST as error:
         return f"{host}:{port}: {error}"
     return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrflow.base import storage
+from cxrflow.base.executor_process import python_path
 
 NETWORK, LOGITS = "network", "calibration"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -53,7 +54,7 @@ def compute_heatmaps(
             **_ONE_THREAD,
             "KERAS_BACKEND": backend,
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONPATH": python_path(),
         }
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(file), str(given), str(answer)],

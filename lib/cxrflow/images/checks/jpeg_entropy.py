@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from cxrflow.images.checks.jpeg import Header, segments
+from cxrflow.images.checks.jpeg import MARKER, Header, segments
 from cxrflow.images.decode_result import DecodeError
 
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -76,7 +76,8 @@ def _check_scan(
         blocks += [(tables[selectors >> 4], tables[16 | (selectors & 15)])] * (horizontal * vertical)
     wide, high = (8 * max(factors[axis] for factors in sampling.values()) for axis in (0, 1))
     units = -(-header.width // wide) * -(-header.height // high)
-    stop = next((at for at in _markers(data, end)), len(data))
+    marker = MARKER.search(data, end)
+    stop = marker.start() if marker else len(data)
     intervals = RESTART.split(data[end:stop])
     for index, coded in enumerate(intervals):
         count = min(interval, units) if interval else units
@@ -84,11 +85,6 @@ def _check_scan(
             raise DecodeError("corrupt", "the JPEG scan has too few or too many restart intervals")
         _check_interval(coded.replace(b"\xff\x00", b"\xff"), blocks, count)
         units -= count
-
-
-def _markers(data: bytes, position: int):
-    for found in re.compile(rb"\xff[^\x00\xff\xd0-\xd7]").finditer(data, position):
-        yield found.start()
 
 
 def _check_interval(coded: bytes, blocks: list[tuple[Table, Table]], units: int) -> None:
