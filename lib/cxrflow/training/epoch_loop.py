@@ -31,8 +31,8 @@ class TrainedEpoch:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """Training stopped on request; a checkpoint holds its state."""
+class StopPoint:
+    """Where training stopped on request; a checkpoint holds its state."""
 
     epochs: int
     """Finished epochs."""
@@ -66,7 +66,7 @@ class EpochLoop:
         """How many samples of the epoch an earlier job has fed: not 0 only after a resume inside it."""
         return self._start.state["samples"] if epoch == self._start.state["epoch"] else 0
 
-    def run(self, epoch: int) -> TrainedEpoch | Stopped:
+    def run(self, epoch: int) -> TrainedEpoch | StopPoint:
         """Train one epoch, or what is left of it after a resume. Collective.
 
         Args:
@@ -101,7 +101,7 @@ class EpochLoop:
                     fed = plan.fed_before(step + 1)
                     self._save_checkpoint(epoch, fed, loss_before + self._mean(loss_sum), audit)
                     if due == Due.STOP:
-                        return Stopped(epoch, fed)
+                        return StopPoint(epoch, fed)
                 self._progress.mark("other")
         loss = (loss_before + self._mean(loss_sum)) / plan.samples
         return TrainedEpoch(loss, audit.combined(self._worker).check())

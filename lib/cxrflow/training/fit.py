@@ -16,7 +16,7 @@ from cxrflow.base.manifest import RunDirectory, read_manifest
 from cxrflow.distributed.worker import Worker
 from cxrflow.training.best_model import ModelKeeper
 from cxrflow.training.checkpoint import CheckpointClock, find_start
-from cxrflow.training.epoch_loop import EpochLoop, Stopped
+from cxrflow.training.epoch_loop import EpochLoop, StopPoint
 from cxrflow.training.feed import Feed
 from cxrflow.training.feed_budget import feed_size
 from cxrflow.training.finite_check import require_finite
@@ -126,11 +126,11 @@ class _Trainer:
         if self.first_epoch < config.epochs:
             self._progress.start(self.first_epoch, start.state["samples"], keras.backend.backend())
 
-    def run_epoch(self, epoch: int) -> Stopped | None:
+    def run_epoch(self, epoch: int) -> StopPoint | None:
         """Train and validate one epoch and write its files; returns None, or where training stopped on request."""
         started, reduced = time.monotonic(), self._worker.all_reduce_seconds()
         trained = self._loop.run(epoch)
-        if isinstance(trained, Stopped):
+        if isinstance(trained, StopPoint):
             return trained
         seconds, reduced = time.monotonic() - started, self._worker.all_reduce_seconds() - reduced
         self._state.combine_statistics()
@@ -154,7 +154,7 @@ class _Trainer:
             self._write_results(has_whole_epoch=True)
         self._progress.end_epoch(record)
         if epoch + 1 < self._config.epochs and self._clock.stops():
-            return Stopped(epoch + 1)
+            return StopPoint(epoch + 1)
         return None
 
     def finish(self) -> dict:
