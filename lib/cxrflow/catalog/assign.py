@@ -133,7 +133,7 @@ def assign_files(
 
 
 def _merge_spellings(catalog: duckdb.DuckDBPyConnection, config: IngestConfig) -> dict[str, str]:
-    """Give labels that differ in case or blanks only the same spelling; returns ``Assignment.merged``.
+    """Give one spelling to labels that differ only in case or blanks; returns ``Assignment.merged``.
 
     Raises UserError without ``--merge-labels``.
     """
@@ -324,9 +324,9 @@ def write_tasks(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sh
 
 
 def task_starts(shard_ends: list[float], tasks: int) -> list[float]:
-    """Where each task starts, in cumulated cost: at an even share, or at a shard's end within MAX_IMBALANCE of it.
+    """The cumulative cost at which each task starts: an even share, or a shard's end within MAX_IMBALANCE of it.
 
-    ``shard_ends`` are the cumulated costs at the shards' ends, ascending; the last is the total.
+    ``shard_ends`` are the cumulative costs at the shards' ends, ascending; the last is the total.
     """
     share = shard_ends[-1] / tasks
     starts = [0.0]

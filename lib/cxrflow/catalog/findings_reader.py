@@ -16,7 +16,7 @@ class FindingsReader:
     def __init__(self, requested: str, existing: list[str], merge: bool = False):
         """``requested`` is the value of --findings; ``existing`` are the findings of the table to extend, if any.
 
-        ``merge``: read names that differ in case or blanks only as the first one of them.
+        ``merge``: treat names that differ only in case or blanks as one finding, under the first of these names.
         """
         names = parse_findings(requested)
         self._requested = None if names is None else [name for name in names if not is_normal(name)]

@@ -1,16 +1,15 @@
-"""Which file a row of the labels file means.
+"""Find the file that each row of the labels file refers to.
 
-Published labels files name images in their own way: relative to another folder, with the archive's folder in front, by
-the bare file name, or by an identifier without extension. A row is matched by the first rule that
-finds a file:
+Published labels files name images in different ways: relative to another folder, with the archive's folder in front, by
+the bare file name, or by an identifier without extension. The first rule that finds a file decides:
 
-1. The path is the file's, absolute or relative to the images folder.
+1. The path is the file's absolute path, or its path relative to the images folder.
 2. The path without some of its leading folders is the file's relative path.
 3. The path, or a bare file name, is the end of the file's path.
 4. As 1 to 3, with the extensions of image files left out on both sides.
-5. The file name alone, where neither another row nor another file has it.
+5. The file name alone, if it occurs in only one row and one file.
 
-Rules 3 and 4 may find several files: that is an error, and never a guess.
+If rules 3 or 4 find several files, this is an error. The matcher never guesses.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class LabelMatches:
 def match_labels(catalog: duckdb.DuckDBPyConnection, images: str) -> LabelMatches:
     """Fill the table ``matches (row, path)`` from ``given (row, key, ...)`` and ``files (path, hidden, ...)``.
 
-    Raises UserError, with the names, where a row may mean several files.
+    Raises UserError, with the names, if a row may refer to several files.
     """
     root = storage.absolute(images)
     catalog.execute("CREATE OR REPLACE TABLE matches (row BIGINT, path VARCHAR)")
@@ -133,7 +132,7 @@ def _require_one_file(catalog: duckdb.DuckDBPyConnection) -> None:
 
 
 def _match_unique_names(catalog: duckdb.DuckDBPyConnection) -> None:
-    """Rule 5. A name that another row or another file has as well says too little, so it is left unmatched."""
+    """Rule 5. A name that occurs in several rows or several files is ambiguous, so it stays unmatched."""
     catalog.execute(
         """
         INSERT INTO matches SELECT row, path

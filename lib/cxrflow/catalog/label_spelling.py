@@ -1,4 +1,4 @@
-"""Labels that differ in case or blanks only. They would become labels of their own, whose columns Spark confuses."""
+"""Labels that differ only in case or blanks. As separate labels, Spark could not distinguish their score columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cxrflow.base.errors import UserError
 
 
 def spelling_key(label: str) -> str:
-    """The same text for labels that differ in case or blanks only."""
+    """The same text for labels that differ only in case or blanks."""
     return "".join(label.split()).casefold()
 
 
@@ -22,7 +22,7 @@ def find_variants(labels: Iterable[str]) -> list[list[str]]:
 
 
 def refuse_variants(labels: Iterable[str]) -> None:
-    """Raise UserError if two of the labels differ in case or blanks only."""
+    """Raise UserError if two of the labels differ only in case or blanks."""
     if variants := find_variants(labels):
         groups = "; ".join(" and ".join(map(repr, group)) for group in variants)
         raise UserError(
@@ -32,7 +32,7 @@ def refuse_variants(labels: Iterable[str]) -> None:
 
 
 def merged_spellings(table: Mapping[str, int], files: Mapping[str, int]) -> dict[str, str]:
-    """The spelling to use in place of each other one: the most frequent in the table, or else among the files.
+    """The spelling that replaces each other one: the most frequent one in the table, or else in the files.
 
     ``table`` and ``files`` have the number of rows of each label.
     """

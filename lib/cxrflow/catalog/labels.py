@@ -45,7 +45,7 @@ class LabelsSummary:
     """What was read from the labels file."""
 
     title: str
-    """The layout, for people."""
+    """The layout's name, for people."""
     counts: dict[str, int]
     """What each rule of the layout did."""
     matches: LabelMatches
@@ -130,7 +130,7 @@ def _error(source: LabelSource, labels: ImageLabels, expected: str) -> UserError
 
 
 def _require_agreement(catalog: duckdb.DuckDBPyConnection) -> None:
-    """Raise UserError if two rows mean the same file and say different things about it."""
+    """Raise UserError if two rows refer to the same file and contradict each other."""
     contradictory = query_rows(
         catalog,
         """
@@ -146,7 +146,7 @@ def _require_agreement(catalog: duckdb.DuckDBPyConnection) -> None:
 
 
 def log_lines(summary: LabelsSummary, url: str) -> Iterator[str]:
-    """What a person should know about the labels file, line by line."""
+    """Lines for the log that describe the labels file."""
     matches = summary.matches
     counts = "; ".join(f"{number:,} {what}" for what, number in summary.counts.items())
     yield f"labels: {summary.title} layout in {url}: {counts}"

@@ -1,8 +1,8 @@
 """Labels files as text rows: CSV as RFC 4180 defines it, and Parquet. Streams; no Spark, no pandas.
 
 Python's ``csv`` module reads the records in strict mode: quotes are doubled, a quoted field may hold delimiters and
-line breaks, and a stray quote is an error instead of a moved column. This module adds what it leaves open: the
-encoding, the delimiter, compression, and an error that names the line.
+line breaks, and a stray quote is an error instead of a moved column. This module adds the rest: detecting the
+encoding, the delimiter and compression, and errors that name the line.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Row:
 
 
 class LabelsFile:
-    """One labels file: its columns, and its rows as often as they are asked for.
+    """One labels file: its columns and its rows. The rows can be read any number of times.
 
     Raises UserError, with the file's name and the line, for a byte that cannot be decoded, a broken quote, a record
-    with too few or too many fields, an empty file, and a column name that stands twice.
+    with too few or too many fields, an empty file, and a repeated column name.
     """
 
     def __init__(self, url: str):
@@ -155,7 +155,7 @@ class LabelsFile:
             yield pending
 
     def _delimiter(self, lines: Iterator[str], taken: list[str]) -> str:
-        """The delimiter that cuts the header into the most fields; ``taken`` receives the header's lines."""
+        """The delimiter that splits the header into the most fields; ``taken`` receives the header's lines."""
         for text in lines:
             taken.append(text)
             if text.strip() and "".join(taken).count('"') % 2 == 0:

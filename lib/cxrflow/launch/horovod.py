@@ -22,8 +22,8 @@ from cxrflow.launch.portable import portable
 START_SECONDS = 120
 """For Spark to start all tasks."""
 CPU_CYCLE_MILLISECONDS = "3"
-"""How often Horovod's workers negotiate which tensors are ready. On CPUs, its default of 1 ms took a tenth of a core,
-and with 10 ms the gradients waited as long."""
+"""Time between two negotiations of Horovod's workers about which tensors are ready. On CPUs, its default of 1 ms took
+a tenth of a core. With 10 ms, gradients waited for about as much time."""
 
 
 class HorovodLaunch:

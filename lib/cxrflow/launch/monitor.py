@@ -88,8 +88,8 @@ class Loss:
 def find_losses(workers: list[WorkerState], now: float, hang_seconds: float, timeouts: Timeouts) -> list[Loss]:
     """The workers that are lost at the time ``now``. Of hung workers, only those that block the others.
 
-    Workers wait for each other at every step, so one hung worker stops them all. The one to blame is stopped by a
-    signal, or is in a phase that needs no other worker, or is behind the others.
+    Workers wait for each other at every step, so one hung worker stops them all. It is the one that is stopped by a
+    signal, is in a phase that needs no other worker, or is behind the others.
     """
     losses = [loss for worker in workers if (loss := _loss_of(worker, now, timeouts))]
     if losses:

@@ -1,4 +1,4 @@
-"""Supervised training: names each lost worker, and restarts training from the last checkpoint with the workers left."""
+"""Supervised training: reports lost workers, and restarts from the last checkpoint with the remaining task slots."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def supervise(
         reconfigure: called before a restart with ``config`` and the number of workers that there are task slots for, at
             most ``config.workers``; returns the configuration to restart with.
         record: receives rank 0's events (``watch.events``), and an event for each restart.
-        check: called all the time; an exception from it ends the training.
+        check: called regularly; an exception from it ends the training.
 
     Returns: the result on rank 0, with ``restarts`` (their number) and ``lost`` (their reasons).
 

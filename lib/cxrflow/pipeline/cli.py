@@ -52,7 +52,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "cxrflow COMMAND --help shows a command's flags, cxrflow --version the version.",
+            "cxrflow COMMAND --help shows the flags of a command. cxrflow --version shows the version.",
         ]
     )
 
@@ -113,8 +113,8 @@ def _print_result(result: dict[str, Any]) -> None:
 def parse(name: str, arguments: Sequence[str]) -> Options:
     """The configuration that the flags of a command describe.
 
-    Raises UserError for a value that the configuration refuses. Ends the process as tyro does after --help, for an
-    unknown or missing flag, and for text in place of a number.
+    Raises UserError for a value that the configuration rejects. tyro ends the process after --help, for an unknown or
+    missing flag, and for text in place of a number.
     """
     import tyro
 
@@ -138,9 +138,9 @@ def _title(group: type[Options], config_type: type[Options]) -> str:
 
 
 def _form_of(group: type[Options]) -> type:
-    """A dataclass with the fields of a group, for tyro: with the text for --help, and without the group's checks.
+    """A dataclass for tyro with the fields of a group. It has the text for --help, but not the group's checks.
 
-    Text with a closed set of choices is plain text here, so that the configuration's own error names the choices.
+    Fields with a closed set of choices are plain text here, so that the configuration's own error lists the choices.
     """
     import tyro
 

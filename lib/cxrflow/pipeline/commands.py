@@ -1,6 +1,6 @@
 """The commands of ``cxrflow``: what each one runs and what its ``--help`` says.
 
-This module is imported for ``cxrflow --help``. So it loads no framework; each command's function does.
+This module is imported for ``cxrflow --help``. So it loads no framework. The commands' functions load them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ COMMANDS = {
         config=PredictConfig,
         run=_predict,
         summary="Score image files with a trained model. Research software, not a medical device.",
-        details="Each file gets a row: a score for each label and the predicted label, or why it was not read.",
+        details="Each file gets a row: its scores and the predicted label, or the reason why it could not be read.",
         example="--run /data/run --images /data/new --predictions /data/predictions",
     ),
     "report": Command(
@@ -139,7 +139,7 @@ COMMANDS = {
         config=VacuumConfig,
         run=_vacuum,
         summary="Remove the files of a table's older generations.",
-        details="The generations that a running job reads stay. Ingest does the same at its end.",
+        details="Generations that a running job reads are kept. Ingest also does this at its end.",
         example="--table /data/table --grace-hours 0",
     ),
     "demo": Command(

@@ -74,7 +74,7 @@ def _headline(result: dict[str, Any], names: tuple[str, ...], **files: str) -> d
 
 
 def fit_text(line: dict[str, Any]) -> dict[str, Any]:
-    """The same values with every text cut to the length, at least 20, at which the line is short enough."""
+    """The same values, with texts cut so that the line is short enough, but not below 20 characters each."""
     for length in range(LIMIT, 19, -20):
         shortened = _cut(line, length)
         if len(json.dumps(shortened)) <= LIMIT:

@@ -147,7 +147,7 @@ def _ingest(spark: SparkSession, config: IngestConfig, labels: LabelFiles | None
 
 
 def _remove_uncommitted(table: str) -> None:
-    """Remove what a first ingest that did not reach its commit has moved out of the staging folder."""
+    """Remove the files that a first ingest moved out of the staging folder, if it died before its commit."""
     for folder in ("samples", "quarantine"):
         storage.remove(storage.join(table, folder))
 

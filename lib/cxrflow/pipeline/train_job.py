@@ -118,7 +118,10 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
 
 
 def _check_findings(manifest: Manifest, config: TrainConfig) -> None:
-    """Each finding must be present and absent in train. In val one finding must be, because a threshold needs both."""
+    """Raise UserError unless each finding is present in some images of train and absent in others.
+
+    In val, one such finding is enough, because a threshold needs both.
+    """
     if config.positive_label is not None:
         raise UserError(
             f"--positive-label: expected none for a table with several findings per image, "
@@ -190,7 +193,7 @@ def _train(spark: SparkSession | None, config: TrainConfig) -> dict[str, Any]:
 
 
 def _remove_leftovers(run: RunDirectory) -> None:
-    """Remove what killed jobs left besides the files that a training resumes from."""
+    """Remove the files that killed jobs left, except those that training resumes from."""
     for folder in (run.url, run.checkpoints):
         storage.remove_temporary_files(folder)
     remove_old_probe_files(run.url)
@@ -254,7 +257,7 @@ def _with_most_workers(config: TrainConfig, slots: int, order: dict | None) -> T
 
 
 def _finished(config: TrainConfig) -> dict[str, Any] | None:
-    """The summary of a finished run, which has all its epochs and files; otherwise None."""
+    """The summary of a run that is finished, that is, has all its epochs and files; otherwise None."""
     run = RunDirectory(config.run)
     if not will_resume(run, config) or not storage.exists(run.model) or not storage.exists(run.history):
         return None

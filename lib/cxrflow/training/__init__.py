@@ -1,1 +1,1 @@
-"""What runs in a training worker. These rooms import Petastorm and Keras, and never pyspark's session."""
+"""The code that runs in a training worker. It may import Petastorm and Keras, but never opens a Spark session."""

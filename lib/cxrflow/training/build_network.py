@@ -20,7 +20,7 @@ from cxrflow.training.pretrained import load_pretrained
 def saved_network(config: TrainConfig, manifest: Manifest) -> keras.Model:
     """Build the network that is saved: stored pixels (B, H, W, 1) to logits float32 (B, K).
 
-    It computes in float32 whatever it was trained in, which every backend and machine can do.
+    It computes in float32, which every backend and machine supports, regardless of the precision in training.
     """
     return build_model(config.model, len(manifest.labels), (manifest.height, manifest.width))
 

@@ -1,8 +1,8 @@
 """Checkpoints: everything a training needs to resume, as NumPy arrays and plain data, whatever the backend.
 
-A checkpoint is a file ``RUN/checkpoints/EPOCH-SAMPLES.npz``, named after the number of finished epochs and of samples
-fed of the next, so the last name is the newest. It holds an entry ``state`` (JSON) besides the arrays. Nothing is
-pickled.
+A checkpoint is a file ``RUN/checkpoints/EPOCH-SAMPLES.npz``. EPOCH is the number of finished epochs, and SAMPLES is the
+number of samples fed in the next one, so the newest checkpoint has the last name. The file contains the arrays and an
+entry ``state`` (JSON). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERSION = 3
 KEEP = 2
 """Number of newest checkpoints that stay, besides that of the best epoch."""
 MAX_CLOCK_STEPS = 20
-"""Largest number of steps between two looks at rank 0's clock. A look is a broadcast to all workers."""
+"""Largest number of steps between two checks of rank 0's clock. Each check is a broadcast to all workers."""
 
 CHANGEABLE = {
     "table",

@@ -22,7 +22,7 @@ from cxrflow.training.train_state import TrainState
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What one pass over the train split came to."""
+    """The result of one pass over the train split."""
 
     loss: float
     """Mean loss (nats) of the split's samples, over all workers."""

@@ -1,4 +1,4 @@
-"""Everything that we change in Keras from outside, in one place. Imports Keras.
+"""All patches to Keras. Imports Keras.
 
 Each section names the change, its reason, the Keras version that needs it and the issue, if there is one.
 tests/test_keras_patches.py has a test for each change that fails as soon as Keras no longer needs it. The versions that
@@ -229,7 +229,7 @@ def _keep_freed_memory() -> None:
 
 
 def adamw_class() -> type[keras.optimizers.Optimizer]:
-    """Return the class of the AdamW that Keras really makes.
+    """Return the class of AdamW that Keras really creates.
 
     On torch, ``keras.optimizers.AdamW()`` returns an instance of another class, which updates all variables in one
     call. A subclass of ``keras.optimizers.AdamW`` misses it and updates them one by one, a tenth of a step slower.

@@ -62,8 +62,8 @@ class SingleLabel:
 class MultiLabel:
     """Several findings per image.
 
-    Truth is float32 (n, K): 1 present, 0 absent, NaN unknown, which neither trains nor counts in metrics. Scores float
-    (n, K) are a sigmoid of each logit.
+    Truth is float32 (n, K): 1 present, 0 absent, NaN unknown, which counts neither in the loss nor in metrics. Scores
+    float (n, K) are a sigmoid of each logit.
     """
 
     activation = "sigmoid"
@@ -73,8 +73,8 @@ class MultiLabel:
         """Binary cross-entropy (nats), one value per sample (B,).
 
         It is divided by the share of known targets in the whole split, not in the batch. Then the weighted mean over an
-        epoch is the mean over all known targets, and each known target has the same weight, whatever is unknown in its
-        batch or on other workers. Workers need not exchange how much they know.
+        epoch is the mean over all known targets. Each known target has the same weight, regardless of the unknown ones
+        in its batch or on other workers. So workers need not exchange their numbers of known targets.
         """
         rows = manifest.rows("train")
         known = sum(sum(counts["train"].values()) for counts in (manifest.counts(), manifest.absent()))

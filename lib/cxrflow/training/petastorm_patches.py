@@ -1,4 +1,4 @@
-"""Every change that we make to Petastorm from outside, for Petastorm 0.13.1.
+"""All patches to Petastorm, for version 0.13.1.
 
 Each change says why it is needed and names the upstream issue, if there is one. ``tests/test_petastorm_patches.py``
 has a test for each that fails when a newer Petastorm no longer needs the change. Then remove it.
@@ -34,7 +34,7 @@ Read = Callable[[], object]
 
 
 class _Worker(ArrowReaderWorker):
-    """Change 2: hand the Arrow table over as it was read.
+    """Change 2: pass on the Arrow table as it was read.
 
     Petastorm's worker copies each row group three times: into another table, into pandas and into one bytes object per
     image. https://github.com/uber/petastorm/issues/230

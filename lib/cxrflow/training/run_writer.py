@@ -41,7 +41,7 @@ class RunWriter:
         size: FeedSize,
         plan: EpochPlan,
     ):
-        """Take what the files say.
+        """Store what the files are written from.
 
         Args:
             config: The training configuration.

@@ -1,7 +1,7 @@
 """A cache of a remote table's shards on a machine's own disk, shared by its workers and by later runs.
 
-A shard never changes under its name, so a copy never gets stale. In the cache's folder, ``cxrflow/KEY.shard`` is a
-shard's content followed by its CRC-32 (4 bytes, big-endian). KEY is a hash of the table's id and the shard's URL.
+A shard with a given name never changes, so a copy never becomes stale. In the cache's folder, ``cxrflow/KEY.shard`` is
+a shard's content followed by its CRC-32 (4 bytes, big-endian). KEY is a hash of the table's id and the shard's URL.
 """
 
 from __future__ import annotations

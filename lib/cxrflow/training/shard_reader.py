@@ -1,6 +1,6 @@
 """The interface of shard readers: whole shards in a given order, read ahead within a byte budget.
 
-An implementation is one file. Its opener is registered in ``READERS``, under the name that callers choose it by.
+An implementation is one file. Its opener is registered under its name in ``READERS``.
 """
 
 from __future__ import annotations

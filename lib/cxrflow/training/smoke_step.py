@@ -22,7 +22,7 @@ from cxrflow.distributed.device import pin
 BATCH = 2
 """Images in the step: the fewest with which batch normalisation can train."""
 COPIES = 2
-"""How often memory holds the outputs of all layers at most: for the backward pass, and while it computes."""
+"""How many times memory may hold the outputs of all layers: for the backward pass, and while it computes."""
 
 
 def run_step(config: TrainConfig) -> dict:

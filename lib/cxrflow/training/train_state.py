@@ -106,8 +106,8 @@ class TrainState:
     def averaged_network(self) -> keras.Model:
         """Build the network that is saved, with the averaged weights, in float32.
 
-        It is another model than the trained one, whose optimizer and layers need this package: so its file loads on
-        every backend without our classes.
+        The optimizer and layers of the trained model need this package. The saved model is a separate one, so its file
+        loads on every backend without our classes.
         """
         network = saved_network(self._config, self._manifest)
         with self.average.applied():

@@ -14,8 +14,8 @@ class WeightAverage:
     """EMA of all weights of a model, including the moving statistics of batch normalisation.
 
     After Tarvainen and Valpola 2017. The decay rises from 0.1 with the number of steps, as in Szegedy et al. 2016, so
-    that the initial weights are forgotten soon. The average takes the swings of single steps out of the validation
-    curve, whatever the learning rate.
+    that the initial weights are forgotten soon. The average removes the fluctuations of single steps from the
+    validation curve, at any learning rate.
 
     All workers have the same weights, so each averages for itself. The statistics of batch normalisation are each
     worker's own until ``batch_norm.combine_statistics`` combines them.

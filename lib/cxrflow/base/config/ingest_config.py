@@ -24,19 +24,20 @@ class InputOptions(Options):
     """Layout of the labels file; auto recognises it by its columns. kermany takes the splits from folders called train,
     val and test; auto does so as well if all files are in them."""
     readers: str = "majority"
-    """How several readers of one image are combined (VinDr): majority, any, or the name of one reader."""
+    """How the labels of several radiologists are combined (VinDr): majority, any, or the name of one reader."""
     label_rule: str | None = None
     """Regular expression searched in the path below --images; its groups make up the label: (bacteria|virus|NORMAL)."""
     findings: str | None = None
     """Several findings per image: all, or names separated by commas. The labels file has one column per finding (1
     present, 0 absent, -1 or empty unknown), or its column label lists the present ones separated by |."""
     merge_labels: bool = False
-    """Read labels that differ in case or blanks only (Opacity, opacity) as one label. Otherwise they are an error."""
+    """Merge labels that differ only in case or blanks (Opacity, opacity). Without this flag they are an error."""
     patients: str = "auto"
-    """How a path names its patient: kermany (person1_virus_2, IM-0001-0001), file (each file is a patient), a regular
-    expression whose groups make up the key, or auto (kermany if the name fits, otherwise file)."""
+    """How to find the patient in a path: kermany (person1_virus_2, IM-0001-0001), file (each file is a patient), a
+    regular expression whose groups make up the patient's key, or auto (kermany if the name fits, otherwise file)."""
     max_bad: float | None = None
-    """Largest share of quarantined files, such as 0.05. Above it the job fails and leaves the table as it was."""
+    """Largest accepted share of quarantined files, such as 0.05. With more, the job fails and does not change the
+    table."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +101,7 @@ class SplitOptions(Options):
     """Which patients go to which split."""
 
     split: str = "0.8,0.1,0.1"
-    """Fractions of patients in train, val and test, within each label; or one split that takes everything."""
+    """Fractions of patients in train, val and test, within each label; or the name of one split for all images."""
     seed: int = 0
     """Seed of the assignment of patients to splits."""
 
@@ -111,12 +112,12 @@ class SplitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionOptions(Options):
-    """How long the files of older generations of a table stay for the jobs that began with them."""
+    """How long a table keeps the files of older generations, for jobs that began with them."""
 
     keep_generations: int = 1
-    """Newest generations of the table to keep, the current one included. Those that a job reads stay as well."""
+    """Number of newest generations to keep, including the current one. Generations that a job reads are also kept."""
     grace_hours: float = 24.0
-    """Hours for which a generation stays after it was replaced, whatever --keep-generations says."""
+    """Hours for which a replaced generation is kept, regardless of --keep-generations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

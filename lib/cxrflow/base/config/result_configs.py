@@ -20,11 +20,11 @@ class EvaluateConfig(Options):
     split: Literal["train", "val", "test", "all"] = "test"
     """Split to score."""
     subgroups: str | None = None
-    """Evaluate subgroups as well: a column of the table such as source_format, or a regular expression searched in the
-    path below the images folder, whose groups make up the subgroup's name: (bacteria|virus)."""
+    """Also evaluate subgroups. The value is a column of the table, such as source_format, or a regular expression, such
+    as (bacteria|virus). It is searched in the path below the images folder, and its groups make up the name."""
     prevalence: str | None = None
-    """Re-weight the scores for a site with another prevalence than the training data: the positive label's share such
-    as 0.1, or label=share,label=share,..."""
+    """Re-weight the scores for a site whose prevalence differs from the training data: the share of the positive label,
+    such as 0.1, or label=share,label=share,..."""
     bootstrap: int = 1000
     """Resamples of the patients, for the intervals of AUC, calibration and other figures that are not proportions."""
     seed: int = 0
@@ -52,10 +52,10 @@ class PredictConfig(Options):
     if_exists: Literal["overwrite", "fail"] = "fail"
     """If the predictions exist: overwrite replaces them, fail stops."""
     worker_memory: str = "1g"
-    """Memory for decoding in one Python worker of an executor, besides the model; see ingest."""
+    """Memory for decoding in one Python worker of an executor, in addition to the model; see ingest."""
     prevalence: str | None = None
-    """Re-weight the scores for a site with another prevalence; see evaluate. The threshold moves with the scores, so
-    the predicted labels stay the same."""
+    """Re-weight the scores for a site with another prevalence; see evaluate. With two labels, the threshold is
+    converted in the same way, so the predicted labels stay the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,10 +16,10 @@ class DataOptions(Options):
     table: str
     """Table that ingest wrote: a path or URL that every worker can read."""
     generation: int | None = None
-    """Generation of the table. If not given: the one that the run began with, or the newest for a new run."""
+    """Generation of the table to train on. If not given: the newest, or for a resumed run the one it began with."""
     augment: str = "standard"
-    """Augmentation of training images: none, light (pose), standard (pose and exposure), strong (more, and erased
-    patches), or your own as module:function."""
+    """Augmentation of training images: none, light (pose), standard (pose, aspect ratio, exposure and fine detail),
+    strong (more pose, and erased patches), or your own as module:name."""
     shuffle_rows: int = 8192
     """Images in the shuffle window, over all workers; fewer if they do not fit in --feed-memory."""
     feed_memory: str = "1g"
@@ -48,21 +48,21 @@ class ModelOptions(Options):
     """residual, resnetd (larger), plain, notebook, applications/NAME of keras.applications, or your own as
     module:function."""
     init_weights: str | None = None
-    """File with initial weights (.weights.h5, .keras or .h5) that every worker can read. It must hold all layers but
-    the last."""
+    """File with initial weights (.weights.h5, .keras or .h5) that every worker can read. It must contain the weights of
+    all layers except the last one."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy of the layers. Weights, checkpoints and the saved model stay float32."""
     batch_norm: Literal["local", "global"] = "local"
-    """Statistics of batch normalisation in training: of a worker's batch, or of all workers' (two more all-reduces per
-    layer and step)."""
+    """Batch normalisation in training: over each worker's own batch (local), or over the batches of all workers
+    (global), with two more all-reduces per layer and step."""
     tta: Literal[1, 5] = 5
-    """Copies of each image for test-time augmentation in the saved model. With 1 it scores five times as fast."""
+    """Copies of each image for test-time augmentation in the saved model. 1 makes scoring five times as fast."""
     threshold: str = "balanced"
     """Rule for the decision threshold, fitted to validation data: balanced (class-balanced logistic regression), youden
     (highest sensitivity + specificity) or sensitivity=0.95 (highest threshold that reaches it)."""
     positive_label: str | None = None
-    """With two labels, the one that sensitivity refers to. If not given, the one whose name is not negative (NORMAL,
-    Non-COVID, no_disease, No Findings); needed if the names do not tell."""
+    """With two labels, the one that sensitivity refers to. If not given, the one whose name is not negative (such as
+    NORMAL, Non-COVID, no_disease or No Findings). Required if the names do not show which label is positive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +74,7 @@ class OptimisationOptions(Options):
     """AdamW, its learning rate, and the number of epochs."""
 
     epochs: int = 100
-    """Passes over the training split. The default suits some thousand images; 100,000 images need a tenth of it."""
+    """Passes over the training split. The default suits a few thousand images; for 100,000, use a tenth of it."""
     batch_size: int = 32
     """Images per worker and step. The global batch is --workers times this."""
     learning_rate: float = 1.4e-3
@@ -84,7 +84,7 @@ class OptimisationOptions(Options):
     warmup_epochs: float = 1.0
     """Epochs in which the learning rate rises to its peak."""
     weight_decay: float = 0.02
-    """Decoupled weight decay of AdamW; biases and normalisation scales have none. 0 makes it Adam."""
+    """Decoupled weight decay of AdamW, except for biases and normalisation scales. With 0, AdamW is plain Adam."""
     ema_epochs: float = 1.5
     """Time constant, in epochs, of the exponential moving average (EMA) of the weights, which is validated and saved. 0
     saves the weights of the last step."""
