@@ -42,8 +42,11 @@ INGEST = {"height": 48, "width": 40, "shard_rows": 6, "split": "0.5,0.25,0.25", 
 TRAIN = {"epochs": 2, "batch_size": 4, "model": "plain", "augment": "none", "tta": 1}
 BUCKET = "s3://faults"
 ALL = "CXRFLOW_FAULTS_ALL" in os.environ
-# The file that is written beside is renamed next, staged files do not count, and the others are not results.
-UNSEEN = re.compile(r"write .*\.tmp$|(remove|rmdir) \S*(\.tmp|_staging\S*)$|.*(_readers|tensorboard|\.preflight)")
+# The file that is written beside is renamed next, staged files do not count, and the others are not results. A lease is
+# renewed after 20 seconds, which a job reaches on a busy machine only.
+UNSEEN = re.compile(
+    r"write .*\.tmp$|rename \S*_lease\.json|(remove|rmdir) \S*(\.tmp|_staging\S*)$|.*(_readers|tensorboard|\.preflight)"
+)
 
 
 class Jobs:
@@ -373,7 +376,7 @@ def test_a_kill_at_any_change_leaves_the_old_result_or_the_new_one(store, name):
         for number in range(1, 1 + (times if ALL else min(2, times))):
             folder, status, _ = start(f"{number} {line}")
             seen = case.see(folder)
-            if status != -9:  # a renewal of a lease, which comes after 20 seconds
+            if status != -9:  # it was the renewal of a lease, for which this job was too fast
                 assert status == 0, jobs.stderr()
                 continue
             again, _ = jobs.run(case.job, case.options(folder, store.images))
