@@ -1,6 +1,6 @@
-"""Synthetic DICOM files with the grey levels that the standard demands, shared by the tests.
+"""Synthetic DICOM files with the gray levels that the standard demands, shared by the tests.
 
-``CASES`` maps a name to a function without arguments that returns (file content, grey levels as floats). Each case
+``CASES`` maps a name to a function without arguments that returns (file content, gray levels as floats). Each case
 stands for a kind of file that real archives contain; the comments name public reports.
 """
 
@@ -35,7 +35,7 @@ def scene(top: int = 4095) -> np.ndarray:
 
 
 def full(values: np.ndarray, top: float = 4095) -> np.ndarray:
-    """Grey levels where 0 is black and ``top`` is white."""
+    """Gray levels where 0 is black and ``top`` is white."""
     return values / top * 255.0
 
 
@@ -518,7 +518,7 @@ def _jpeg_ls(values: np.ndarray, bits: int) -> bytes:
     return get_frame(made.PixelData, 0, number_of_frames=1)
 
 
-@case("JPEG in colour declared grey")
+@case("JPEG in colour declared gray")
 def _jpeg_in_colour():
     from PIL import Image
 
@@ -568,9 +568,9 @@ def _ge_private():
 
 for name in ("MONOCHROME1", "window"):
 
-    @case(f"JPEG in colour declared grey {name}")
-    def _jpeg_in_colour_grey(name=name):
-        data, grays = CASES["JPEG in colour declared grey"]()
+    @case(f"JPEG in colour declared gray {name}")
+    def _jpeg_in_colour_gray(name=name):
+        data, grays = CASES["JPEG in colour declared gray"]()
         made = pydicom.dcmread(io.BytesIO(data))
         if name == "window":
             made.WindowCenter, made.WindowWidth = 100, 101

@@ -38,7 +38,7 @@ def picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.Image:
 
 
 def tiff(values: np.ndarray, photometric: int = 1, order: str = "<", **more_tags: int) -> bytes:
-    """Build an uncompressed grey TIFF of one strip with any dtype."""
+    """Build an uncompressed gray TIFF of one strip with any dtype."""
     values = np.asarray(values)
     pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
     tags = {
@@ -65,7 +65,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(samples, depth: int, color: int = 0, chunks: tuple = ()) -> bytes:
-    """Build a PNG of one row. Pillow cannot write grey of 2 and 4 bits, or colour of 16 bits."""
+    """Build a PNG of one row. Pillow cannot write gray of 2 and 4 bits, or colour of 16 bits."""
     bits = "".join(f"{sample:0{depth}b}" for sample in samples)
     bits += "0" * (-len(bits) % 8)
     row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")

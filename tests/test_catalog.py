@@ -292,7 +292,7 @@ def test_the_deal_is_the_documented_hash_and_few_patients_leave_plain_shares(tmp
         ),
         ("0.png,A,p,holdout\n", r"line 2 of .* \('0.png'\): expected the split to be one of train, val, test"),
         ("0.png,A,p,train\n1.png,A,p,test\n", "expected each patient in one split"),
-        ("other.png,A,p,\n", "no row of .* names a labelled file below '/x'; its rows are such as other.png"),
+        ("other.png,A,p,\n", "no row of .* names a labelled file below '/x'; its rows name files such as other.png"),
         ("0.png,\"['A', 'B']\",p,\n", "expected one label, got the list .*add --findings all"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Colour and alpha of 16 bits per sample follow the same rule as grey, in PNG and TIFF."""
+"""Colour and alpha of 16 bits per sample follow the same rule as gray, in PNG and TIFF."""
 
 import struct
 import zlib
@@ -68,7 +68,7 @@ def shown(data: bytes, decoder: str = "turbo") -> tuple[np.ndarray, str]:
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("kind", CHANNELS)
 @pytest.mark.parametrize("bits", VALUES)
-def test_png_follows_the_rule_of_grey(bits, kind, interlaced, decoder):
+def test_png_follows_the_rule_of_gray(bits, kind, interlaced, decoder):
     pixels, note = shown(png(samples(VALUES[bits], kind), CHANNELS[kind], interlaced), decoder)
     np.testing.assert_array_equal(pixels, VALUES[bits] >> (bits - 8))
     assert note == ("" if bits == 16 else f"values use {bits} of 16 bits")
@@ -78,7 +78,7 @@ def test_png_follows_the_rule_of_grey(bits, kind, interlaced, decoder):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", ["RGB", "RGBA"])
 @pytest.mark.parametrize("bits", [12, 16])
-def test_tiff_follows_the_rule_of_grey(bits, kind, order, planar, compression):
+def test_tiff_follows_the_rule_of_gray(bits, kind, order, planar, compression):
     pixels, note = shown(tiff(samples(VALUES[bits], kind), order, planar, compression=compression))
     np.testing.assert_array_equal(pixels, VALUES[bits] >> (bits - 8))
     assert note == ("" if bits == 16 else "values use 12 of 16 bits")
@@ -91,7 +91,7 @@ def test_compressed_planes_are_refused():
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_tiff_of_grey_with_alpha(order):
+def test_tiff_of_gray_with_alpha(order):
     pixels, note = shown(tiff(samples(VALUES[12], "gray alpha"), order))
     np.testing.assert_array_equal(pixels, VALUES[12] >> 4)
     assert note == "values use 12 of 16 bits"

@@ -10,7 +10,7 @@ from image_samples import decode
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_grey_levels(name):
+def test_gray_levels(name):
     data, expected = CASES[name]()
     decoded = decode(data, *expected.shape)
     assert np.abs(decoded.pixels - expected).max() <= 1.01, decoded.note

@@ -1,6 +1,6 @@
-"""Other readers of DICOM agree with ours: DCMTK on grey levels, GDCM on stored values.
+"""Other readers of DICOM agree with ours: DCMTK on gray levels, GDCM on stored values.
 
-A disagreement of more than 2 grey levels needs a reason in ``DISAGREEMENTS``, which ``docs/dicom.md`` explains.
+A disagreement of more than 2 gray levels needs a reason in ``DISAGREEMENTS``, which ``docs/dicom.md`` explains.
 """
 
 import re
@@ -56,7 +56,7 @@ def reason_for(name: str) -> str | None:
 
 
 def render_with_dcmtk(path: Path, folder: Path) -> np.ndarray | None:
-    """Return DCMTK's grey levels (H, W) with the first VOI LUT or window, or None if DCMTK cannot read the file."""
+    """Return DCMTK's gray levels (H, W) with the first VOI LUT or window, or None if DCMTK cannot read the file."""
     options = []
     try:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
@@ -132,7 +132,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def gdcm_values(tmp_path_factory) -> dict[str, np.ndarray]:
-    """GDCM's stored values (H, W) of the first frame of each grey file that it reads.
+    """GDCM's stored values (H, W) of the first frame of each gray file that it reads.
 
     It runs in a process of its own, because some files make GDCM crash.
     """
@@ -159,7 +159,7 @@ GDCM_DIFFERS = {
     r"JPEG 2000 signed, declared unsigned": "GDCM takes the data set's sign",
     r"high bit .*": "GDCM does not shift values above their lowest bit",
     r"rtdose_expb.dcm": "GDCM does not swap 32-bit values",
-    r"JPEG in colour declared grey.*": "GDCM takes the first colour component",
+    r"JPEG in colour declared gray.*": "GDCM takes the first colour component",
 }
 
 

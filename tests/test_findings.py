@@ -310,7 +310,7 @@ def test_names_in_one_column_and_labels_that_change(spark, tmp_path):
     after = samples_of(config.table).set_index("path").sort_index()
     assert (again["replaced"], again["added"]) == (1, 0) and after["split"].equals(before["split"])
     assert after.loc[str(tmp_path / "images" / "0.png"), "label"] == "Effusion|Infiltration"
-    with pytest.raises(UserError, match="expected the findings of the table .Effusion, Infiltration., got also Mass"):
+    with pytest.raises(UserError, match="expected the findings of the table .Effusion, Infiltration., also got Mass"):
         ingest_labels(["Mass", *texts[1:]])
     assert read_manifest(config.table).labels == ["Effusion", "Infiltration"]
 

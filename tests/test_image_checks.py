@@ -110,7 +110,7 @@ def test_every_changed_byte_of_a_png_is_detected(name, decoder):
 
 
 def png(stream: bytes, *more: bytes) -> bytes:
-    """Build a 4 x 2 grey PNG with this image stream, followed by these chunks."""
+    """Build a 4 x 2 gray PNG with this image stream, followed by these chunks."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 2, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", stream) + b"".join(more)
 

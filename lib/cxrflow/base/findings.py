@@ -35,7 +35,7 @@ def is_normal(label: str) -> bool:
 
 
 def find_positive(labels: list[str]) -> int | None:
-    """The index of the positive label, the one that sensitivity refers to; None if the names do not tell.
+    """The index of the positive label, the one that sensitivity refers to; None if the names do not show it.
 
     Of two labels exactly one must be negative by its name: ``Non-COVID``, ``no_disease``, ``No Findings``, ``NORMAL``.
     Of more labels it is the last that is not, or the last; no metric depends on it.

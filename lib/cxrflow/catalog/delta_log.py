@@ -103,7 +103,7 @@ def check_unchanged(table: str, manifest: Manifest, may_lag: bool = False) -> No
     if written_for is None:
         raise UserError(
             f"--table: expected the Delta table as ingest wrote it, got version {log.version()} with "
-            f"{len(found - named)} other files and without {len(named - found)} of the table's: it was changed through "
+            f"{len(found - named)} extra files and {len(named - found)} missing ones: it was changed through "
             "Delta. Remove the unwanted images from the images folder, then ingest with --if-exists overwrite --delta"
         )
     if not may_lag:

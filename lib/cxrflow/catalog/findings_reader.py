@@ -76,7 +76,7 @@ class FindingsReader:
         refuse_variants({*findings, *found})
         if self._requested is None and (more := set(found) - set(findings)):
             raise UserError(
-                f"--labels: expected the findings of the table ({', '.join(findings)}), got also "
+                f"--labels: expected the findings of the table ({', '.join(findings)}), also got "
                 f"{', '.join(sorted(more))}, which are unknown for its images; ingest with --if-exists overwrite"
             )
         if not findings:

@@ -27,7 +27,7 @@ def refuse_variants(labels: Iterable[str]) -> None:
         groups = "; ".join(" and ".join(map(repr, group)) for group in variants)
         raise UserError(
             f"--merge-labels: expected labels that differ in more than case and blanks, got {groups}; correct them, "
-            "or add --merge-labels to read each group as one label"
+            "or add --merge-labels to merge each group into one label"
         )
 
 

@@ -88,8 +88,8 @@ def add_labels(
     if not query_rows(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
         raise UserError(
             f"--labels: expected labels for the images, but no row of {main.url!r} names a labelled file below "
-            f"{config.images!r}; its rows are such as {', '.join(matches.first_rows_without_file[:3])}, and the files "
-            f"such as {', '.join(matches.first_files_without_row[:3])}"
+            f"{config.images!r}; its rows name files such as {', '.join(matches.first_rows_without_file[:3])}, and "
+            f"the folder has files such as {', '.join(matches.first_files_without_row[:3])}"
         )
     return LabelsSummary(layout.title, {what: number for what, number in counts.items() if number}, matches)
 

@@ -43,7 +43,7 @@ def finite_range(pixels: np.ndarray) -> tuple[float, float]:
     """Return the smallest and the largest value. Raises DecodeError if a value is NaN or infinite."""
     low, high = pixels.min().item(), pixels.max().item()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise DecodeError("corrupt", "NaN or infinite values, which have no grey level")
+        raise DecodeError("corrupt", "NaN or infinite values, which have no gray level")
     return low, high
 
 

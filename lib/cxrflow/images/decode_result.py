@@ -12,7 +12,7 @@ REASONS = {
     "truncated": "the file ends before the image does",
     "corrupt": "the image data are damaged",
     "too_large": "the image has more pixels than allowed",
-    "unsupported": "an image of a kind that cannot be converted to 8-bit grey, or whose decoder is not installed",
+    "unsupported": "an image of a kind that cannot be converted to 8-bit gray, or whose decoder is not installed",
     "no_pixel_data": "a DICOM object without an image",
     "crashed": "the decoding process died on this file twice",
     "unlabelled": "the labels file has no row for it, or the label rule does not match its path",
@@ -36,7 +36,7 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale:
-    """A decoder's result: grey values of any depth, as a viewer shows them (orientation applied)."""
+    """A decoder's result: gray values of any depth, as a viewer shows them (orientation applied)."""
 
     pixels: np.ndarray
     """(height, width): uint8 with 0 black and 255 white, or deeper integers or floats with ``value_range``."""

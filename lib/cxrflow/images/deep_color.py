@@ -1,7 +1,7 @@
 """Colour and alpha of 16 bits per sample in PNG and TIFF, which Pillow cuts to the upper 8 bits.
 
 Pillow can take either byte of each sample, so an image is loaded twice: once for the upper and once for the lower
-bytes. The range of the values follows ``cxrflow.images.bit_depth``, as for grey: 12-bit values stored in 16 bits would
+bytes. The range of the values follows ``cxrflow.images.bit_depth``, as for gray: 12-bit values stored in 16 bits would
 be nearly black otherwise.
 """
 

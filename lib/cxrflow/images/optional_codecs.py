@@ -51,7 +51,7 @@ def _decode_jpegxl(data: bytes, max_pixels: int) -> Grayscale:
 
 
 def _to_grayscale(values: np.ndarray, bits: int, signed: bool) -> Grayscale:
-    """Convert (H, W) or (H, W, channels) of 1 to 4 channels, the even ones with alpha, to grey on black."""
+    """Convert (H, W) or (H, W, channels) of 1 to 4 channels, the even ones with alpha, to gray on black."""
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
     if values.ndim == 2 and (signed or values.dtype.kind == "f"):
         return Grayscale(pixels=values, bits=bits, verified=True)

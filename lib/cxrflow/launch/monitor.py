@@ -126,7 +126,7 @@ def _loss_of(worker: WorkerState, now: float, timeouts: Timeouts) -> Loss | None
             return None
         return Loss(worker, "its process ended without a message; was it killed, or out of memory?")
     if silent > timeouts.agent_silence_seconds:
-        reason = f"no message from it for {silent:.0f} s; is its machine down, or the network to it?"
+        reason = f"no message from it for {silent:.0f} s; is its machine or its network down?"
         return Loss(worker, reason, unreachable=True)
     return None
 

@@ -73,7 +73,7 @@ def supervise(
                     raise signals.stopped_without_checkpoint("a worker was lost meanwhile") from None
                 if len(reasons) > config.max_restarts:
                     raise JobError(
-                        f"{error}; that was after {config.max_restarts} restarts, the most that --max-restarts allows. "
+                        f"{error}; the limit of {config.max_restarts} restarts (--max-restarts) is reached. "
                         "Run the same command to resume from the last checkpoint"
                     ) from None
                 for loss in error.losses:

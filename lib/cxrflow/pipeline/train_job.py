@@ -134,8 +134,8 @@ def _check_findings(manifest: Manifest, config: TrainConfig) -> None:
     }
     if missing := [name for name in manifest.labels if name not in usable["train"]]:
         raise UserError(
-            f"--table: expected every finding both present and absent in train, but train of {config.table!r} lacks "
-            f"one of the two for {', '.join(missing)}; ingest more patients, or ingest again with --findings "
+            f"--table: expected every finding both present and absent in train, but in train of {config.table!r} this "
+            f"is not so for {', '.join(missing)}; ingest more patients, or ingest again with --findings "
             f"{','.join(usable['train']) or 'NAMES'}"
         )
     if not usable["val"]:

@@ -16,5 +16,5 @@ def require_finite(value: float | np.ndarray, name: str, epoch: int, config: Tra
     if not np.isfinite(value).all():
         raise JobError(
             f"--learning-rate: expected training to stay finite, but after {epoch} epochs {name} is not a number; "
-            f"lower --learning-rate (it is {config.learning_rate:g}). What {config.run} holds stays as it is"
+            f"lower --learning-rate (it is {config.learning_rate:g}). The files in {config.run} stay intact"
         )

@@ -12,7 +12,7 @@ def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
     """Index of the positive label; None for a table of several findings per image, each of which has its own.
 
     Raises UserError if ``--positive-label`` names none of the labels, or if it is missing and the names of two labels
-    do not tell which is positive.
+    do not show which is positive.
     """
     labels = manifest.labels
     if manifest.task == "multi":
@@ -22,8 +22,8 @@ def positive_label(config: TrainConfig, manifest: Manifest) -> int | None:
     index = find_positive(labels) if config.positive_label is None else labels.index(config.positive_label)
     if index is None:
         raise UserError(
-            f"--positive-label: expected {labels[0]!r} or {labels[1]!r}, got none, and the names do not tell which of "
-            "the two is positive (the one that sensitivity and --threshold refer to); name it with --positive-label"
+            f"--positive-label: expected {labels[0]!r} or {labels[1]!r}, got none, and the names do not show which of "
+            "the two is positive (the one that sensitivity and --threshold refer to); choose it with --positive-label"
         )
     return index
 

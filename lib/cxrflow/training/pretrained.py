@@ -67,7 +67,7 @@ def _open(url: str, path: str) -> h5py.File:
             return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--init-weights: expected a file of Keras' (.weights.h5, .keras or .h5), got {url!r}, which cannot be "
+            f"--init-weights: expected a Keras file (.weights.h5, .keras or .h5), got {url!r}, which cannot be "
             f"read as one ({error}); use a file that Keras saved"
         ) from error
 

@@ -33,7 +33,7 @@ def rgb_to_luma(colors: np.ndarray) -> np.ndarray:
 
 
 def _white(stored: StoredPixels, elements: Elements) -> float:
-    """The value of full brightness, by the same rule as for grey."""
+    """The value of full brightness, by the same rule as for gray."""
     if stored.bits < stored.allocated or stored.bits <= 8:
         return 2**stored.bits - 1
     low, high = stored.values.min().item(), stored.values.max().item()

@@ -70,7 +70,7 @@ class Modality:
 
 
 def render(stored: StoredPixels, elements: Elements) -> np.ndarray:
-    """Convert stored grey values (H, W) to uint8 (H, W) as the data set wants them shown.
+    """Convert stored gray values (H, W) to uint8 (H, W) as the data set wants them shown.
 
     What was left out or looks suspicious is noted in ``elements.notes``.
     """
@@ -79,7 +79,7 @@ def render(stored: StoredPixels, elements: Elements) -> np.ndarray:
     in_use = values if valid is None else values[valid]
     low, high = in_use.min().item(), in_use.max().item()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise DecodeError("corrupt", "NaN or infinite values, which have no grey level")
+        raise DecodeError("corrupt", "NaN or infinite values, which have no gray level")
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
         first = min(values.min().item(), 0)
         inputs = np.arange(first, values.max().item() + 1)

@@ -58,7 +58,7 @@ class StoredPixels:
     """Stored values of one frame."""
 
     values: np.ndarray
-    """(H, W) grey or palette indices, or (H, W, 3)."""
+    """(H, W) gray or palette indices, or (H, W, 3)."""
     bits: int
     """Bits that hold a value."""
     allocated: int
@@ -369,7 +369,7 @@ def _reconcile(decoded: frame_codecs.DecodedFrame, layout: ImageLayout, elements
     """Combine a decoded frame with the data set: the frame's precision and colour, the data set's sign and mask."""
     values, bits, allocated = decoded.values, decoded.bits, max(layout.allocated, decoded.bits)
     if layout.photometric.startswith("MONOCHROME") and (decoded.space == "LUMA" or values.ndim == 3):
-        elements.note("grey declared, but the image is in colour; converted to luma")
+        elements.note("gray declared, but the image is in colour; converted to luma")
         if values.ndim == 3:
             values = np.rint(values @ LUMA_WEIGHTS).astype(values.dtype) if decoded.space == "RGB" else values[..., 0]
         return StoredPixels(values=values, bits=bits, allocated=bits, signed=False, space=layout.photometric)
@@ -379,7 +379,7 @@ def _reconcile(decoded: frame_codecs.DecodedFrame, layout: ImageLayout, elements
         return StoredPixels(values=values, bits=bits, allocated=allocated, signed=False, space=decoded.space)
     space = layout.photometric
     if layout.samples != 1:
-        elements.note("colour declared, but the image is grey")
+        elements.note("colour declared, but the image is gray")
         space = "MONOCHROME2"
     if decoded.signed:
         if not layout.signed:

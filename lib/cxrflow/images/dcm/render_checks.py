@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 MIN_LEVELS = 24
-"""An image with fewer grey levels between its 1st and 99th percentile is nearly empty."""
+"""An image with fewer gray levels between its 1st and 99th percentile is nearly empty."""
 MAX_CLIPPED = 0.5
 """A larger share of different stored values that became all black or all white is noted."""
 SAMPLE = 2**18
@@ -13,7 +13,7 @@ SAMPLE = 2**18
 
 
 def check_rendering(stored: np.ndarray, shown: np.ndarray, valid: np.ndarray | None) -> list[str]:
-    """Compare the stored values (H, W) with the shown grey levels (H, W) and return notes.
+    """Compare the stored values (H, W) with the shown gray levels (H, W) and return notes.
 
     ``valid`` is False for padding; None means that there is none.
     """
@@ -28,7 +28,7 @@ def check_rendering(stored: np.ndarray, shown: np.ndarray, valid: np.ndarray | N
     first, last = (float(value) for value in np.percentile(before, [1, 99], method="nearest"))
     notes = []
     if high - low < MIN_LEVELS and _levels(before, first, last) > max(2 * (high - low), MIN_LEVELS):
-        notes.append(f"nearly empty: {high - low} of 256 grey levels between the 1st and 99th percentile")
+        notes.append(f"nearly empty: {high - low} of 256 gray levels between the 1st and 99th percentile")
     for level, word in ((0, "black"), (255, "white")):
         clipped = before[after == level]
         if clipped.size > MAX_CLIPPED * before.size and _levels(clipped, clipped.min(), clipped.max()) > MIN_LEVELS:

@@ -4,7 +4,7 @@ A decoder is a function::
 
     def decode(data: bytes, min_size: tuple[int, int]) -> Grayscale: ...
 
-``data`` is a file's content and never empty. The decoder returns a ``cxrflow.images.decode_result.Grayscale``: the grey
+``data`` is a file's content and never empty. The decoder returns a ``cxrflow.images.decode_result.Grayscale``: the gray
 image as a viewer shows it. It may be at a reduced scale, not below ``min_size`` (height, width), and then states the
 size of the full image as ``full_size``. For values deeper than 8 bits the decoder states the values of black and white
 as ``value_range``, or leaves them to the rules of ``cxrflow.images.bit_depth``. The caller resizes the image.

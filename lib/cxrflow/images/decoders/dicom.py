@@ -1,7 +1,7 @@
 """The DICOM decoder. It uses pydicom (the extra ``dicom``), which is imported when the first DICOM file comes.
 
 It reads the first frame of uncompressed, RLE, JPEG (baseline, extended, progressive, lossless), JPEG-LS and JPEG 2000
-images. Grey follows ``cxrflow.images.dcm.grayscale``; colour is converted to luma. Overlays, shutters and presentation
+images. Gray follows ``cxrflow.images.dcm.grayscale``; colour is converted to luma. Overlays, shutters and presentation
 states are not applied. Uncompressed, RLE and deflated pixels have no checksum.
 """
 
@@ -29,7 +29,7 @@ FUNCTIONAL_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", 
 
 
 def decode(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale:
-    """Decode the first frame of a DICOM file to uint8 grey at full scale; ``min_size`` has no effect."""
+    """Decode the first frame of a DICOM file to uint8 gray at full scale; ``min_size`` has no effect."""
     try:
         return _decode(data, max_pixels)
     except (DecodeError, MemoryError):

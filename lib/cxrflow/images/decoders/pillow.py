@@ -63,7 +63,7 @@ _warnings_lock = threading.Lock()
 
 
 def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """Decode a file to grey values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
+    """Decode a file to gray values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     kind = sniff(data)
     if kind == "DICOM":
         return dicom.decode(data, min_size, max_pixels)
@@ -111,7 +111,7 @@ def _open_tiff(data: bytes) -> Image.Image:
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """Reads grey with alpha of 16 bits, which Pillow does not know, as four channels of 8 bits."""
+    """Reads gray with alpha of 16 bits, which Pillow does not know, as four channels of 8 bits."""
 
     def _setup(self) -> None:
         tags = self.tag_v2
@@ -209,7 +209,7 @@ def bits_per_sample(image: Image.Image, data: bytes) -> int:
 
 
 def to_grayscale(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float, float] | None, str]:
-    """Return (pixels, value_range, note) of Grayscale: deep grey values as stored, all others as luma."""
+    """Return (pixels, value_range, note) of Grayscale: deep gray values as stored, all others as luma."""
     if image.mode.startswith(("I", "F")) or (image.format == "TIFF" and image.tag_v2.get(SAMPLE_FORMAT) == (2,)):
         return _deep_values(image, bits)
     inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0

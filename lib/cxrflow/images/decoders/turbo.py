@@ -20,7 +20,7 @@ from cxrflow.images.recipe import MAX_PIXELS
 
 
 def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Grayscale:
-    """Decode a file to grey values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
+    """Decode a file to gray values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     if not data.startswith(b"\xff\xd8\xff") or data[128:132] == b"DICM":
         return pillow.decode(data, min_size, max_pixels)
     data, note = jpeg.repair_headers(data)
