@@ -261,7 +261,7 @@ def test_only_predictions_are_overwritten_and_only_on_request(table, phantoms, t
     (tmp_path / "_lease.json").touch()
     check_predict(PredictConfig(**config))
     pd.DataFrame({"path": ["a"]}).to_parquet(tmp_path / "predictions.parquet")
-    with pytest.raises(UserError, match="holds predictions; name another folder"):
+    with pytest.raises(UserError, match="holds predictions; choose another folder"):
         check_predict(PredictConfig(**config))
     check_predict(PredictConfig(**config, if_exists="overwrite"))
     with pytest.raises(UserError, match="apart from the images"):
@@ -331,7 +331,7 @@ def config_of(run) -> TrainConfig:
         ({"epochs": 5}, "--epochs: expected 3, with which the run started, got 5"),
         ({"model": "plain"}, "--model: expected residual"),
         ({"feed_memory": "1k"}, r"--feed-memory: expected at least \d+m"),
-        ({"if_exists": "fail"}, "holds another run; name another folder, resume it with --if-exists resume"),
+        ({"if_exists": "fail"}, "holds another run; choose another folder, resume it with --if-exists resume"),
     ],
 )
 def test_a_run_that_would_not_resume_as_what_it_was_is_refused(trained, change, words):
@@ -368,7 +368,7 @@ def test_files_of_a_run_that_died_before_its_first_checkpoint_are_no_obstacle(ta
     (tmp_path / "config.json").write_text("{}")
     check_train(config)
     (tmp_path / "model.keras").write_text("a model of a run whose checkpoints are gone")
-    with pytest.raises(UserError, match="holds another run; name another folder, or replace it"):
+    with pytest.raises(UserError, match="holds another run; choose another folder, or replace it"):
         check_train(config)
 
 

@@ -113,7 +113,7 @@ def make_table(spark, assigned: Iterable[tuple[str, str, str]], config: IngestCo
     if (table / "manifest.json").exists():
         with open(labels, newline="") as file:
             if list(csv.reader(file)) != rows:
-                stop(f"--folder: expected {labels} with today's splits, found others; name another folder")
+                stop(f"--folder: expected {labels} with today's splits, found others; choose another folder")
         return
     labels.parent.mkdir(parents=True, exist_ok=True)
     with open(labels, "w", newline="") as file:

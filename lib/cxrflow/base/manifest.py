@@ -142,7 +142,7 @@ def read_manifest(table: str, generation: int | None = None) -> Manifest:
     url = storage.join(table, "manifest.json")
     if not has_manifest(table):
         raise UserError(
-            f"--table: expected a table, found no manifest.json in {table!r}; run ingest first or name another folder"
+            f"--table: expected a table, found no manifest.json in {table!r}; run ingest first or choose another folder"
         )
     manifest = _read_manifest(url)
     if generation in (None, manifest.generation):
@@ -210,7 +210,7 @@ class RunDirectory:
         if not storage.exists(url):
             raise UserError(
                 f"--run: expected a run directory with {url.rsplit('/', 1)[1]}, found none in "
-                f"{self.url!r}; run {made_by} first or name another folder"
+                f"{self.url!r}; run {made_by} first or choose another folder"
             )
         content = json.loads(storage.read_bytes(url))
         if url == self.config and content.get("version") != RUN_VERSION:

@@ -109,7 +109,7 @@ def assign_files(
     if not listed["files"]:
         hidden = f" except {listed['skipped']} hidden ones" if listed["skipped"] else ""
         raise UserError(
-            f"--images: expected image files, but there is none below {config.images!r}{hidden}; name another folder"
+            f"--images: expected image files, but there is none below {config.images!r}{hidden}; choose another folder"
         )
     catalog.execute("DELETE FROM files WHERE hidden")
     if config.labels:

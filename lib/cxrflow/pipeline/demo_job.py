@@ -99,7 +99,7 @@ def _own_folder(config: DemoConfig) -> Path:
     if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
         raise UserError(
             f"--folder: expected a new folder or one that a demo made, but {str(folder)!r} holds something else, which "
-            "stays as it is; name another folder"
+            "stays as it is; choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text("Made by cxrflow's demo, which replaces what is in here.\n")

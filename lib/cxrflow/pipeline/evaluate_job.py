@@ -67,7 +67,7 @@ def check_evaluate(config: EvaluateConfig) -> tuple[Run, Manifest]:
         )
     if not manifest.of_split(config.split):
         raise UserError(
-            f"--split: expected a split with images, but {config.split} of {config.table!r} is empty; name another"
+            f"--split: expected a split with images, but {config.split} of {config.table!r} is empty; choose another"
         )
     if config.subgroups:
         check_subgroups(config.subgroups, manifest)

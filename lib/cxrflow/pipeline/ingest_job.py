@@ -56,7 +56,7 @@ def check_ingest(config: IngestConfig) -> None:
     if set("#?") & set(config.table):
         raise UserError(
             "--table: expected a path without # and ?, because Petastorm would read them as parts of a URL; got "
-            f"{config.table!r}; name another folder"
+            f"{config.table!r}; choose another folder"
         )
     if config.labels and (labels := find_labels(config.labels)):
         config = _with_findings(config, labels)
@@ -65,7 +65,7 @@ def check_ingest(config: IngestConfig) -> None:
         if not any(storage.exists(storage.join(config.table, name)) for name in left_by_ingest):
             raise UserError(
                 f"--table: expected a new folder, an empty one or a table, but {config.table!r} holds "
-                "something else, which ingest never removes; name another folder"
+                "something else, which ingest never removes; choose another folder"
             )
     _table_to_extend(config)
 
@@ -81,7 +81,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
         return None
     if config.if_exists == "fail":
         raise UserError(
-            f"--table: expected a new folder, got the table {config.table!r}; name another folder, add files with "
+            f"--table: expected a new folder, got the table {config.table!r}; choose another folder, add files with "
             "--if-exists extend, or replace it with --if-exists overwrite"
         )
     manifest = read_manifest(config.table)

@@ -47,12 +47,12 @@ def _check_output(config: PredictConfig) -> None:
         if config.if_exists == "fail":
             raise UserError(
                 f"--predictions: expected a new folder, but {config.predictions!r} holds predictions; "
-                "name another folder, or replace them with --if-exists overwrite"
+                "choose another folder, or replace them with --if-exists overwrite"
             )
     elif not staging_folder.has_only_leftovers(config.predictions):
         raise UserError(
             f"--predictions: expected a new folder or one with predictions, but {config.predictions!r} holds "
-            "something else, which predict never removes; name another folder"
+            "something else, which predict never removes; choose another folder"
         )
 
 
@@ -102,7 +102,7 @@ def _score_files(
         total = files.count()
         if not total:
             raise UserError(
-                f"--images: expected image files, but there is none below {config.images!r}; name another folder"
+                f"--images: expected image files, but there is none below {config.images!r}; choose another folder"
             )
         skipped = folder.count_hidden(total, listing.where("hidden").count())
         log.info("%s files below %s", f"{total:,}", config.images)

@@ -77,7 +77,7 @@ def _check(config: TrainConfig) -> Manifest:
         and (storage.exists(run.model) or has_checkpoint(run))
     ):
         raise UserError(
-            f"--run: expected a new folder, but {config.run!r} holds another run; name another folder, "
+            f"--run: expected a new folder, but {config.run!r} holds another run; choose another folder, "
             f"{'resume it with --if-exists resume, ' if has_checkpoint(run) else ''}or replace it with "
             "--if-exists overwrite"
         )

@@ -48,7 +48,7 @@ def check_workers(spark: SparkSession, config: TrainConfig, manifest: Manifest) 
             failed(
                 "run",
                 f"{type(error).__name__}: {error} (on the driver)",
-                "give the driver permission to write the run directory, or name another folder with --run",
+                "give the driver permission to write the run directory, or choose another folder with --run",
             ),
         ]
     else:

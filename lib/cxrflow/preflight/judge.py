@@ -164,7 +164,7 @@ def judge_run(tasks: list[dict]) -> Row:
         return failed(
             "run",
             broken,
-            "give every machine permission to write the run directory, or name another folder with --run",
+            "give every machine permission to write the run directory, or choose another folder with --run",
             seconds,
         )
     host = {task["rank"]: task["host"] for task in tasks} | {"driver": "the driver"}

@@ -124,7 +124,7 @@ def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
     if not has_predictions(url):  # also while a first run is still scoring
         raise UserError(
             f"--predictions: expected a folder that the predict job wrote, found no {PREDICTIONS} in {url!r}; "
-            "run cxrflow predict first or name another folder"
+            "run cxrflow predict first or choose another folder"
         )
     predictions = read_predictions(url).to_pandas()
     missing = {score_column(label) for label in labels} - set(predictions.columns)

@@ -175,7 +175,7 @@ class SparkFolder(ImageFolder):
         except AnalysisException as error:
             raise UserError(
                 f"--images: expected a folder that Spark can read, got {self._images!r} ({str(error).splitlines()[0]})"
-                "; name another folder"
+                "; choose another folder"
             ) from None
         except Py4JJavaError as error:
             if not re.search("No FileSystem for scheme|ClassNotFoundException", str(error.java_exception)):

@@ -33,7 +33,7 @@ def check_images(images: str) -> None:
         )
     if storage.is_empty_folder(images):
         raise UserError(
-            f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder; name another folder"
+            f"--images: expected image files, but {storage.absolute(images)!r} is empty; choose another folder"
         )
 
 
@@ -41,7 +41,9 @@ def check_apart(images: str, output: str, flag: str) -> None:
     """Raise UserError if one of the two folders is inside the other: the output would be read as images."""
     one, other = storage.absolute(images) + "/", storage.absolute(output) + "/"
     if one.startswith(other) or other.startswith(one):
-        raise UserError(f"{flag}: expected a folder apart from the images in {images!r}, got {output!r}; name another")
+        raise UserError(
+            f"{flag}: expected a folder apart from the images in {images!r}, got {output!r}; choose another"
+        )
 
 
 def walk(root: str) -> Iterator[pa.RecordBatch]:

@@ -62,7 +62,7 @@ def _import(name: str) -> Callable:
         ) from error
     if not callable(found):
         raise UserError(
-            f"--augment: expected {name!r} to be a function or a Policy, got {type(found).__name__}; name another "
+            f"--augment: expected {name!r} to be a function or a Policy, got {type(found).__name__}; choose another "
             "object"
         )
     return found
