@@ -1,11 +1,10 @@
-"""Cross-validate train's defaults by patient, and leave one series of films out.
+"""Cross-validate train's defaults by patient, and leave one series of images out.
 
-The data are the 5,216 real files without copies. They come in series, which their names tell: bacteria, virus, IM and
+The data are the 5,216 real files without copies. Their names show to which series they belong: bacteria, virus, IM or
 NORMAL2.
 
 - Cross-validation: patients are assigned to five folds within each series. Each fold is the test split once. One in
-nine
-  of the other patients is validation.
+  nine of the other patients is in the validation split.
 - Leave one series out: the model is trained without one series, so on fewer images and with another share of pneumonia.
   The test split is all of that series, and the patients with the other label in the first fold.
 

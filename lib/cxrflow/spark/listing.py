@@ -33,7 +33,7 @@ def check_images(images: str) -> None:
         )
     if storage.is_empty_folder(images):
         raise UserError(
-            f"--images: expected image files, but {storage.absolute(images)!r} is empty; choose another folder"
+            f"--images: expected image files, but {storage.absolute(images)!r} is an empty folder; choose another"
         )
 
 
