@@ -73,7 +73,10 @@ class Cluster:
     def run(self, script: Path, *flags: object, **options) -> tuple[int, dict, str]:
         """Exit status, result and the whole output of a job."""
         command = self.submit(script, *flags, **options)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        except subprocess.TimeoutExpired as error:
+            pytest.fail(f"{error}:\n{(error.stdout or b'').decode()}{(error.stderr or b'').decode()}")
         # Java may log a connection that ended earlier after the result, but on standard error.
         last = done.stdout.splitlines()[-1]
         assert last.startswith("{"), done.stdout + done.stderr
