@@ -41,6 +41,20 @@ def test_one_without_metrics_is_none_and_is_removed_unless_a_job_writes_it(tmp_p
         assert not storage.exists(killed.url) and storage.exists(running.scores)
 
 
+def test_the_lease_of_a_job_that_was_killed_after_its_commit_is_removed(tmp_path):
+    first = Evaluation(str(tmp_path), write(str(tmp_path), n=1))
+    script = (
+        "import os, sys, cxrflow.base.lease as lease\n"
+        "held = lease.hold(sys.argv[1], '--run'); held.__enter__()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, first.url], check=False).returncode == -9
+    assert lease.NAME in storage.entries(first.url)
+    write(str(tmp_path), n=2)
+    assert storage.entries(first.url) == ["metrics.json", "scores.parquet"]
+    assert find_evaluation(str(tmp_path), first.name)[1]["n"] == 1
+
+
 def test_simultaneous_evaluations_get_folders_of_their_own(tmp_path):
     script = (
         "import sys; from cxrflow.base.evaluations import write_evaluation\n"

@@ -48,7 +48,7 @@ def write_evaluation(run: str, result: dict, scores: bytes) -> dict:
         result: The figures, with the ``table`` (URL) and ``split`` that name the evaluation.
         scores: A Parquet file.
     """
-    _remove_unfinished(run)
+    _remove_leftovers(run)
     table = re.sub(r"[^\w.-]", "_", result["table"].rsplit("/", 1)[1])
     label = f"{table}-{result['split']}"
     found = [match for name in _finished(run) if (match := _NAME.fullmatch(name)) and match[1] == label]
@@ -90,15 +90,18 @@ def _finished(run: str) -> list[str]:
     return [name for name in names if storage.exists(Evaluation(run, name).metrics)]
 
 
-def _remove_unfinished(run: str) -> None:
-    """Remove what killed jobs left."""
-    for name in set(storage.entries(RunDirectory(run).evaluations)) - set(_finished(run)):
+def _remove_leftovers(run: str) -> None:
+    """Remove what killed jobs left: unfinished evaluations, and leases of finished ones."""
+    finished = set(_finished(run))
+    for name in storage.entries(RunDirectory(run).evaluations):
         evaluation = Evaluation(run, name)
+        if name in finished and not storage.exists(storage.join(evaluation.url, lease.NAME)):
+            continue
         try:
-            with lease.hold(evaluation.url, "--run"):
+            with lease.hold(evaluation.url, "--run"):  # removes the lease at the end
+                storage.remove_temporary_files(evaluation.url)
                 if not storage.exists(evaluation.metrics):
                     storage.remove(evaluation.scores)
-                    storage.remove_temporary_files(evaluation.url)
         except lease.HeldError:  # a running job writes to it
             continue
         storage.remove_if_empty(evaluation.url)
