@@ -365,9 +365,9 @@ def test_columns_that_are_missing(tmp_path, findings, columns, message):
         (
             {"labels": {"Opacity": 2, "Second view": 1}},
             {},
-            "not both of Rare; ingest .* --findings Opacity,Second view",
+            "not so for Rare; ingest .* --findings Opacity,Second view",
         ),
-        ({"unknown": {"Opacity": 4, "Second view": 5}}, {}, "not both of Opacity, Second view; .*--findings Rare"),
+        ({"unknown": {"Opacity": 4, "Second view": 5}}, {}, "not so for Opacity, Second view; .*--findings Rare"),
     ],
 )
 def test_a_table_of_which_too_little_is_known(config, result, tmp_path, edit, change, message):
