@@ -98,4 +98,4 @@ def test_unusual_characters_in_labels_pass_through_every_job(spark, phantoms, tm
     assert found[columns].sum(axis=1).between(0.99, 1.01).all() and set(found["predicted_label"]) <= set(labels)
     assert set(columns) <= set(pd.read_parquet(predictions).columns)
     page = write_report(ReportConfig(run=run, predictions=predictions, examples=1))
-    assert page["evaluated"]
+    assert page["evaluation"]
