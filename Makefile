@@ -11,8 +11,8 @@ FLAGS ?=
 UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
 
-.PHONY: help setup demo cluster-demo lint test test-unit benchmark benchmark-dicom benchmark-feed benchmark-scaling \
-	wheel env-archive lock clean
+.PHONY: help setup demo cluster-demo lint test test-faults test-unit benchmark benchmark-dicom benchmark-feed \
+	benchmark-scaling wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -38,6 +38,9 @@ lint: setup ## Check format, style, types and the direction of imports.
 # Most tests start processes and wait for them, so two cores are busy with two tests at a time.
 test: setup ## Run all tests, two at a time.
 	@source cluster/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+
+test-faults: setup ## Kill each job at every change that it makes to its files: CXRFLOW_FAULTS_ALL=1 adds S3.
+	@source cluster/env.sh && CXRFLOW_FAULTS=1 python -m pytest -v tests/test_faults.py
 
 test-unit: setup ## Run the tests that need neither Spark nor a training, in less than a minute.
 	@source cluster/env.sh && python -m pytest -n 2 -m unit tests
