@@ -1,6 +1,7 @@
 """Each change to Horovod is still needed, and does what it is for. A test that fails here after an upgrade of Horovod
 means: remove that change."""
 
+import importlib.util
 import queue
 import threading
 from types import SimpleNamespace
@@ -114,16 +115,38 @@ def test_blocks_may_overlap_and_the_last_one_restores_horovod():
     ) == originals
 
 
-def test_the_drivers_address(monkeypatch):
-    """All workers share an interface of a name that the driver does not have."""
-    monkeypatch.setattr(SparkDriverService, "addresses", SparkDriverService.addresses)
-    service = SparkDriverService(2, 2, None, (), {}, b"key", None)
-    try:
-        service._task_addresses_for_tasks = {0: {"ib7": [("10.0.0.1", 1)]}, 1: {"ib7": [("10.0.0.2", 1)]}}
-        assert "ib7" not in service.addresses()
-        advertise_driver_at("head.example.org")
-        assert service.addresses() == {"ib7": [("head.example.org", service.get_port())]}
-        service._task_addresses_for_tasks = {}  # before the workers have registered
-        assert service.addresses() == {"driver": [("head.example.org", service.get_port())]}
-    finally:
+def stock_driver_service():
+    """Horovod's own class, also where an earlier launch in this process has changed the imported one."""
+    spec = importlib.util.find_spec("horovod.spark.driver.driver_service")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SparkDriverService
+
+
+@pytest.fixture
+def driver_service():
+    """A function that starts a service of a class, with two workers that share an interface."""
+    services = []
+
+    def start(service_class):
+        services.append(service_class(2, 2, None, (), {}, b"key", None))
+        services[-1]._task_addresses_for_tasks = {0: {"ib7": [("10.0.0.1", 1)]}, 1: {"ib7": [("10.0.0.2", 1)]}}
+        return services[-1]
+
+    yield start
+    for service in services:
         service.shutdown()
+
+
+def test_horovod_still_needs_the_drivers_address(driver_service):
+    """All workers share an interface of a name that the driver does not have."""
+    assert "ib7" not in driver_service(stock_driver_service()).addresses()
+
+
+def test_the_drivers_address(monkeypatch, driver_service):
+    monkeypatch.setattr(SparkDriverService, "addresses", SparkDriverService.addresses)
+    service = driver_service(SparkDriverService)
+    advertise_driver_at("head.example.org")
+    assert service.addresses() == {"ib7": [("head.example.org", service.get_port())]}
+    service._task_addresses_for_tasks = {}  # before the workers have registered
+    assert service.addresses() == {"driver": [("head.example.org", service.get_port())]}

@@ -141,7 +141,7 @@ def test_a_run_directory_that_becomes_unwritable(table, tmp_path, pace, small_di
             status, _, log = job.finish()
         assert status == 1, log
         error = next(line for line in log.splitlines() if line.startswith("error: "))
-        assert "cannot write the run directory" in error and text in error and "Traceback" not in log
+        assert "--run: expected to write to" in error and text in error and "Traceback" not in log
         repair()
         read_checkpoint(RunDirectory(str(run)))
     assert_resumable(run, table)
