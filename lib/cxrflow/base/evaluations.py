@@ -61,7 +61,7 @@ def write_evaluation(run: str, result: dict, scores: bytes) -> dict:
                 if storage.exists(evaluation.metrics):  # another job has just finished it
                     continue
                 storage.write_bytes(evaluation.scores, scores)
-                finished = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+                finished = datetime.now(timezone.utc).isoformat(timespec="microseconds")
                 result = {**result, "evaluation": evaluation.name, "finished": finished}
                 held.check()
                 write_json(evaluation.metrics, result)
