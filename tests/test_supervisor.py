@@ -11,8 +11,14 @@ from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.manifest import read_manifest
 from cxrflow.distributed.messages import Failure, Progress
 from cxrflow.distributed.timeouts import Timeouts
-from cxrflow.launch.monitor import Loss, WorkerState
-from cxrflow.launch.supervisor import raise_own_failure, read_timeouts, supervise
+from cxrflow.launch.monitor import Loss, WorkerState, follows_step
+from cxrflow.launch.supervisor import (
+    find_early_failure,
+    is_same_failure,
+    raise_own_failure,
+    read_timeouts,
+    supervise,
+)
 from cxrflow.spark.session import settings
 from cxrflow.training.epoch_plan import EpochPlan
 
@@ -129,6 +135,66 @@ def test_which_failure_ends_the_training(workers, losses, raised):
         return
     with pytest.raises(raised, match=r"\(worker 1 \(process 7 on host\), in train of epoch 1 at step 3\)$"):
         raise_own_failure(workers, losses, Timeouts())
+
+
+def exited(phase="start", **how):
+    return Loss(WorkerState(0, progress=Progress(phase=phase), exited=True, disconnected=True), "it ended", **how)
+
+
+def machine_gone():
+    return Loss(WorkerState(0, progress=Progress(), disconnected=True), "it ended")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        (([exited()], []), ([exited()], []), True),
+        (([exited()], []), ([exited(), exited("first train")], []), True),
+        (([exited("feed")], []), ([exited("first train")], []), False),  # another place
+        (([machine_gone()], []), ([machine_gone()], []), False),  # nobody reports that the process ended
+        (([exited(hung=True)], []), ([exited(hung=True)], []), False),
+        (([exited(unreachable=True)], []), ([exited(unreachable=True)], []), False),
+        (([], [failed(COLLECTIVE)]), ([], [failed(COLLECTIVE)]), True),
+        (([], [failed(COLLECTIVE)]), ([], [failed(Failure(reason="RuntimeError: other", collective=True))]), False),
+        (([], []), ([], []), False),
+    ],
+)
+def test_the_same_failure_again(before, now, same):
+    assert is_same_failure(find_early_failure(*before), find_early_failure(*now)) == same
+
+
+@pytest.mark.parametrize(
+    ("progress", "made"),
+    [
+        (Progress(), False),
+        (Progress(phase="feed", epoch=3, step=1), False),  # of a run that resumed in epoch 3
+        (Progress(phase="first train", epoch=1, step=1), False),
+        (Progress(phase="feed", epoch=1, step=2), True),
+        (Progress(phase="train", epoch=1, step=2), True),
+        (Progress(phase="checkpoint", epoch=1), True),
+    ],
+)
+def test_whether_a_worker_has_made_a_step(progress, made):
+    assert follows_step(progress) == made
+
+
+@pytest.mark.cluster
+def test_a_process_that_ends_at_the_same_place_before_its_first_step_ends_the_training(spark, table, tmp_path):
+    def die(config, worker):
+        import os
+        import time
+
+        with open(os.path.join(config.run, "launches"), "a") as file:
+            file.write(f"{worker.rank}\n")
+        time.sleep(0 if worker.rank else 60)
+        os.abort()
+
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    config = TrainConfig(table=str(table), run=str(run_folder), launcher="torch", workers=2, max_restarts=5)
+    with pytest.raises(JobError, match=r"worker 1 .* was lost in start: .*; the attempt before ended in the same way"):
+        run(spark, config, die)
+    assert (run_folder / "launches").read_text().count("1") == 2
 
 
 @pytest.mark.spark

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from cxrflow.base.errors import JobError
 from cxrflow.distributed import signals
 from cxrflow.distributed.agent import Agent
+from cxrflow.distributed.agreement import describe_arrays, digest, explain_difference
 from cxrflow.watch.terminal import show
 
 Tensor = Any
@@ -19,7 +21,8 @@ class Worker:
     """The only worker of a training. Each launcher has a subclass for several workers.
 
     ``all_*`` methods and ``broadcast`` are collective: all workers must call them in the same order, with arrays of
-    the same dtypes and, except for ``all_gather``, the same shapes.
+    the same dtypes and, except for ``all_gather``, the same shapes. Operations on NumPy arrays check this first and
+    raise JobError on all workers, with the name of the array that differs. ``names`` are those of the arrays.
     """
 
     rank: int = 0
@@ -51,15 +54,15 @@ class Worker:
         """The mean of a tensor over all workers. It is differentiable; for the train step."""
         return tensor
 
-    def all_reduce_mean(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def all_reduce_mean(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """The mean over all workers of each array."""
         return arrays
 
-    def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def broadcast(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """Rank 0's arrays."""
         return arrays
 
-    def all_gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray, name: str | None = None) -> np.ndarray:
         """All workers' arrays, concatenated along the first axis in order of rank."""
         return array
 
@@ -82,3 +85,26 @@ class MonitoredWorker(Worker):
     def stop_requested(self) -> bool:
         """See ``Worker``."""
         return self.agent.stop_requested()
+
+    def require_agreement(
+        self, operation: str, arrays: Sequence[Any], names: Sequence[str] | None = None, any_length: bool = False
+    ) -> None:
+        """Raise JobError on all workers unless the arrays have the same dtypes and shapes on all. Collective.
+
+        See ``agreement.describe_arrays`` for the arguments.
+        """
+        if self.size == 1:
+            return
+        description = describe_arrays(operation, arrays, names, any_length)
+        digests = self._gather_equal(digest(description))
+        if (digests == digests[0]).all():
+            return
+        content = np.frombuffer("\n".join(description).encode(), np.uint8)
+        lengths = self._gather_equal(np.array([len(content)]))[:, 0]
+        contents = self._gather_equal(np.pad(content, (0, int(lengths.max()) - len(content))))
+        texts = [row[:length].tobytes().decode() for row, length in zip(contents, lengths, strict=True)]
+        raise JobError(str(explain_difference([text.split("\n") for text in texts])))
+
+    def _gather_equal(self, array: np.ndarray) -> np.ndarray:
+        """All workers' arrays (n,), of the same dtype and length, as (workers, n). Collective."""
+        raise NotImplementedError

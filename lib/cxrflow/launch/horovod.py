@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,15 +145,21 @@ class HorovodWorker(MonitoredWorker):
         """See ``Worker``."""
         return self._hvd.allreduce(tensor, op=self._hvd.Average)
 
-    def all_reduce_mean(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def all_reduce_mean(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """See ``Worker``."""
+        self.require_agreement("all_reduce_mean", arrays, names)
         reduced = self._hvd.grouped_allreduce([np.asarray(array) for array in arrays], op=self._hvd.Average)
         return [tensor.numpy() for tensor in reduced]
 
-    def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def broadcast(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """See ``Worker``."""
+        self.require_agreement("broadcast", arrays, names)
         return [self._hvd.broadcast(np.asarray(array), root_rank=0).numpy() for array in arrays]
 
-    def all_gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray, name: str | None = None) -> np.ndarray:
         """See ``Worker``."""
+        self.require_agreement("all_gather", [array], [name or "array"], any_length=True)
         return self._hvd.allgather(np.asarray(array)).numpy()
+
+    def _gather_equal(self, array: np.ndarray) -> np.ndarray:
+        return self._hvd.allgather(array[None]).numpy()

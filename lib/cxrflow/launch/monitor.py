@@ -59,6 +59,10 @@ class WorkerState:
     finished: bool = False
     """It has reported its end: success, or ``failure``."""
     failure: Failure | None = None
+    made_step: bool = False
+    """It has made a training step in this launch."""
+    exited: bool = False
+    """Its agent has reported the end of its process, so its machine is well."""
     disconnected: bool = False
     """Its process has ended, or the connection to its agent has."""
     ended_at: float = 0.0
@@ -131,6 +135,11 @@ def _loss_of(worker: WorkerState, now: float, timeouts: Timeouts) -> Loss | None
     return None
 
 
+def follows_step(progress: Progress) -> bool:
+    """Whether a worker with this progress has made a training step in its launch; ``step`` counts from 1 in each."""
+    return progress.phase in ("train", "checkpoint") or (progress.step or 0) > 1
+
+
 def _limit(worker: WorkerState, hang_seconds: float, timeouts: Timeouts) -> float:
     return max(hang_seconds, timeouts.start_seconds) if worker.progress.phase in SLOW_ONCE else hang_seconds
 
@@ -196,6 +205,11 @@ class Monitor:
         """The workers by rank, once all have registered; empty until then."""
         with self._lock:
             return [worker for _, worker in sorted(self._workers.items())] if len(self._workers) == self._size else []
+
+    def made_step(self) -> bool:
+        """Whether any worker has made a training step."""
+        with self._lock:
+            return any(worker.made_step for worker in self._workers.values())
 
     def failed_workers(self) -> list[WorkerState]:
         """The workers that have reported a failure, by rank."""
@@ -288,6 +302,8 @@ class Monitor:
             return
         with self._lock:
             worker.last_heard = time.monotonic()
+            if isinstance(message, Heartbeat | Exited):
+                worker.made_step = worker.made_step or follows_step(message.progress)
             if isinstance(message, Heartbeat):
                 worker.progress, worker.process_state = message.progress, message.process_state
                 worker.progress_since = worker.last_heard - message.idle_seconds
@@ -295,5 +311,5 @@ class Monitor:
                 worker.finished, worker.failure, worker.last_lines = True, message.failure, message.last_lines
                 worker.ended_at = worker.last_heard
             elif isinstance(message, Exited):
-                worker.progress, worker.last_lines = message.progress, message.last_lines
+                worker.progress, worker.last_lines, worker.exited = message.progress, message.last_lines, True
                 worker.ended_at = worker.ended_at or worker.last_heard - message.seconds_ago

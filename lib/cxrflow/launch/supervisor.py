@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
 
 from cxrflow.base.config import TrainConfig
-from cxrflow.base.errors import JobError, UserError
+from cxrflow.base.errors import JobError, Stopped, UserError
 from cxrflow.distributed import signals
 from cxrflow.distributed.timeouts import Timeouts
 from cxrflow.distributed.worker import Worker
@@ -30,9 +31,10 @@ WorkerMain = Callable[[TrainConfig, Worker], dict]
 class WorkersLost(Exception):
     """Workers were lost, but training itself is not to blame."""
 
-    def __init__(self, losses: list[Loss], reason: str):
+    def __init__(self, losses: list[Loss], reason: str, early_failure: frozenset[str] = frozenset()):
+        """``early_failure``: see ``find_early_failure``."""
         super().__init__(reason)
-        self.losses = losses
+        self.losses, self.early_failure = losses, early_failure
 
 
 def supervise(
@@ -55,13 +57,15 @@ def supervise(
 
     Raises:
         UserError, JobError: a worker failed for a reason of its own.
-        JobError: more than ``config.max_restarts`` losses, or too few task slots within ``slots_seconds``.
+        JobError: more than ``config.max_restarts`` losses, too few task slots within ``slots_seconds``, or the same
+            failure twice in a row before the first step.
         Stopped: after Ctrl-C or SIGTERM.
     """
     timeouts = read_timeouts(spark)
     reasons: list[str] = []
     attempt = config
     excluded: frozenset[str] = frozenset()
+    early_failure: frozenset[str] = frozenset()
     with signals.catch_stop_signals():
         while True:
             try:
@@ -70,7 +74,13 @@ def supervise(
             except WorkersLost as error:
                 reasons.append(str(error))
                 if signals.stop_requested():
-                    raise signals.stopped_without_checkpoint("a worker was lost meanwhile") from None
+                    raise signals.stopped_without_checkpoint(f"meanwhile, {error}") from None
+                if is_same_failure(early_failure, error.early_failure):
+                    raise JobError(
+                        f"{error}; the attempt before ended in the same way before its first step, so a restart would "
+                        "fail again. The workers' last lines are above; correct the cause and run the same command"
+                    ) from None
+                early_failure = error.early_failure
                 if len(reasons) > config.max_restarts:
                     raise JobError(
                         f"{error}; the limit of {config.max_restarts} restarts (--max-restarts) is reached. "
@@ -83,8 +93,12 @@ def supervise(
                 attempt = reconfigure(config, min(config.workers, free))
                 log.warning("restarting with %d workers", attempt.workers)
                 if signals.stop_requested():
-                    raise signals.stopped_without_checkpoint("a worker was lost just before") from None
+                    raise signals.stopped_without_checkpoint(f"just before, {error}") from None
                 record({"event": "restart", "why": str(error), "workers": attempt.workers})
+            except Stopped as stopped:
+                if not reasons:
+                    raise
+                raise Stopped(stopped.signum, f"{stopped}. Before that, {reasons[-1]}") from None
 
 
 def read_timeouts(spark: SparkSession) -> Timeouts:
@@ -156,7 +170,8 @@ def _run_attempt(
         raise_own_failure(failed, losses, timeouts)
         if signals.stop_requested() and not losses:
             raise signals.stopped_without_checkpoint("it took too long, or a second signal came")
-        raise _workers_lost(losses, failed, monitor, launch.error)
+        early_failure = frozenset() if monitor.made_step() else find_early_failure(losses, failed)
+        raise _workers_lost(losses, failed, monitor, launch.error, early_failure)
 
 
 class LaunchThread:
@@ -247,8 +262,34 @@ def _failed_before(worker: WorkerState, loss: Loss, timeouts: Timeouts) -> bool:
     return worker.ended_at < loss.worker.ended_at - timeouts.earlier_seconds
 
 
+def find_early_failure(losses: list[Loss], failed: list[WorkerState]) -> frozenset[str]:
+    """Where and how an attempt failed before its first step; empty if a machine may be to blame.
+
+    It has the phase of each lost worker whose process ended by itself, or without losses the phases and errors of the
+    workers that failed. It has no ranks, hosts or numbers, which differ from attempt to attempt.
+    """
+    if any(not loss.worker.exited or loss.hung or loss.unreachable for loss in losses):
+        return frozenset()
+    if losses:
+        return frozenset(f"{loss.worker.progress.phase}: its process ended" for loss in losses)
+    return frozenset(
+        f"{worker.progress.phase}: " + re.sub(r"\d+", "0", worker.failure.reason.splitlines()[0])
+        for worker in failed
+        if worker.failure and worker.failure.reason
+    )
+
+
+def is_same_failure(before: frozenset[str], now: frozenset[str]) -> bool:
+    """Whether two attempts in a row failed before their first step at the same place."""
+    return bool(before & now)
+
+
 def _workers_lost(
-    losses: list[Loss], failed: list[WorkerState], monitor: Monitor, error: BaseException | None
+    losses: list[Loss],
+    failed: list[WorkerState],
+    monitor: Monitor,
+    error: BaseException | None,
+    early_failure: frozenset[str],
 ) -> WorkersLost:
     """The exception that names the workers; logs their last lines.
 
@@ -271,4 +312,4 @@ def _workers_lost(
             log.warning("last lines of worker %d:", rank)
             for line in lines:
                 log.warning("  %s", line)
-    return WorkersLost(losses, reason.splitlines()[0])
+    return WorkersLost(losses, reason.splitlines()[0], early_failure)

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ class TorchWorker(MonitoredWorker):
     def __init__(self, agent: Agent):
         import torch.distributed as dist
 
-        self.agent, self._seconds = agent, 0.0
+        self.agent, self._seconds, self._has_agreed = agent, 0.0, False
         self._all_reduce_mean = _differentiable(self._average)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -130,6 +130,9 @@ class TorchWorker(MonitoredWorker):
 
         if self.size == 1:
             return gradients
+        if not self._has_agreed:  # in the first step only; TensorFlow's Horovod checks each step by itself
+            self.require_agreement("all_reduce_mean_gradients", gradients)
+            self._has_agreed = True
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         started = _time_computed(flat)
         flat = self._average(flat)
@@ -150,30 +153,42 @@ class TorchWorker(MonitoredWorker):
         """See ``Worker``."""
         return self._all_reduce_mean.apply(tensor)
 
-    def all_reduce_mean(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def all_reduce_mean(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """See ``Worker``."""
         import torch
 
+        self.require_agreement("all_reduce_mean", arrays, names)
         if not arrays:
             return []
         tensors = [torch.tensor(array) for array in arrays]
         flat = self._average(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         return [tensor.numpy() for tensor in _unflatten(flat, tensors)]
 
-    def broadcast(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def broadcast(self, arrays: list[np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """See ``Worker``."""
         import torch
         import torch.distributed as dist
 
+        self.require_agreement("broadcast", arrays, names)
         tensors = [torch.tensor(array) for array in arrays]
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
         return [tensor.numpy() for tensor in tensors]
 
-    def all_gather(self, array: np.ndarray) -> np.ndarray:
+    def all_gather(self, array: np.ndarray, name: str | None = None) -> np.ndarray:
         """See ``Worker``."""
         import torch.distributed as dist
 
+        self.require_agreement("all_gather", [array], [name or "array"], any_length=True)
         parts: list = [None] * self.size
         dist.all_gather_object(parts, array)
         return np.concatenate(parts)
+
+    def _gather_equal(self, array: np.ndarray) -> np.ndarray:
+        import torch
+        import torch.distributed as dist
+
+        own = torch.tensor(array)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own)
+        return torch.stack(found).numpy()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from cxrflow.base.config import TrainConfig, parse_bytes
+from cxrflow.base.keras_settings import OWN
 from cxrflow.base.manifest import Manifest
 from cxrflow.base.secure_versions import find_insecure
 from cxrflow.preflight.verdict import SKIPPED, Row, failed, note, ok
@@ -29,6 +30,8 @@ def judge(config: TrainConfig, manifest: Manifest, driver: dict[str, str], tasks
     working = [task for task in tasks if "broken" not in task]
     if working:
         rows.append(judge_network(config, working))
+    if any("keras" in task for task in working):
+        rows.append(judge_keras(working))
     if any("table" in task for task in working):  # the host leader may be the broken one
         rows += [judge_table(working), judge_run(working), judge_memory(config, working), judge_step(config, working)]
     return rows
@@ -84,6 +87,23 @@ def _level(name: str, version: str) -> str:
     """The part of a version that must be equal: 17 of Java 17.0.9, 3.11 of Python 3.11.7, all of others."""
     parts = {"java": 1, "python": 2}.get(name)
     return ".".join(version.removeprefix("1.").split(".")[:parts]) if parts else version
+
+
+def judge_keras(tasks: list[dict]) -> Row:
+    """Whether a machine's keras.json has other settings than those that training uses."""
+    seconds = _seconds(tasks, "keras")
+    hosts: dict[str, list[str]] = {}
+    for task in tasks:
+        overridden = task.get("keras", {}).get("overridden", {})
+        if overridden:
+            hosts.setdefault(", ".join(f"{name} {value}" for name, value in overridden.items()), []).append(
+                task["host"]
+            )
+    own = ", ".join(str(value) for value in OWN.values())
+    if not hosts:
+        return ok("keras", own, seconds)
+    found = "; ".join(f"keras.json says {text} on {_some(where)}" for text, where in hosts.items())
+    return note("keras", found, f"nothing: training and scoring use {own} instead", seconds)
 
 
 def judge_network(config: TrainConfig, tasks: list[dict]) -> Row:

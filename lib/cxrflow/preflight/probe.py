@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from cxrflow.base import host_facts
 from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.connection import LOST, Address, check_reachable
+from cxrflow.base.keras_settings import overridden_settings
 from cxrflow.distributed.netif import interface_towards
 from cxrflow.preflight import storage_probe
 from cxrflow.preflight.connectivity import EchoServer, hostname_is_loopback, ping_all
@@ -87,6 +88,8 @@ def probe(request: ProbeRequest, context: TaskContext) -> dict:
         facts["versions"] = _attempt(
             lambda: {"java": host_facts.executor_java(), **host_facts.versions(config.launcher, request.backend)}
         )
+        if context.is_host_leader:
+            facts["keras"] = _attempt(lambda: {"overridden": overridden_settings()})
         _check_together(request, context, config, facts)
         if context.is_host_leader:
             index = context.host_leaders.index(context.rank)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAILED", "not checked"
-CHECKS = ("slots", "versions", "network", "table", "run", "shards", "memory", "step")
+CHECKS = ("slots", "versions", "keras", "network", "table", "run", "shards", "memory", "step")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cxrflow.base import storage
 from cxrflow.base.executor_process import python_path
+from cxrflow.base.keras_settings import set_own_settings
 
 NETWORK, LOGITS = "network", "calibration"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -71,6 +72,7 @@ def compute_heatmaps(
 def _main(model_path: str, input_path: str, output_path: str) -> None:
     import keras
 
+    set_own_settings()
     model = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     layer = _feature_layer(model)
     outputs = _record_outputs(layer)

@@ -19,6 +19,7 @@ from cxrflow.base import storage
 from cxrflow.base.config import parse_prevalence
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_predicted, to_states
+from cxrflow.base.keras_settings import set_own_settings
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.images import Recipe
 from cxrflow.metrics import Prior, Threshold, find_shares
@@ -137,6 +138,7 @@ def _load(content: bytes, backend: str):
         os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
         import keras
 
+        set_own_settings()
         from cxrflow.training.keras_patches import with_torch_layers
 
         with tempfile.NamedTemporaryFile(suffix=".keras") as file:

@@ -12,6 +12,7 @@ import keras
 
 from cxrflow import metrics
 from cxrflow.base.config import TrainConfig
+from cxrflow.base.keras_settings import own_settings
 from cxrflow.base.manifest import RunDirectory, read_manifest
 from cxrflow.distributed.worker import Worker
 from cxrflow.training.best_model import ModelKeeper
@@ -55,6 +56,11 @@ def fit(config: TrainConfig, worker: Worker, job: str = "") -> dict:
         JobError: If the loss is not finite, a shard cannot be read, the samples fed in an epoch are not those of the
             manifest, or the run directory cannot be written.
     """
+    with own_settings():
+        return _fit(config, worker, job)
+
+
+def _fit(config: TrainConfig, worker: Worker, job: str) -> dict:
     # Initial weights are the same on every worker and backend. Workers differ in the units that dropout leaves out.
     keras.utils.set_random_seed(config.seed + worker.rank)
     trainer = _Trainer(config, worker, job)

@@ -24,29 +24,36 @@ def capture(model, average: WeightAverage, worker: Worker) -> dict[str, np.ndarr
         for index, variable in enumerate(variables)
     }
     for name, state in _random_states(model).items():
-        arrays[name] = worker.all_gather(state[None])
+        arrays[name] = worker.all_gather(state[None], name)
     return arrays
 
 
 def restore(model, average: WeightAverage, arrays: dict[str, np.ndarray], worker: Worker) -> None:
     """Set all workers' variables to rank 0's ``arrays``; those of other workers are ignored. Collective.
 
-    Raises UserError on rank 0 if the arrays do not fit the model.
+    The arrays may come from another backend, whose variables have other dtypes: TensorFlow counts steps in int64, torch
+    in int32. Raises UserError on rank 0 if the arrays do not fit the model.
     """
     for kind, variables in _groups(model, average).items():
+        names = [f"{kind}/{index:04d}" for index in range(len(variables))]
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         if worker.rank == 0:
-            values = [_checked(arrays.get(f"{kind}/{index:04d}"), variable) for index, variable in enumerate(variables)]
-        for variable, value in zip(variables, worker.broadcast(values), strict=True):
+            values = [
+                _checked(arrays.get(name), variable, own)
+                for name, variable, own in zip(names, variables, values, strict=True)
+            ]
+        for variable, value in zip(variables, worker.broadcast(values, names), strict=True):
             variable.assign(value)
     for name, own in _random_states(model).items():
         stored = arrays.get(name, own[None][:0])
-        count = int(worker.broadcast([np.array([len(stored)])])[0][0])
-        if not count:  # the run started on another backend, which has other states
+        if (stored.shape[1:], stored.dtype) != (own.shape, own.dtype):
+            stored = own[None][:0]
+        count = int(worker.broadcast([np.array([len(stored)])], [f"number of {name}"])[0][0])
+        if not count:  # the run started on another backend or machine, which has other states
             continue
         if worker.rank != 0:
             stored = np.zeros((count, *own.shape), own.dtype)
-        states = worker.broadcast([stored])[0]
+        states = worker.broadcast([stored], [name])[0]
         if worker.rank < count:  # with more workers than before, the new ones keep their own states
             _set_random_state(model, name, states[worker.rank])
 
@@ -88,11 +95,18 @@ def _seeds(model) -> list:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _checked(value: np.ndarray | None, variable) -> np.ndarray:
+def _checked(value: np.ndarray | None, variable, own: np.ndarray) -> np.ndarray:
+    """The stored value of a variable, in the dtype of its ``own`` value here. Raises UserError if it does not fit."""
     if value is None or value.shape != tuple(variable.shape):
         found = "no such array" if value is None else f"shape {value.shape}"
         raise UserError(
             f"--run: expected {variable.path} of shape {tuple(variable.shape)} in the checkpoint, got {found}; if the "
             "network has changed since, train again with --if-exists overwrite"
         )
-    return value
+    cast = value.astype(own.dtype)
+    if own.dtype.kind in "iu" and not np.array_equal(cast, value):
+        raise UserError(
+            f"--run: expected {variable.path} in the checkpoint to fit in {own.dtype}, got {value}; train again with "
+            "--if-exists overwrite"
+        )
+    return cast

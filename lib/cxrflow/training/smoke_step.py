@@ -38,6 +38,7 @@ def run_step(config: TrainConfig) -> dict:
     import keras
     import numpy as np
 
+    from cxrflow.base.keras_settings import set_own_settings
     from cxrflow.base.manifest import read_manifest
     from cxrflow.distributed.worker import Worker
     from cxrflow.training.augment import augment, find_policy
@@ -47,6 +48,7 @@ def run_step(config: TrainConfig) -> dict:
     from cxrflow.training.objectives import TASKS
     from cxrflow.training.optimizer import build_optimizer
 
+    set_own_settings()
     manifest = read_manifest(config.table, config.generation)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())

@@ -56,7 +56,9 @@ class TrainState:
         else:
             if self._worker.rank == 0:
                 load_initial_weights(self.model, self._config, self._manifest)
-            self.model.set_weights(self._worker.broadcast(self.model.get_weights()))
+            self.model.set_weights(
+                self._worker.broadcast(self.model.get_weights(), [weight.path for weight in self.model.weights])
+            )
         refresh_derived_state(self.model)
         self.average.begin(start.state["steps"])
 
