@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ def function(config, worker):
     if begin:
         worker.stop_requested = lambda: True
     return fit(config, worker)
-launch(function, TrainConfig(table=sys.argv[1], run=sys.argv[2], epochs=2, batch_size=4), lambda event: None, lambda: None)
+config = TrainConfig(table=sys.argv[1], run=sys.argv[2], epochs=2, batch_size=4)
+launch(function, config, lambda event: None, lambda: None)
 """
 
 
@@ -80,10 +82,8 @@ def begun(spark, small_table, tmp_path_factory):
     @functools.cache
     def begin(launcher):
         run = tmp_path_factory.mktemp(launcher) / "run"
-        try:
+        with contextlib.suppress(Stopped):
             train(spark, small_table, run, launcher, begin=True)
-        except Stopped:
-            pass
         state = read_checkpoint(RunDirectory(str(run)), arrays=False).state
         assert state["epoch"] == 0 and state["samples"] > 0
         return run

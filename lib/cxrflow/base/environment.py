@@ -31,14 +31,25 @@ PACKAGES = [
 ]
 
 
-# The versions that Spark 3.5 supports. On 21 a session opens, but Spark's Arrow fails to pass batches to Python.
-JAVA_VERSIONS = (8, 11, 17)
+# On 21 a session of Spark 3.5 opens, but its Arrow fails to pass batches to Python.
+JAVA_VERSIONS = {3: (8, 11, 17), 4: (17, 21, 25)}
+"""The Java versions that each major version of Spark supports."""
+
+
+def supported_java(spark_version: str) -> tuple[int, ...]:
+    """The Java versions that this Spark supports."""
+    return JAVA_VERSIONS.get(int(spark_version.split(".")[0]), JAVA_VERSIONS[max(JAVA_VERSIONS)])
+
+
+def java_number(version: str) -> int | None:
+    """17 of the version line ``openjdk version "17.0.15"`` or of ``17.0.15``, 8 of ``1.8.0``; None if it has none."""
+    found = re.search(r'(?:version "|^)(?:1\.)?(\d+)', version)
+    return int(found[1]) if found else None
 
 
 def java_is_supported() -> bool:
     """Whether Spark 3.5 supports the machine's own Java."""
-    found = re.search(r'version "(?:1\.)?(\d+)', java_version(os.environ.get("JAVA_HOME")))
-    return found is not None and int(found.group(1)) in JAVA_VERSIONS
+    return java_number(java_version(os.environ.get("JAVA_HOME"))) in JAVA_VERSIONS[3]
 
 
 def java_home() -> str | None:

@@ -6,13 +6,34 @@ would take image rows for channels, and another float type would replace float32
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cxrflow.base.errors import UserError
+
 OWN = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 """What every process of this package computes with. The backend is set by KERAS_BACKEND before Keras is imported."""
+
+
+BACKENDS = ("tensorflow", "torch")
+"""Keras' backends that this package uses; each is the name of its module."""
+
+
+def installed_backend(trained_with: str) -> str:
+    """The backend to score with: that of the training, or the other one where it is not installed.
+
+    A model file loads on either, and the scores differ by rounding only. Raises UserError if none is installed.
+    """
+    for backend in sorted(BACKENDS, key=lambda name: name != trained_with):
+        if importlib.util.find_spec(backend) is not None:
+            return backend
+    raise UserError(
+        f"--run: expected {' or '.join(BACKENDS)} to score a model with, found neither on this machine; install "
+        f"{trained_with}, with which the run was trained"
+    )
 
 
 def overridden_settings() -> dict[str, object]:

@@ -126,6 +126,15 @@ def has_manifest(table: str) -> bool:
     return storage.exists(storage.join(table, "manifest.json"))
 
 
+def check_table_url(table: str) -> None:
+    """Raise UserError for a path that the readers of a table would cut off."""
+    if set("#?") & set(table):
+        raise UserError(
+            "--table: expected a path without # and ?, because Petastorm would read them as parts of a URL; got "
+            f"{table!r}; rename the folder"
+        )
+
+
 def read_generation(table: str) -> int:
     """The generation of a table of any version; 0 if its manifest does not say."""
     try:
@@ -139,6 +148,7 @@ def read_manifest(table: str, generation: int | None = None) -> Manifest:
 
     Raises UserError if the folder is not a table, is one of another version, or no longer has that generation.
     """
+    check_table_url(table)
     url = storage.join(table, "manifest.json")
     if not has_manifest(table):
         raise UserError(

@@ -73,7 +73,7 @@ def run_job(name: str, arguments: Sequence[str] | None = None) -> None:
         _take_credentials()
         result = COMMANDS[name].run(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}{_locale_hint()}", file=sys.stderr, flush=True)
         if error.result is not None:
             _print_result(error.result)
         sys.exit(error.exit_status)
@@ -94,11 +94,35 @@ def run_job(name: str, arguments: Sequence[str] | None = None) -> None:
                 file=sys.stderr,
             )
             sys.exit(UserError.exit_status)
+        if sentence := _explained(error):
+            print(f"error: {sentence}", file=sys.stderr, flush=True)
+            sys.exit(UserError.exit_status)
         # Spark puts Java's stack into the message; the lines that help are Python's.
         lines = traceback.format_exc().splitlines()
         print("\n".join(line for line in lines if not line.startswith(("\tat ", "\t..."))), file=sys.stderr)
         sys.exit(1)
     _print_result(result)
+
+
+def _locale_hint() -> str:
+    """What to add to an error if spark-submit's Java has replaced characters of the arguments by question marks."""
+    locale = next((os.environ[name] for name in ("LC_ALL", "LANG") if os.environ.get(name)), "C")
+    if "PYSPARK_GATEWAY_PORT" not in os.environ or locale not in ("C", "POSIX") or "??" not in " ".join(sys.argv):
+        return ""
+    return f" (under the locale {locale}, spark-submit replaces characters by ?; set LC_ALL=C.UTF-8)"
+
+
+def _explained(error: Exception) -> str | None:
+    """The sentence for a failure whose cause is known; None for any other."""
+    if isinstance(error, UnicodeError) or "unmappable characters" in str(error):
+        name = getattr(error, "object", None)
+        shown = f"{name!a}, a name that it cannot show" if isinstance(name, str) else "one that cannot show a name"
+        return f"LC_ALL: expected a UTF-8 locale, got {shown} ({str(error).splitlines()[0]}); set LC_ALL=C.UTF-8"
+    if not hasattr(error, "java_exception") and "java" not in str(error):
+        return None
+    from cxrflow.spark.start_errors import explain_task_failure
+
+    return explain_task_failure(str(error))
 
 
 def _print_result(result: dict[str, Any]) -> None:

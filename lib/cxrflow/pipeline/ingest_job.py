@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from cxrflow.base import lease, staging_folder, storage
 from cxrflow.base.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.base.errors import UserError
-from cxrflow.base.manifest import Manifest, Shard, has_manifest, read_generation, read_manifest
+from cxrflow.base.manifest import Manifest, Shard, check_table_url, has_manifest, read_generation, read_manifest
 from cxrflow.base.schema import SAMPLES
 from cxrflow.catalog.assign import TASK_FILES, Assignment
 from cxrflow.catalog.commit import commit, sweep
@@ -53,11 +53,7 @@ def check_ingest(config: IngestConfig) -> None:
     find_decoder(config.decoder)
     if config.delta or is_delta(config.table):
         check_delta()
-    if set("#?") & set(config.table):
-        raise UserError(
-            "--table: expected a path without # and ?, because Petastorm would read them as parts of a URL; got "
-            f"{config.table!r}; choose another folder"
-        )
+    check_table_url(config.table)
     if config.labels and (labels := find_labels(config.labels)):
         config = _with_findings(config, labels)
     if not has_manifest(config.table) and not staging_folder.has_only_leftovers(config.table):

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from cxrflow.base import storage
+from cxrflow.base.errors import UserError
 from cxrflow.base.executor_process import python_path
-from cxrflow.base.keras_settings import set_own_settings
+from cxrflow.base.keras_settings import installed_backend, set_own_settings
 
 NETWORK, LOGITS = "network", "calibration"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -45,6 +46,10 @@ def compute_heatmaps(
     ``model``: URL of the file; ``pixels``: uint8 (m, H, W); ``label_indices``: int (m,). Returns the reason as text if
     the framework or a feature map is missing.
     """
+    try:
+        backend = installed_backend(backend)
+    except UserError as error:
+        return str(error)
     with tempfile.TemporaryDirectory(prefix="cxrflow-") as folder:
         file, given, answer = (Path(folder) / name for name in ("model.keras", "in.npz", "out.npz"))
         file.write_bytes(storage.read_bytes(model))

@@ -5,6 +5,7 @@ Executors therefore need no access to the run directory. Only executors import K
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -19,10 +20,11 @@ from cxrflow.base import storage
 from cxrflow.base.config import parse_prevalence
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_predicted, to_states
-from cxrflow.base.keras_settings import set_own_settings
+from cxrflow.base.keras_settings import installed_backend, set_own_settings
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.images import Recipe
 from cxrflow.metrics import Prior, Threshold, find_shares
+from cxrflow.spark.session import run_on_executor
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,7 @@ class Scorer:
 
     def __init__(self, spark: SparkSession, run: Run):
         self._model = spark.sparkContext.broadcast(storage.read_bytes(run.model))
-        self._backend = run.backend
+        self._backend = _find_backend(spark, run)
         self._labels = len(run.labels)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -126,6 +128,18 @@ class Scorer:
             padded[: len(batch), ..., 0] = batch
             scores[start : start + len(batch)] = np.asarray(model.predict_on_batch(padded))[: len(batch)]
         return scores
+
+
+def _find_backend(spark: SparkSession, run: Run) -> str:
+    """The backend that executors score with. Raises UserError if they have none."""
+    backend = run_on_executor(spark, functools.partial(installed_backend, run.backend))
+    if backend != run.backend:
+        log.warning(
+            "the run was trained with %s, which the executors lack: %s scores it, which differs by rounding only",
+            run.backend,
+            backend,
+        )
+    return backend
 
 
 def _load(content: bytes, backend: str):

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pyspark
+from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
 from cxrflow.base import console
 from cxrflow.base.environment import java_home
 from cxrflow.base.errors import UserError
+from cxrflow.spark.start_errors import check_before_start, check_java, explain_start, first_cause
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,10 @@ SETTINGS = {
 
 
 def open_session(app_name: str) -> SparkSession:
-    """The running session, or a new one; local mode if no master is set."""
+    """The running session, or a new one; local mode if no master is set.
+
+    Raises UserError with Java's first cause if Spark does not start.
+    """
     # Without this variable, executors use the system's Python.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     home = java_home()
@@ -47,7 +53,16 @@ def open_session(app_name: str) -> SparkSession:
     if "SPARK_HOME" not in os.environ and CONF_FOLDER.is_dir():  # Spark from pip has no settings of its own
         os.environ.setdefault("SPARK_CONF_DIR", str(CONF_FOLDER))
     settings = {**SETTINGS, "spark.ui.showConsoleProgress": str(console.in_terminal()).lower()}
-    spark = SparkSession.builder.appName(app_name).config(map=settings).getOrCreate()
+    is_running = SparkContext._active_spark_context is not None
+    if not is_running:
+        check_before_start(pyspark.__version__, os.environ)
+    try:
+        spark = SparkSession.builder.appName(app_name).config(map=settings).getOrCreate()
+    except Exception as error:  # Java's, Py4J's or Spark's, of any kind
+        raise UserError(explain_start(first_cause(error))) from error
+    if not is_running:
+        assert spark._jvm is not None
+        check_java(spark._jvm.java.lang.System.getProperty("java.version"), spark.version)
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 
