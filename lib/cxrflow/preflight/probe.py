@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from cxrflow.base import host_facts
 from cxrflow.base.config import TrainConfig
-from cxrflow.distributed.connection import LOST, Address, check_reachable
 from cxrflow.base.keras_settings import overridden_settings
+from cxrflow.distributed.connection import LOST, Address, check_reachable
 from cxrflow.distributed.netif import interface_towards
 from cxrflow.preflight import storage_probe
 from cxrflow.preflight.connectivity import EchoServer, hostname_is_loopback, ping_all
