@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cxrflow.base import storage
+from cxrflow.base.config import IngestConfig, to_dict
 from cxrflow.base.manifest import Manifest, Shard, write_manifest
 from cxrflow.base.shard_files import checksum, write_shard
 
@@ -48,8 +49,9 @@ def make_table(
         shards=shards,
         quarantined={},
         quarantine=[],
-        config={},
+        config=to_dict(IngestConfig(images="random", table=str(table), height=height, width=width)),
         columns={},
+        audit={"patients": dict.fromkeys(shard_rows, 1)},
     )
     write_manifest(str(table), manifest)
     return manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.cluster
 LAUNCHERS = ["local", "horovod", "torch"]
 EPOCHS = 2
 LOCAL = """
-import sys
+import signal, sys
 from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.worker import Worker
 from cxrflow.launch.local import launch
@@ -31,7 +32,7 @@ from cxrflow.training.fit import fit
 begin = sys.argv[3] == "begin"
 def function(config, worker):
     if begin:
-        worker.stop_requested = lambda: True
+        signal.raise_signal(signal.SIGTERM)
     return fit(config, worker)
 config = TrainConfig(table=sys.argv[1], run=sys.argv[2], epochs=2, batch_size=4)
 launch(function, config, lambda event: None, lambda: None)
@@ -55,15 +56,21 @@ def train(spark, table, run, launcher, begin: bool):
         from cxrflow.training.fit import fit
 
         if begin:
-            worker.stop_requested = lambda: True
+            worker.stop_requested = lambda: True  # at the first step, however late the driver's signal is
         return fit(config, worker)
 
+    def stop(event):
+        if begin and not stopping:
+            stopping.append(event)
+            signal.raise_signal(signal.SIGTERM)
+
+    stopping: list[dict] = []
     supervise(
         spark,
         config_of(table, run, launcher),
         functools.partial(fit, begin=begin),
         lambda config, slots: config,
-        lambda event: None,
+        stop,
         lambda: None,
     )
 

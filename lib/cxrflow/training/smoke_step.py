@@ -49,6 +49,7 @@ def run_step(config: TrainConfig) -> dict:
     from cxrflow.training.optimizer import build_optimizer
 
     set_own_settings()
+    keras.utils.set_random_seed(config.seed)
     manifest = read_manifest(config.table, config.generation)
     task = TASKS[manifest.task]
     model = trained_network(config, manifest, Worker())
