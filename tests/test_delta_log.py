@@ -1,18 +1,22 @@
 """The table as a Delta table, read and written with delta-rs."""
 
+import dataclasses
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 
 from cxrflow.base.config import IngestConfig, TrainConfig
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import read_manifest
+from cxrflow.base.schema import HEADER, SAMPLES
 from cxrflow.catalog.delta_log import check_unchanged, write_version
 from cxrflow.images.phantoms import PATIENT_RULE, make_phantoms
 from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.pipeline.train_job import check_train
+from synthetic_table import make_table
 
 
 @pytest.fixture
@@ -102,3 +106,21 @@ def test_a_version_adds_what_is_new_and_removes_what_is_gone(spark, config, tmp_
     added = [action["add"]["path"] for action in actions if "add" in action]
     removed = [action["remove"]["path"] for action in actions if "remove" in action]
     assert added and removed and len({*added, *removed}) == len(added) + len(removed)
+
+
+@pytest.mark.unit
+def test_a_log_of_an_older_version_gets_the_new_columns(tmp_path, monkeypatch):
+    manifest = make_table(tmp_path)
+    with monkeypatch.context() as older:
+        schema = pa.schema(
+            [field for field in SAMPLES if field not in HEADER] + [pa.field("split", pa.string(), False)]
+        )
+        older.setattr("cxrflow.catalog.delta_log._SCHEMA", schema)
+        write_version(str(tmp_path), manifest)
+    grown = dataclasses.replace(manifest, shards=manifest.shards[:-1], generation=2)
+    write_version(str(tmp_path), grown)
+    table = DeltaTable(f"{tmp_path}/samples")
+    assert {field.name for field in table.schema().fields} == {*SAMPLES.names, "split"}
+    query = QueryBuilder().register("samples", table).execute("SELECT label FROM samples WHERE modality IS NULL")
+    assert query.read_all().num_rows == grown.rows()
+    check_unchanged(str(tmp_path), grown)

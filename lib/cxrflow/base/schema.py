@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from cxrflow.base.image_columns import IMAGE_COLUMNS
+
 # Columns about the source file, in all three tables.
 SOURCE = [
     pa.field("path", pa.string(), nullable=False),  # the file's URL, not percent-encoded
@@ -11,6 +13,11 @@ SOURCE = [
     pa.field("modified", pa.timestamp("us", tz="UTC")),  # null if Spark does not report it
     pa.field("sha256", pa.string()),  # of the file's bytes; null if they could not be read
 ]
+
+_KINDS = {"text": pa.string(), "number": pa.float32(), "date": pa.string(), "flag": pa.bool_()}
+
+HEADER = [pa.field(name, _KINDS[kind]) for name, kind in IMAGE_COLUMNS.items()]
+"""How the image was taken, from its DICOM header; null if the header or the file's format does not say."""
 
 # The split (train, val or test) is not a column of the files. It is in the folder's name, split=..., where Spark,
 # pandas and pyarrow find it. A column of the same name inside the file would collide with it.
@@ -28,6 +35,7 @@ SAMPLES = pa.schema(
         pa.field("source_bits", pa.int32(), nullable=False),  # bits per value in the file
         pa.field("note", pa.string(), nullable=False),  # what decoding dropped or rotated; usually empty
         pa.field("phash", pa.string(), nullable=False),  # see images.image_hash.perceptual_hash
+        *HEADER,
         pa.field("pixels", pa.binary(), nullable=False),  # uint8, row-major, height x width, 0 is black
     ]
 )

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from cxrflow.base import storage
 from cxrflow.base.findings import tally
 from cxrflow.base.generations import read_from_any_generation
+from cxrflow.base.image_columns import IMAGE_COLUMNS
+from cxrflow.base.schema import HEADER, SAMPLES
 
 
 def write_shard(folder: str, split: str, table: pa.Table) -> str:
@@ -31,18 +33,30 @@ def write_shard(folder: str, split: str, table: pa.Table) -> str:
             row_group_size=max(1, table.num_rows),
             compression={"pixels": "NONE", **dict.fromkeys(others, "ZSTD")},
             write_statistics=others,
-            use_dictionary=["label", "patient_id", "source_format", "source_bits", "note"],
+            use_dictionary=["label", "patient_id", "source_format", "source_bits", "note", *IMAGE_COLUMNS],
         )
     return name
 
 
 def read_shard(url: str, columns: list[str] | None = None) -> pa.Table:
-    """The shard's rows, with all columns or the given ones."""
+    """The shard's rows, with all columns or the given ones.
+
+    The columns HEADER of a shard that an older version of cxrflow wrote are null.
+    """
 
     def read(url: str) -> pa.Table:
         # Reading a whole remote file in one request takes no longer than three requests for parts of it.
         with storage.open_file(url) if storage.is_local(url) else io.BytesIO(storage.read_bytes(url)) as file:
-            return pq.read_table(file, columns=columns, use_threads=False)
+            shard = pq.ParquetFile(file)
+            found = set(shard.schema_arrow.names)
+            names = columns or [name for name in SAMPLES.names if name in found or name in IMAGE_COLUMNS]
+            table = shard.read(
+                [name for name in names if name in found or name not in IMAGE_COLUMNS], use_threads=False
+            )
+        for field in HEADER:
+            if field.name in names and field.name not in found:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table.select(names)
 
     return read_from_any_generation(read, url)
 

@@ -133,6 +133,22 @@ def read_bytes(url: str) -> bytes:
     return fs.cat_file(path, start=0)  # with a start, s3fs skips the request for the size
 
 
+def read_start(url: str, size: int) -> bytes:
+    """The first ``size`` bytes of a file. Raises OSError as ``read_bytes`` does."""
+    if is_local(url):
+        path = absolute(url)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(f"not a regular file: {path}")
+        with open(path, "rb", buffering=0) as file:
+            parts = []
+            while size > 0 and (part := file.read(size)):  # one read returns at most 2 GB
+                parts.append(part)
+                size -= len(part)
+            return b"".join(parts)
+    fs, path = filesystem(url)
+    return fs.cat_file(path, start=0, end=size)
+
+
 def write_bytes(url: str, data: bytes) -> None:
     """Write a whole file atomically: a reader gets either the old content or the new content."""
     if not is_local(url):

@@ -15,9 +15,9 @@ from cxrflow.base.config import IngestConfig, split_fractions
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest
 from cxrflow.base.path_rules import label_of, patient_of
-from cxrflow.base.schema import QUARANTINE, SAMPLES, SOURCE
+from cxrflow.base.schema import HEADER, QUARANTINE, SAMPLES, SOURCE
 from cxrflow.base.shard_files import read_shard
-from cxrflow.catalog.database import insert, query_rows
+from cxrflow.catalog.database import UNCHANGED, insert, query_rows
 from cxrflow.catalog.label_spelling import merged_spellings, refuse_variants
 from cxrflow.catalog.labels import TRAIN_VAL
 
@@ -41,6 +41,7 @@ TASK_FILES = pa.schema(
     [
         *(field for field in SOURCE if field.name != "sha256"),
         *(pa.field(name, pa.string()) for name in ("label", "patient_id", "split")),
+        *HEADER,
     ]
 )
 """Columns of a decoding task's list of files."""
@@ -170,13 +171,12 @@ def _find_files_to_decode(catalog: duckdb.DuckDBPyConnection) -> None:
 
     A file in quarantine is decoded again if its reason is in RETRIED_REASONS.
     """
-    same = "old.path = files.path AND old.size = files.size AND old.modified IS NOT DISTINCT FROM files.modified"
     catalog.execute(
         f"""
         INSERT INTO to_decode BY NAME SELECT path, size, modified, label, patient_id FROM files
         WHERE NOT EXISTS (FROM samples AS old
-                          WHERE {same} AND old.label = files.label AND old.patient_id = files.patient_id)
-          AND NOT EXISTS (FROM quarantine AS old WHERE {same} AND NOT list_contains(?, old.reason)
+                          WHERE {UNCHANGED} AND old.label = files.label AND old.patient_id = files.patient_id)
+          AND NOT EXISTS (FROM quarantine AS old WHERE {UNCHANGED} AND NOT list_contains(?, old.reason)
                           AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""",
         [list(RETRIED_REASONS)],
     )
@@ -313,7 +313,9 @@ def write_tasks(catalog: duckdb.DuckDBPyConnection, staging: str, tasks: int, sh
     urls = []
     for task in range(tasks):
         rows = catalog.sql(
-            f"SELECT {', '.join(TASK_FILES.names)} FROM to_decode WHERE task = ? ORDER BY split, md5(path)",
+            f"""
+            SELECT {", ".join(TASK_FILES.names)} FROM to_decode LEFT JOIN described USING (path)
+            WHERE task = ? ORDER BY split, md5(path)""",
             params=[task],
         ).to_arrow_table()
         if rows.num_rows:

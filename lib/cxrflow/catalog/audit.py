@@ -8,6 +8,8 @@ from cxrflow.catalog.database import query_rows
 from cxrflow.images.image_hash import HASH_BITS, NEAR_BITS
 
 EXAMPLES = 10
+TAKEN = ("modality", "view_position", "patient_sex", "manufacturer", "body_part")
+NONE = "none"
 _WORD_DIGITS = 16  # hexadecimal digits, 64 bits
 _MAX_BAND_SIZE = 5000
 _QUANTILES = 51
@@ -21,6 +23,9 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
     - near_duplicates: pairs of similar images with different content, see images.image_hash; pairs across splits matter
     - files_without_patient: files whose path gives no patient, so that each counts as its own patient
     - shapes: by label, without the test split, the distribution of source sizes and aspect ratios, see metrics.shift
+    - taken: how the images were taken, as counts by value of each of TAKEN that is known for an image; "none" counts
+      the images without a value
+    - burned_in: images whose header says that text is burned into the pixels
     - patients by split; sizes (minimum, median, maximum side in pixels); files by bits, format and note
 
     Raises RuntimeError if a content or a patient is in two splits, which ``reconcile`` rules out.
@@ -43,6 +48,10 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
         "files_without_patient": query_rows(catalog, "SELECT count(*) AS files FROM samples WHERE patient_id = path")[
             0
         ]["files"],
+        "taken": _taken(catalog),
+        "burned_in": query_rows(catalog, "SELECT count(*) AS files FROM samples WHERE burned_in_annotation")[0][
+            "files"
+        ],
         "patients": _counts(catalog, "split", "count(DISTINCT patient_id)"),
         "sizes": {side: _sizes(catalog, f"source_{side}") for side in ("height", "width")},
         "shapes": _shapes(catalog),
@@ -74,6 +83,11 @@ def _counts(catalog: duckdb.DuckDBPyConnection, column: str, aggregate: str = "c
         GROUP BY value ORDER BY amount DESC, value LIMIT 100""",
     )
     return {str(row["value"]): row["amount"] for row in rows}
+
+
+def _taken(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    counts = {name: _counts(catalog, f"coalesce({name}, '{NONE}')") for name in TAKEN}
+    return {name: files for name, files in counts.items() if set(files) != {NONE} and files}
 
 
 def _sizes(catalog: duckdb.DuckDBPyConnection, column: str) -> list[int]:

@@ -39,8 +39,8 @@ def check_delta() -> None:
 def write_version(table: str, manifest: Manifest) -> int:
     """Commit the manifest's shards as the newest version of the Delta table ``TABLE/samples``; returns its number.
 
-    This changes the log only, and creates it if there is none. A version adds the new shards and removes the old ones,
-    with one action per file, as Delta requires.
+    This changes the log only, and creates it if there is none. Columns that the log lacks are added to it, as a version
+    of its own. A version adds the new shards and removes the old ones, with one action per file, as Delta requires.
     """
     from deltalake import CommitProperties, DeltaTable, Schema
     from deltalake.transaction import AddAction, RemoveAction
@@ -48,6 +48,10 @@ def write_version(table: str, manifest: Manifest) -> int:
     url = storage.join(table, "samples")
     schema = Schema.from_arrow(_SCHEMA)
     log = DeltaTable.create(url, schema=schema, partition_by=["split"], mode="ignore")
+    properties = CommitProperties(custom_metadata={_GENERATION: str(manifest.generation)})
+    known = {field.name for field in log.schema().fields}
+    if missing := [field for field in schema.fields if field.name not in known]:  # made by an older version of cxrflow
+        log.alter.add_columns(missing, commit_properties=properties)
     sizes, now, active = storage.sizes(url, ".parquet"), int(time.time() * 1000), _active_files(log)
     added = [shard for shard in manifest.shards if shard.path not in active]
     removed = active - {shard.path for shard in manifest.shards}
@@ -72,7 +76,7 @@ def write_version(table: str, manifest: Manifest) -> int:
             "append",
             schema,
             partition_by=["split"],
-            commit_properties=CommitProperties(custom_metadata={_GENERATION: str(manifest.generation)}),
+            commit_properties=properties,
         )
     return DeltaTable(url).version()
 

@@ -12,12 +12,15 @@ import pyarrow as pa
 
 from cxrflow.base.config import SPLITS, IngestConfig
 from cxrflow.base.errors import UserError
+from cxrflow.base.image_columns import STATED_COLUMNS
+from cxrflow.base.schema import HEADER
 from cxrflow.catalog.database import insert, query_rows
 from cxrflow.catalog.findings_reader import FindingsReader
 from cxrflow.catalog.label_formats import ImageLabels, LabelSource, find_format
 from cxrflow.catalog.label_formats.cells import is_list, parse_list
 from cxrflow.catalog.label_matching import LabelMatches, match_labels
 from cxrflow.catalog.labels_csv import LabelsFile
+from cxrflow.images.dcm.header_columns import MAX_AGE
 
 TRAIN_VAL = "train_val"
 """The split of an image that its collection keeps out of the test set; ingest assigns it to train or val by patient."""
@@ -25,8 +28,10 @@ TRAIN_VAL = "train_val"
 _BATCH_ROWS = 10_000
 _LABEL_ROWS = pa.schema(
     [
-        pa.field("row", pa.int64()),
+        pa.field("row", pa.int64()),  # unique; MIMIC's images of one study are in the same line
+        pa.field("line", pa.int64()),
         *(pa.field(name, pa.string()) for name in ("key", "label", "patient_id", "split")),
+        *(field for field in HEADER if field.name in STATED_COLUMNS),
     ]
 )
 
@@ -75,16 +80,22 @@ def add_labels(
     main, counts = LabelsFile(files.url), Counter[str]()
     layout = find_format(main, config.label_format)
     source = LabelSource(main, files.beside, readers=config.readers)
-    catalog.execute("CREATE TABLE given (row BIGINT, key VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR)")
-    rows = (_row(labels, reader, source) for labels in layout.read(source, counts))
+    catalog.execute("""
+        CREATE TABLE given (row BIGINT, line BIGINT, key VARCHAR, label VARCHAR, patient_id VARCHAR, split VARCHAR,
+            patient_sex VARCHAR, patient_age FLOAT, view_position VARCHAR)""")
+    rows = ({"row": row, **_row(labels, reader, source)} for row, labels in enumerate(layout.read(source, counts)))
     while batch := list(islice(rows, _BATCH_ROWS)):
         insert(catalog, "given", pa.Table.from_pylist(batch, schema=_LABEL_ROWS))
     matches = match_labels(catalog, config.images)
     _require_agreement(catalog)
     catalog.execute("""
         UPDATE files SET label = given.label, patient_id = coalesce(given.patient_id, files.patient_id),
-            requested_split = given.split
+            given_patient = given.patient_id, requested_split = given.split
         FROM matches JOIN given USING (row) WHERE matches.path = files.path""")
+    catalog.execute("""
+        INSERT INTO stated SELECT DISTINCT path, patient_sex, patient_age, view_position
+        FROM matches JOIN given USING (row) WHERE coalesce(patient_sex, patient_age::VARCHAR, view_position) IS NOT NULL
+        """)
     if not query_rows(catalog, "SELECT path FROM files WHERE label IS NOT NULL LIMIT 1"):
         raise UserError(
             f"--labels: expected labels for the images, but no row of {main.url!r} names a labelled file below "
@@ -102,11 +113,14 @@ def _row(labels: ImageLabels, reader: FindingsReader | None, source: LabelSource
     except UserError as error:
         raise _error(source, labels, str(error).removeprefix("expected ")) from None
     return {
-        "row": labels.line,
+        "line": labels.line,
         "key": labels.key,
         "label": text,
         "patient_id": labels.patient_id,
         "split": labels.split,
+        "patient_sex": labels.sex,
+        "patient_age": labels.age if labels.age is not None and labels.age <= MAX_AGE else None,
+        "view_position": labels.view_position and labels.view_position.upper(),
     }
 
 
@@ -134,7 +148,8 @@ def _require_agreement(catalog: duckdb.DuckDBPyConnection) -> None:
     contradictory = query_rows(
         catalog,
         """
-        SELECT path, count(DISTINCT (label, patient_id, split)) AS statements, min(row) AS first, max(row) AS last
+        SELECT path, count(DISTINCT (label, patient_id, split, patient_sex, patient_age, view_position)) AS statements,
+            min(line) AS first, max(line) AS last
         FROM matches JOIN given USING (row) GROUP BY path HAVING statements > 1 ORDER BY first LIMIT 1""",
     )
     if contradictory:

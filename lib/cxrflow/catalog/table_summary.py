@@ -6,8 +6,24 @@ import logging
 
 from cxrflow.base.config import SPLITS
 from cxrflow.base.manifest import Manifest
+from cxrflow.catalog.headers import HeaderCounts
 
 log = logging.getLogger(__name__)
+
+
+def log_headers(counts: HeaderCounts) -> None:
+    """Log what is known of the new files from their headers."""
+    if counts.dicom:
+        log.info("headers: %s DICOM files", f"{counts.dicom:,}")
+    if counts.without_header:
+        log.warning("The headers of %s DICOM files could not be read.", f"{counts.without_header:,}")
+    for name, files in counts.disagreements.items():
+        log.warning(
+            "The %s in the labels file differs from the one in the DICOM header for %s files. The table has the "
+            "header's value.",
+            name,
+            f"{files:,}",
+        )
 
 
 def log_summary(manifest: Manifest, fractions: dict[str, float]) -> None:
@@ -39,6 +55,8 @@ def _counts(manifest: Manifest) -> list[str]:
     bits = ", ".join(f"{bits} bit {files:,}" for bits, files in audit["bits"].items())
     notes = ", ".join(f"{note} {files:,}" for note, files in audit["notes"].items())
     lines += [f"source files: height {heights}, width {widths}; " + "; ".join(filter(None, [formats, bits, notes]))]
+    for name, files in audit["taken"].items():
+        lines += [f"{name}: " + ", ".join(f"{value} {count:,}" for value, count in list(files.items())[:10])]
     lines += [f"{len(manifest.shards):,} shards of up to {manifest.shard_rows} images"]
     return lines
 
@@ -91,10 +109,15 @@ def _warnings(manifest: Manifest, fractions: dict[str, float]) -> list[str]:
             f"these pairs are in different splits, such as {' and '.join(near['examples'][0])}. Look at them before "
             "you trust a test result."
         )
+    if audit["burned_in"]:
+        warnings.append(
+            f"By their headers, {audit['burned_in']:,} images have text burned into their pixels. It may name the "
+            "patient, and a model may learn from it."
+        )
     if audit["files_without_patient"]:
         warnings.append(
-            f"{audit['files_without_patient']:,} of {manifest.rows():,} files have no patient in their name, so each "
-            "counts as its own patient. If patients have several images, give the naming rule with --patients. "
-            "Otherwise test results are too optimistic."
+            f"{audit['files_without_patient']:,} of {manifest.rows():,} files have no patient in their name, header or "
+            "labels file, so each counts as its own patient. If patients have several images, give the naming rule "
+            "with --patients. Otherwise test results are too optimistic."
         )
     return warnings

@@ -24,16 +24,18 @@ from cxrflow.base.schema import SAMPLES
 from cxrflow.catalog.assign import TASK_FILES, Assignment
 from cxrflow.catalog.commit import commit, sweep
 from cxrflow.catalog.delta_log import check_delta, check_unchanged, is_delta, write_version
+from cxrflow.catalog.headers import SCAN_FILES
 from cxrflow.catalog.kermany_folders import TITLE as KERMANY
 from cxrflow.catalog.labels import LabelFiles, LabelsSummary, log_lines, resolve_findings
 from cxrflow.catalog.labels_csv import LabelsFile
 from cxrflow.catalog.reconcile import QUARANTINE_FILE, Reconciled
-from cxrflow.catalog.table_summary import log_summary
+from cxrflow.catalog.table_summary import log_headers, log_summary
 from cxrflow.images import Recipe, find_decoder
-from cxrflow.spark.catalog_tasks import AssignTask, DecodePlan, ReconcileTask
+from cxrflow.spark.catalog_tasks import AssignTask, DecodePlan, Listed, ListTask, ReconcileTask
 from cxrflow.spark.compaction import Change, compact_shards
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.decode_task import TASK_RESULT, DecodeTask
+from cxrflow.spark.header_task import SCAN_RESULT, HeaderTask
 from cxrflow.spark.image_folder import open_folder
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.labels_file import copy_labels, find_labels, stage_labels
@@ -159,41 +161,58 @@ class _Ingest:
         self._memory = parse_bytes("--worker-memory", config.worker_memory)
         self._existing = _table_to_extend(config)
         self._folder = open_folder(spark, config.images)
+        self._slots = registered_slots(spark)
 
     def run(self) -> dict:
-        plan = self._list_and_assign()
+        listed = self._list_files()
+        plan = self._assign(listed)
         if plan.assigned.to_decode == 0 and self._existing:
             self._finish(self._existing)
-            return result_of(self._existing, plan.assigned, plan.labels)
+            return result_of(self._existing, plan.assigned, listed.labels)
         decoded = self._decode(plan)
-        reconciled, audit = self._reconcile_and_audit([task["outcomes"] for task in decoded])
+        reconciled, audit = self._reconcile_and_audit(plan, [task["outcomes"] for task in decoded])
         shards = self._compact_shards(reconciled, plan.shard_rows)
-        manifest = self._commit(plan, reconciled, audit, shards)
+        manifest = self._commit(plan, listed.findings, reconciled, audit, shards)
         self._finish(manifest)
         log_summary(manifest, split_fractions(self._config.split))
         return result_of(
             manifest,
             plan.assigned,
-            plan.labels,
+            listed.labels,
             added=reconciled.added,
             replaced=reconciled.replaced,
             worker_memory=max(task["memory"] for task in decoded),
         )
 
-    def _list_and_assign(self) -> DecodePlan:
-        """List the files, assign labels and splits, and plan the decoding tasks."""
-        task = AssignTask(
+    def _list_files(self) -> Listed:
+        """List the files with their labels, and plan the decoding if no header must be read first."""
+        task = ListTask(
             config=self._config,
             staging=self._staging,
             existing=self._existing,
             listing=self._folder.list_files(self._staging),
             labels=self._stage_labels(),
-            slots=registered_slots(self._spark),
+            slots=self._slots,
             memory=self._memory // 2,
         )
-        plan = run_on_executor(self._spark, task)
+        listed = run_on_executor(self._spark, task)
+        self._log_labels(listed)
+        return listed
+
+    def _assign(self, listed: Listed) -> DecodePlan:
+        """Read the headers of DICOM files, assign the splits, and plan the decoding tasks."""
+        plan = listed.plan or run_on_executor(
+            self._spark,
+            AssignTask(
+                config=self._config,
+                staging=self._staging,
+                existing=self._existing,
+                headers=self._read_headers(listed.scans),
+                slots=self._slots,
+                memory=self._memory // 2,
+            ),
+        )
         assigned = plan.assigned
-        self._log_labels(plan)
         skipped = self._folder.count_hidden(assigned.files, assigned.skipped or 0)
         log.info(
             "%s files (%.1f MB) below %s, %s to decode",
@@ -202,6 +221,9 @@ class _Ingest:
             self._config.images,
             f"{assigned.to_decode:,}",
         )
+        for label, chosen in sorted(assigned.merged.items()):
+            log.info("labels: %r is read as %r", label, chosen)
+        log_headers(plan.headers)
         if assigned.missing:
             log.warning(
                 "The files of %s samples no longer exist. The samples stay in the table; use --if-exists overwrite to "
@@ -210,6 +232,12 @@ class _Ingest:
             )
         return dataclasses.replace(plan, assigned=dataclasses.replace(assigned, skipped=skipped))
 
+    def _read_headers(self, scans: list[str]) -> list[str]:
+        """Read headers on the executors; returns the URLs of the tasks' files of SCANNED."""
+        task = HeaderTask(self._staging, self._memory)
+        rows = self._folder.map_tasks(scans, SCAN_FILES, task, SCAN_RESULT, self._memory // 8)
+        return [row["headers"] for row in rows]
+
     def _stage_labels(self) -> LabelFiles | None:
         """The labels file where executors can read it."""
         labels, config = self._labels, self._config
@@ -217,13 +245,11 @@ class _Ingest:
             return labels
         return stage_labels(labels, self._staging)
 
-    def _log_labels(self, plan: DecodePlan) -> None:
-        if plan.labels is not None:
-            for line in log_lines(plan.labels, str(self._config.labels)):
+    def _log_labels(self, listed: Listed) -> None:
+        if listed.labels is not None:
+            for line in log_lines(listed.labels, str(self._config.labels)):
                 log.info("%s", line)
-        for label, chosen in sorted(plan.assigned.merged.items()):
-            log.info("labels: %r is read as %r", label, chosen)
-        if plan.splits_by_folder:
+        if listed.splits_by_folder:
             log.info("splits: the folders train, val and test, as %s published them", KERMANY)
 
     def _decode(self, plan: DecodePlan) -> list[dict]:
@@ -234,10 +260,11 @@ class _Ingest:
         task = DecodeTask(self._staging, recipe, plan.shard_rows, self._memory)
         return self._folder.map_tasks(plan.tasks, TASK_FILES, task, TASK_RESULT, self._memory // 8)
 
-    def _reconcile_and_audit(self, outcomes: list[str]) -> tuple[Reconciled, dict]:
+    def _reconcile_and_audit(self, plan: DecodePlan, outcomes: list[str]) -> tuple[Reconciled, dict]:
         task = ReconcileTask(
             config=self._config,
             staging=self._staging,
+            catalog=plan.catalog,
             outcomes=outcomes,
             skips_unreadable=self._folder.skips_unreadable,
             memory=self._memory // 2,
@@ -255,13 +282,15 @@ class _Ingest:
         changes += [(storage.join(staging, shard), row, split) for shard, row, split in reconciled.changes]
         return compact_shards(self._spark, staging, shards, changes, shard_rows, self._config.task)
 
-    def _commit(self, plan: DecodePlan, reconciled: Reconciled, audit: dict, shards: list[Shard]) -> Manifest:
+    def _commit(
+        self, plan: DecodePlan, findings: list[str] | None, reconciled: Reconciled, audit: dict, shards: list[Shard]
+    ) -> Manifest:
         config = self._config
         manifest = Manifest(
             generation=1 + (read_generation(config.table) if has_manifest(config.table) else 0),
             height=config.height,
             width=config.width,
-            labels=plan.findings or sorted({label for shard in shards for label in shard.labels}),
+            labels=findings or sorted({label for shard in shards for label in shard.labels}),
             task=config.task,
             shard_rows=plan.shard_rows,
             shards=shards,

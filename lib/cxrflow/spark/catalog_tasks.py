@@ -1,16 +1,19 @@
-"""The two tasks of an ingest that work on the catalog: before decoding and after it. They run on an executor."""
+"""The tasks of an ingest that work on the catalog, before decoding and after it. Each runs on one executor."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import duckdb
+
 from cxrflow.base.config import IngestConfig, parse_bytes
 from cxrflow.base.manifest import Manifest
 from cxrflow.catalog.assign import Assignment, add_files, add_table, assign_files, write_tasks
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import new_catalog, open_catalog
+from cxrflow.catalog.database import NAME, SCANNED_NAME, new_catalog, open_catalog
 from cxrflow.catalog.findings_reader import FindingsReader
+from cxrflow.catalog.headers import HeaderCounts, add_headers, describe_files, write_scan_tasks
 from cxrflow.catalog.kermany_folders import add_folder_splits
 from cxrflow.catalog.labels import LabelFiles, LabelsSummary, add_labels
 from cxrflow.catalog.reconcile import Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
@@ -29,20 +32,33 @@ class DecodePlan:
     """The files to decode, and how."""
 
     assigned: Assignment
+    headers: HeaderCounts
     shard_rows: int
     tasks: list[str]
     """URLs of Parquet files, each with the files of one decoding task."""
+    catalog: str
+    """The name of the stored catalog."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files and what is known of them without opening them."""
+
     findings: list[str] | None
     """The findings of a multi-label table."""
     labels: LabelsSummary | None
     """What the labels file said, if there is one."""
     splits_by_folder: bool
     """Whether the folders gave the splits."""
+    scans: list[str]
+    """URLs of Parquet files, each with the files of one task that reads DICOM headers."""
+    plan: DecodePlan | None
+    """How to go on if no header must be read."""
 
 
 @dataclass(frozen=True)
-class AssignTask:
-    """List the files, assign labels and splits, and group the files to decode into tasks."""
+class ListTask:
+    """List the files with their labels, and find those whose header must be read. If there are none, plan decoding."""
 
     config: IngestConfig
     staging: str
@@ -55,7 +71,7 @@ class AssignTask:
     memory: int
     """Bytes for the catalog's database."""
 
-    def __call__(self) -> DecodePlan:
+    def __call__(self) -> Listed:
         """Fill the catalog and write the task files. Raises UserError for a bad labels file or folder."""
         config, existing = self.config, self.existing
         reader = labels = None
@@ -68,10 +84,43 @@ class AssignTask:
                 labels = add_labels(catalog, config, self.labels, reader)
             if existing:
                 add_table(catalog, config.table, existing)
-            assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
-            rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
-            tasks = write_tasks(catalog, self.staging, decoding_tasks(assigned, self.slots), rows)
-            return DecodePlan(assigned, rows, tasks, reader.findings() if reader else None, labels, by_folder)
+            scans = write_scan_tasks(catalog, self.staging, self.slots)
+            plan = None if scans else _plan(catalog, NAME, config, existing, self.staging, self.slots)
+            return Listed(reader.findings() if reader else None, labels, by_folder, scans, plan)
+
+
+@dataclass(frozen=True)
+class AssignTask:
+    """Add the headers that were read, assign the splits, and group the files to decode into tasks."""
+
+    config: IngestConfig
+    staging: str
+    existing: Manifest | None
+    headers: list[str]
+    """URLs of the scanning tasks' Parquet files."""
+    slots: int
+    memory: int
+
+    def __call__(self) -> DecodePlan:
+        """Continue the catalog of ListTask. Raises UserError as ListTask does."""
+        with new_catalog(self.staging, self.memory, SCANNED_NAME, based_on=NAME) as catalog:
+            add_headers(catalog, self.headers)
+            return _plan(catalog, SCANNED_NAME, self.config, self.existing, self.staging, self.slots)
+
+
+def _plan(
+    catalog: duckdb.DuckDBPyConnection,
+    name: str,
+    config: IngestConfig,
+    existing: Manifest | None,
+    staging: str,
+    slots: int,
+) -> DecodePlan:
+    headers = describe_files(catalog)
+    assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
+    rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
+    tasks = write_tasks(catalog, staging, decoding_tasks(assigned, slots), rows)
+    return DecodePlan(assigned, headers, rows, tasks, name)
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:
@@ -97,6 +146,8 @@ class ReconcileTask:
 
     config: IngestConfig
     staging: str
+    catalog: str
+    """The name of the stored catalog."""
     outcomes: list[str]
     """URLs of the decoding tasks' Parquet files of OUTCOME."""
     skips_unreadable: bool
@@ -106,7 +157,7 @@ class ReconcileTask:
 
     def __call__(self) -> tuple[Reconciled, dict]:
         """(outcome, audit). Raises UserError and RuntimeError, see ``reconcile``."""
-        with open_catalog(self.staging, self.memory) as catalog:
+        with open_catalog(self.staging, self.memory, self.catalog) as catalog:
             add_outcomes(catalog, self.outcomes)
             if self.skips_unreadable:
                 add_unread(catalog)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cxrflow.base import storage
 from cxrflow.base.path_rules import sample_id
-from cxrflow.base.schema import SAMPLES
+from cxrflow.base.schema import HEADER, SAMPLES
 from cxrflow.base.shard_files import write_shard
 from cxrflow.images import DecodedImage, DecodeError, Recipe, decode_image
 from cxrflow.images.image_hash import perceptual_hash
@@ -93,7 +93,7 @@ def decode_files(
     """
     for batch in batches:
         for start in range(0, batch.num_rows, FILES_PER_CHILD):
-            rows = _rows(batch.slice(start, FILES_PER_CHILD))
+            rows = content_rows(batch.slice(start, FILES_PER_CHILD))
             results = map_isolated(ReadAndDecode(recipe), rows, memory, recipe.height * recipe.width)
             for row, result in zip(rows, results, strict=True):
                 row.pop("content", None)
@@ -101,7 +101,7 @@ def decode_files(
                 yield row, digest, decoded
 
 
-def _rows(batch: pa.RecordBatch) -> list[dict]:
+def content_rows(batch: pa.RecordBatch) -> list[dict]:
     """The rows as Python objects; contents stay in Arrow's memory."""
     rows = batch.select([name for name in batch.schema.names if name != "content"]).to_pylist()
     if "content" in batch.schema.names:
@@ -149,6 +149,7 @@ class DecodeTask:
                 "sample_id": sample_id(row["path"]),
                 "label": row["label"],
                 "patient_id": row["patient_id"],
+                **{field.name: row[field.name] for field in HEADER},
             }
             if isinstance(decoded, DecodeError):
                 rejected.append({**source, "split": row["split"], "reason": decoded.reason, "detail": decoded.detail})

@@ -11,6 +11,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cxrflow.images.decode_result import DecodeError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.tag import BaseTag
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "implicit little endian", "explicit little endian", "explicit big endian"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -101,6 +103,30 @@ def parse_file(data: bytes) -> DicomFile:
     encoding = _choose_encoding(content, syntax, notes)
     dataset, ends_early = _read_dataset(content, encoding)
     return DicomFile(dataset, syntax, encoding, ends_early, notes)
+
+
+def parse_header(data: bytes, is_whole: bool, keywords: Sequence[str]) -> Dataset | None:
+    """Parse these elements of a file, which must not be inside others, and none behind the last of them.
+
+    ``data`` is the file's beginning, or the whole file if ``is_whole``. Returns None if more of the file is needed.
+    Raises DecodeError for a whole file that cannot be parsed so far.
+    """
+    from pydicom.tag import Tag
+
+    try:
+        meta, position = _read_meta(data, _find_start(data) or 0)
+        syntax, content, notes = _uid(meta, 0x00020010), data[position:], list[str]()
+        if syntax == DEFLATED or detect_encoding(content, 0) is None:
+            if not is_whole:
+                return None
+            content = _inflate(content, notes, syntax)
+        encoding = _choose_encoding(content, syntax, notes)
+        dataset, is_complete = _read_elements(content, encoding, [Tag(keyword) for keyword in keywords])
+    except DecodeError:
+        if is_whole:
+            raise
+        return None
+    return dataset if is_complete or is_whole else None
 
 
 def detect_encoding(data: bytes, position: int) -> str | None:
@@ -195,6 +221,28 @@ def _read_dataset(content: bytes, encoding: str) -> tuple[Dataset, bool]:
             raise DecodeError("truncated", "the file ends before its image does") from error
         raise DecodeError("corrupt", "the DICOM data set is damaged and cannot be read to its end") from error
     return dataset, file.short
+
+
+def _read_elements(content: bytes, encoding: str, tags: list[BaseTag | int]) -> tuple[Dataset, bool]:
+    """Read the elements with these tags. Returns them, and whether an element behind the last tag was reached."""
+    from pydicom.filereader import read_dataset
+
+    reached = False
+
+    def is_behind(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal reached
+        reached = tag > max(tags)
+        return reached
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = read_dataset(
+                io.BytesIO(content), encoding == IMPLICIT, encoding != BIG_ENDIAN, None, is_behind, specific_tags=tags
+            )
+    except Exception as error:
+        raise DecodeError("corrupt", "the DICOM header is damaged") from error
+    return dataset, reached
 
 
 def _inflate(content: bytes, notes: list[str], syntax: str) -> bytes:

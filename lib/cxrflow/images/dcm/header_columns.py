@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, TypedDict
 
 from cxrflow.images.dcm.elements import Elements
-from cxrflow.images.dcm.file_parser import parse_file
 from cxrflow.images.dcm.pixel_aspect import SPACINGS
 
 if TYPE_CHECKING:
@@ -22,7 +21,11 @@ LATERALITIES = ("L", "R", "U", "B")
 AGE = re.compile(r"(\d{1,3})([DWMY])")
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 MAX_AGE = 130
+"""Years. A higher age is an error or a placeholder."""
 UID = re.compile(r"[0-9.]{1,64}")
+MAX_TEXT = 64
+"""Characters of a Long String (PS3.5 6.2)."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 VIEW_CODES = {
     "399348003": "AP",
     "R-10206": "AP",
@@ -34,6 +37,13 @@ VIEW_CODES = {
     "R-10232": "RL",
 }
 """SNOMED CT and SRT codes of CID 4010 -> the defined terms of View Position."""
+KEYWORDS = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientSex", "PatientAge", "PatientBirthDate"),
+    *("AcquisitionDate", "AcquisitionDateTime", "StudyDate", "ViewPosition", "ViewCodeSequence"),
+    *("ImageLaterality", "Laterality", "FrameLaterality", "BodyPartExamined", "Modality"),
+    *("Manufacturer", "ManufacturerModelName", *SPACINGS, "PhotometricInterpretation", "BurnedInAnnotation"),
+)
+"""The elements that ``header_columns`` reads."""
 
 
 class HeaderColumns(TypedDict):
@@ -54,8 +64,10 @@ class HeaderColumns(TypedDict):
     modality: str | None
     manufacturer: str | None
     model: str | None
-    pixel_spacing: list[float] | None
-    """Millimetres between rows and between columns."""
+    pixel_spacing_row: float | None
+    """Distance between the centers of adjacent rows, in millimetres."""
+    pixel_spacing_column: float | None
+    """Distance between the centers of adjacent columns, in millimetres."""
     acquisition_date: str | None
     """ISO 8601. The study date if the acquisition date is absent."""
     photometric_interpretation: str | None
@@ -63,15 +75,11 @@ class HeaderColumns(TypedDict):
     """Whether the file states that text is burned into the pixels."""
 
 
-def read_header_columns(data: bytes) -> HeaderColumns:
-    """Read the columns from a file's content. Raises DecodeError if the file cannot be parsed."""
-    return header_columns(parse_file(data).dataset)
-
-
 def header_columns(dataset: Dataset) -> HeaderColumns:
     """Read the columns from a data set. An element that is not valid gives None and never raises."""
     elements = Elements(dataset)
     taken = _date(elements, "AcquisitionDate", "AcquisitionDateTime", "StudyDate")
+    row_spacing, column_spacing = _spacing(elements)
     burned_in = elements.text("BurnedInAnnotation").upper()
     return {
         "study_uid": _uid(elements, "StudyInstanceUID"),
@@ -83,9 +91,10 @@ def header_columns(dataset: Dataset) -> HeaderColumns:
         "laterality": _one_of(elements, LATERALITIES, "ImageLaterality", "Laterality", "FrameLaterality"),
         "body_part": _term(elements, "BodyPartExamined"),
         "modality": _term(elements, "Modality"),
-        "manufacturer": elements.text("Manufacturer") or None,
-        "model": elements.text("ManufacturerModelName") or None,
-        "pixel_spacing": _spacing(elements),
+        "manufacturer": _text(elements, "Manufacturer"),
+        "model": _text(elements, "ManufacturerModelName"),
+        "pixel_spacing_row": row_spacing,
+        "pixel_spacing_column": column_spacing,
         "acquisition_date": taken.isoformat() if taken else None,
         "photometric_interpretation": _term(elements, "PhotometricInterpretation"),
         "burned_in_annotation": {"YES": True, "NO": False}.get(burned_in),
@@ -97,8 +106,14 @@ def _uid(elements: Elements, keyword: str) -> str | None:
     return text if UID.fullmatch(text) else None
 
 
+def _text(elements: Elements, keyword: str) -> str | None:
+    """The text without control characters, which damage leaves, and not longer than the standard allows."""
+    return UNPRINTABLE.sub(" ", elements.text(keyword))[:MAX_TEXT].strip() or None
+
+
 def _term(elements: Elements, keyword: str) -> str | None:
-    return elements.text(keyword).upper() or None
+    text = _text(elements, keyword)
+    return text.upper() if text else None
 
 
 def _one_of(elements: Elements, terms: tuple[str, ...], *keywords: str) -> str | None:
@@ -134,9 +149,9 @@ def _view(elements: Elements) -> str | None:
     return next((VIEW_CODES[code] for code in codes if code in VIEW_CODES), None)
 
 
-def _spacing(elements: Elements) -> list[float] | None:
+def _spacing(elements: Elements) -> tuple[float, float] | tuple[None, None]:
     for keyword in SPACINGS:
         sizes = elements.numbers(keyword)
         if len(sizes) >= 2 and min(sizes[:2]) > 0:
-            return sizes[:2]
-    return None
+            return sizes[0], sizes[1]
+    return None, None

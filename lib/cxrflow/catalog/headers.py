@@ -1,0 +1,109 @@
+"""How images were taken: choose the files whose DICOM header is read, and describe each file by what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxrflow.base import storage
+from cxrflow.base.image_columns import IMAGE_COLUMNS, STATED_COLUMNS
+from cxrflow.base.schema import HEADER, SOURCE
+from cxrflow.catalog.assign import RETRIED_REASONS
+from cxrflow.catalog.database import UNCHANGED, insert, query_rows
+
+SCAN_FILES = pa.schema([column for column in SOURCE if column.name != "sha256"])
+"""Columns of a scanning task's list of files."""
+
+SCANNED = pa.schema([pa.field("path", pa.string()), pa.field("is_dicom", pa.bool_()), *HEADER])
+"""What a scanning task reports for each file."""
+
+FILES_PER_TASK = 5000
+"""A header takes about a millisecond."""
+
+_OTHER_FORMATS = r"\.(png|jpe?g|jpe|jfif|jp2|j2k|jxl|tiff?|bmp|gif|webp)$"
+"""Names of files that are taken for another format than DICOM without a look at their content."""
+
+
+@dataclass(frozen=True)
+class HeaderCounts:
+    """What is known of the files to decode, from headers and from the labels file."""
+
+    dicom: int = 0
+    """Files that are DICOM."""
+    without_header: int = 0
+    """DICOM files whose header cannot be read."""
+    disagreements: dict[str, int] = field(default_factory=dict)
+    """Files for which the labels file states another value than the header, by column. The header's value is used."""
+
+
+def write_scan_tasks(catalog: duckdb.DuckDBPyConnection, staging: str, slots: int) -> list[str]:
+    """Write lists of the files whose header must be read, below ``staging``; returns their URLs.
+
+    These are the files that are new or changed, and those whose label or patient changed in the labels file.
+    """
+    catalog.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE to_scan AS SELECT path, size, modified, row_number() OVER (ORDER BY path) AS number
+        FROM files WHERE NOT hidden AND NOT regexp_matches(path, ?, 'i')
+          AND NOT EXISTS (FROM samples AS old WHERE {UNCHANGED}
+                          AND (files.label IS NULL OR old.label = files.label)
+                          AND (files.given_patient IS NULL OR old.patient_id = files.given_patient))
+          AND NOT EXISTS (FROM quarantine AS old WHERE {UNCHANGED} AND NOT list_contains(?, old.reason)
+                          AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""",
+        [_OTHER_FORMATS, list(RETRIED_REASONS)],
+    )
+    files = query_rows(catalog, "SELECT count(*) AS files FROM to_scan")[0]["files"]
+    tasks = min(files, slots * max(1, -(-files // (slots * FILES_PER_TASK))))
+    urls = []
+    for task in range(tasks):
+        rows = catalog.sql(
+            f"SELECT {', '.join(SCAN_FILES.names)} FROM to_scan WHERE number % ? = ? ORDER BY number",
+            params=[tasks, task],
+        ).to_arrow_table()
+        urls.append(storage.join(staging, f"scans/{task:05d}.parquet"))
+        with storage.open_file(urls[-1], "wb") as file:
+            pq.write_table(rows, file)
+    return urls
+
+
+def add_headers(catalog: duckdb.DuckDBPyConnection, urls: Sequence[str]) -> None:
+    """Add what the scanning tasks report (SCANNED)."""
+    for url in urls:
+        with storage.open_file(url) as file:
+            insert(catalog, "headers", pq.read_table(file))
+
+
+def describe_files(catalog: duckdb.DuckDBPyConnection) -> HeaderCounts:
+    """Fill ``described`` for the files with a header or with a statement of the labels file.
+
+    A value of the labels file counts where the header has none.
+    """
+    columns = ", ".join(
+        f"coalesce(headers.{name}, stated.{name}) AS {name}" if name in STATED_COLUMNS else name
+        for name in IMAGE_COLUMNS
+    )
+    catalog.execute(
+        f"""
+        INSERT INTO described BY NAME SELECT path, coalesce(is_dicom, false) AS is_dicom, {columns}
+        FROM headers FULL JOIN stated USING (path)"""
+    )
+    # Ages are given in whole years, before or after the birthday.
+    differ = {
+        name: f"abs(headers.{name} - stated.{name}) > 1" if kind == "number" else f"headers.{name} != stated.{name}"
+        for name, kind in IMAGE_COLUMNS.items()
+        if name in STATED_COLUMNS
+    }
+    counts = ", ".join(f"count(*) FILTER ({condition}) AS {name}" for name, condition in differ.items())
+    disagreements = query_rows(catalog, f"SELECT {counts} FROM headers JOIN stated USING (path)")[0]
+    dicom = query_rows(
+        catalog,
+        """
+        SELECT count(*) FILTER (is_dicom) AS dicom,
+            count(*) FILTER (is_dicom AND coalesce(modality, sop_uid, study_uid, photometric_interpretation) IS NULL)
+            AS without_header FROM headers""",
+    )[0]
+    return HeaderCounts(**dicom, disagreements={name: files for name, files in disagreements.items() if files})
