@@ -26,7 +26,7 @@ NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MEMORY = 64 << 20
 
 
-def sample(path, patient, split, content, *, is_new=True, split_fixed=False, label="A", phash="0" * 64, row=0):
+def sample(path, patient, split, content, *, is_new=True, split_fixed=False, label="A", phash="0" * 64, row=0, note=""):
     return {
         "path": path,
         "size": 1,
@@ -39,7 +39,7 @@ def sample(path, patient, split, content, *, is_new=True, split_fixed=False, lab
         "source_width": 20,
         "source_format": "PNG",
         "source_bits": 8,
-        "note": "",
+        "note": note,
         "phash": phash,
         "sample_id": hash(path) >> 1,
         "shard": f"{split}/{path}" if is_new else "old",
@@ -204,6 +204,26 @@ def test_audit_counts_copies_conflicts_and_look_alikes():
         {},
         0,
     )
+
+
+def test_audit_counts_doubts_by_kind_however_many_texts_there_are():
+    rows = [
+        sample(f"{number:03}", "a", "train", str(number), note=f"nearly empty: {number} of 256 gray levels")
+        for number in range(150)
+    ]
+    rows += [
+        sample("clipped", "a", "train", "x", note="first of 2 windows; clipped: 51 % of the pixels are black"),
+        sample("both", "a", "train", "y", note="clipped: 60 % of the pixels are white; bits above the 12 bits stored"),
+        sample("quoted", "a", "train", "z", note="'clipped: 51 %' is not a number"),
+    ]
+    with filled(rows) as catalog:
+        found = audit(catalog)["doubts"]
+    assert found == {
+        "nearly_empty": {"files": 150, "examples": [f"{number:03}" for number in range(10)]},
+        "clipped": {"files": 2, "examples": ["both", "clipped"]},
+        "extra_bits": {"files": 1, "examples": ["both"]},
+    }
+    assert next(iter(found)) == "nearly_empty"
 
 
 def test_the_catalog_comes_back_as_it_was_left(tmp_path):

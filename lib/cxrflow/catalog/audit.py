@@ -5,6 +5,8 @@ from __future__ import annotations
 import duckdb
 
 from cxrflow.catalog.database import query_rows
+from cxrflow.images import DOUBTS
+from cxrflow.images.decode_result import SEPARATOR
 from cxrflow.images.image_hash import HASH_BITS, NEAR_BITS
 
 EXAMPLES = 10
@@ -26,6 +28,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
     - taken: how the images were taken, as counts by value of each of TAKEN that is known for an image; "none" counts
       the images without a value
     - burned_in: images whose header says that text is burned into the pixels
+    - doubts: by kind of images.DOUBTS, the files whose pixels may be wrong, and the paths of EXAMPLES of them
     - patients by split; sizes (minimum, median, maximum side in pixels); files by bits, format and note
 
     Raises RuntimeError if a content or a patient is in two splits, which ``reconcile`` rules out.
@@ -58,6 +61,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
         "bits": _counts(catalog, "source_bits"),
         "formats": _counts(catalog, "source_format"),
         "notes": {note: files for note, files in _counts(catalog, "note").items() if note},
+        "doubts": _doubts(catalog),
     }
 
 
@@ -88,6 +92,22 @@ def _counts(catalog: duckdb.DuckDBPyConnection, column: str, aggregate: str = "c
 def _taken(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
     counts = {name: _counts(catalog, f"coalesce({name}, '{NONE}')") for name in TAKEN}
     return {name: files for name, files in counts.items() if set(files) != {NONE} and files}
+
+
+def _doubts(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict]:
+    """``files`` and ``examples`` (paths) by kind of doubt, the most frequent kind first; only kinds that occur."""
+    found = {}
+    for name, doubt in DOUBTS.items():
+        row = query_rows(
+            catalog,
+            f"""
+            SELECT count(*) AS files, list(path ORDER BY path)[:{EXAMPLES}] AS examples FROM samples
+            WHERE starts_with(note, $beginning) OR contains(note, $separator || $beginning)""",
+            {"beginning": doubt.beginning, "separator": SEPARATOR},
+        )[0]
+        if row["files"]:
+            found[name] = row
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]["files"]))
 
 
 def _sizes(catalog: duckdb.DuckDBPyConnection, column: str) -> list[int]:

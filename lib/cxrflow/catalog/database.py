@@ -89,7 +89,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) ->
 
 
 def query_rows(
-    connection: duckdb.DuckDBPyConnection, query: str, parameters: list | None = None
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: list | dict | None = None
 ) -> list[dict[str, Any]]:
     """Run the query and return all its rows."""
     result = connection.execute(query, parameters or [])

@@ -7,8 +7,11 @@ import logging
 from cxrflow.base.config import SPLITS
 from cxrflow.base.manifest import Manifest
 from cxrflow.catalog.headers import HeaderCounts
+from cxrflow.images import DOUBTS
 
 log = logging.getLogger(__name__)
+
+SHOWN_NOTES = 8
 
 
 def log_headers(counts: HeaderCounts) -> None:
@@ -53,7 +56,8 @@ def _counts(manifest: Manifest) -> list[str]:
     )
     formats = ", ".join(f"{name} {files:,}" for name, files in audit["formats"].items())
     bits = ", ".join(f"{bits} bit {files:,}" for bits, files in audit["bits"].items())
-    notes = ", ".join(f"{note} {files:,}" for note, files in audit["notes"].items())
+    notes = ", ".join(f"{note} {files:,}" for note, files in list(audit["notes"].items())[:SHOWN_NOTES])
+    notes += ", ..." if len(audit["notes"]) > SHOWN_NOTES else ""
     lines += [f"source files: height {heights}, width {widths}; " + "; ".join(filter(None, [formats, bits, notes]))]
     for name, files in audit["taken"].items():
         lines += [f"{name}: " + ", ".join(f"{value} {count:,}" for value, count in list(files.items())[:10])]
@@ -114,6 +118,12 @@ def _warnings(manifest: Manifest, fractions: dict[str, float]) -> list[str]:
             f"By their headers, {audit['burned_in']:,} images have text burned into their pixels. It may name the "
             "patient, and a model may learn from it."
         )
+    warnings += [
+        f"{found['files']:,} images may be wrong ({name}): {DOUBTS[name].meaning}. Look at them: "
+        f"{', '.join(found['examples'])}{', ...' if found['files'] > len(found['examples']) else ''}. "
+        f"{DOUBTS[name].advice}"
+        for name, found in audit["doubts"].items()
+    ]
     if audit["files_without_patient"]:
         warnings.append(
             f"{audit['files_without_patient']:,} of {manifest.rows():,} files have no patient in their name, header or "

@@ -13,13 +13,15 @@ from cxrflow.images.decode_result import DecodedImage, DecodeError, Grayscale, j
 from cxrflow.images.decoders import find_decoder, pillow
 from cxrflow.images.formats import check_size, sniff
 from cxrflow.images.recipe import Recipe
+from cxrflow.images.render_checks import check_rendering
 from cxrflow.images.resize import RESIZES
 
 
 def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
     """Decode a file's bytes to uint8 pixels (recipe.height, recipe.width).
 
-    Damaged files are refused, never filled up. An image that does not fit in memory counts as too large.
+    Damaged files are refused, never filled up. An image that does not fit in memory counts as too large. If the pixels
+    may be wrong, the note says so (``cxrflow.images.doubts``).
 
     Raises:
         DecodeError: with one of REASONS and an explanation.
@@ -34,13 +36,15 @@ def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
     height, width = gray.full_size or gray.pixels.shape
     check_size(height, width, recipe.max_pixels)
     pixels, scaled = to_uint8(gray.pixels, gray.value_range)
+    stored = gray.pixels if gray.stored is None else gray.stored
+    doubts = check_rendering(stored, pixels) if stored is not pixels else []
     return DecodedImage(
         RESIZES[recipe.resize](pixels, recipe.height, recipe.width, gray.pixel_aspect),
         height,
         width,
         kind,
         gray.bits or gray.pixels.dtype.itemsize * 8,
-        join_notes(gray.note, scaled),
+        join_notes(gray.note, scaled, *doubts),
     )
 
 

@@ -34,6 +34,10 @@ class DecodeError(Exception):
         return type(self), (self.reason, self.detail)
 
 
+SEPARATOR = "; "
+"""Between the notes of an image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grayscale:
     """A decoder's result: gray values of any depth, as a viewer shows them (orientation applied)."""
@@ -50,6 +54,8 @@ class Grayscale:
     """A pixel's height divided by its width. ``resize.pad`` corrects it."""
     note: str = ""
     """What was changed or ignored, such as "first of 12 pages"."""
+    stored: np.ndarray | None = None
+    """(height, width): the gray values in the file, if composing on black has changed them; for ``render_checks``."""
     verified: bool = False
     """Whether the decoder itself refuses damaged data. Otherwise the checks of the file's format run as well."""
 
@@ -72,5 +78,5 @@ class DecodedImage:
 
 
 def join_notes(*notes: str) -> str:
-    """Join the notes that are not empty with semicolons."""
-    return "; ".join(note for note in notes if note)
+    """Join the notes that are not empty with SEPARATOR."""
+    return SEPARATOR.join(note for note in notes if note)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -27,11 +28,21 @@ def is_deep_color(image: Image.Image, bits: int) -> bool:
     return bits == 16 and image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA", "LA", "CMYK")
 
 
-def read_luma(open_image: Callable[[], Image.Image]) -> tuple[np.ndarray, tuple[float, float], str]:
-    """Return luma as uint16 (H, W) on black, the values of black and white, and a note.
+@dataclass(frozen=True)
+class DeepLuma:
+    """Luma of a deep image."""
 
-    ``open_image`` opens the same image again; its pixels must not be loaded.
-    """
+    pixels: np.ndarray
+    """uint16 (H, W), composed on black."""
+    value_range: tuple[float, float]
+    """The values of black and white."""
+    note: str
+    stored: np.ndarray | None
+    """Luma before the composition, if the image has an alpha channel: int64 (H, W)."""
+
+
+def read_luma(open_image: Callable[[], Image.Image]) -> DeepLuma:
+    """Load and convert to luma. ``open_image`` opens the same image again; its pixels must not be loaded."""
     image = open_image()
     key = image.info.get("transparency")
     premultiplied = any("a;16" in str(tile) for tile in image.tile)
@@ -42,13 +53,14 @@ def read_luma(open_image: Callable[[], Image.Image]) -> tuple[np.ndarray, tuple[
         light = white - channels.astype(np.int64)
         color = light[..., :3] * light[..., 3:] // int(white)
     luma = color[..., 0].astype(np.int64) if color.shape[2] == 1 else (color @ WEIGHTS + 0x8000) >> 16
+    stored = None
     if isinstance(key, tuple):
         luma[(color == key).all(axis=2)] = 0
     elif image.mode in ("LA", "RGBA") and not premultiplied:
         alpha = channels[..., -1].astype(np.int64)
         opaque = int(_white(alpha)[0])
-        luma = (luma * alpha + opaque // 2) // opaque
-    return np.minimum(luma, int(white)).astype(np.uint16), (0, white), note
+        stored, luma = luma, (luma * alpha + opaque // 2) // opaque
+    return DeepLuma(np.minimum(luma, int(white)).astype(np.uint16), (0, white), note, stored)
 
 
 def _white(values: np.ndarray) -> tuple[float, str]:

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageChops, JpegImagePlugin
 
 from cxrflow.images.checks import jpeg, jpeg_entropy
+from cxrflow.images.doubts import DOUBTS
 
-NOT_CHECKED = "unusual sampling, not checked for damage"
+NOT_CHECKED = f"{DOUBTS['unchecked'].beginning} for damage"
 
 
 def decode_unusual_sampling(

@@ -64,10 +64,14 @@ def _to_grayscale(values: np.ndarray, bits: int, signed: bool) -> Grayscale:
     if values.ndim == 2:
         return Grayscale(pixels=values, value_range=(0, white), bits=bits, note=note, verified=True)
     luma = color[..., 0] if color.shape[2] == 1 else np.rint(color @ WEIGHTS)
+    stored = None
     if values.shape[2] in (2, 4):
+        stored = luma.astype(np.int64)
         luma = np.rint(luma * (values[..., -1] / (2**bits - 1)))
     pixels = np.minimum(luma, white).astype(np.uint8 if bits <= 8 else np.uint16)
-    return Grayscale(pixels=pixels, value_range=(0, white), bits=bits, note=join_notes(note), verified=True)
+    return Grayscale(
+        pixels=pixels, value_range=(0, white), bits=bits, note=join_notes(note), verified=True, stored=stored
+    )
 
 
 OPTIONAL: dict[str, tuple[Callable[[bytes, int], Grayscale], str]] = {

@@ -14,7 +14,7 @@ LIMIT = 2000
 
 INGEST = (
     *("table", "files", "skipped", "missing", "added", "replaced", "samples", "quarantined", "shards", "seconds"),
-    *("patients", "reasons", "counts"),
+    *("patients", "reasons", "doubts", "counts"),
 )
 EVALUATE = (
     *(

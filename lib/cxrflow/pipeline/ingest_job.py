@@ -113,8 +113,8 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
 
     Returns files (listed), skipped (hidden files, None if unknown), missing (samples whose file no longer exists),
     added, replaced, worker_memory (peak bytes of a Python worker), table and seconds; and about the whole table:
-    samples, quarantined, reasons, counts (by split and label; for a multi-label table also absent and unknown),
-    patients (by split), shards and audit (see ``catalog.audit``).
+    samples, quarantined, reasons, doubts (images by kind of ``images.DOUBTS``), counts (by split and label; for a
+    multi-label table also absent and unknown), patients (by split), shards and audit (see ``catalog.audit``).
     Raises UserError for bad input, and RuntimeError if files and rows do not match.
     """
     share_credentials(spark)
@@ -341,6 +341,7 @@ def result_of(
         "samples": manifest.rows(),
         "quarantined": sum(manifest.quarantined.values()),
         "reasons": manifest.quarantined,
+        "doubts": {name: found["files"] for name, found in manifest.audit.get("doubts", {}).items()},
         **counts,
         "patients": manifest.audit["patients"],
         "shards": len(manifest.shards),

@@ -18,7 +18,7 @@ from cxrflow.base.predictions import NAME as PREDICTIONS
 from cxrflow.base.predictions import has_predictions, read_predictions
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.base.shard_files import count_labels
-from cxrflow.images import Recipe
+from cxrflow.images import DOUBTS, Recipe
 from cxrflow.metrics import Threshold
 from cxrflow.metrics.evaluation_text import rate, span, warnings
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
@@ -81,6 +81,7 @@ def write_report(config: ReportConfig) -> dict:
         warnings=warnings(metrics) if metrics else [],
         facts={**IMAGE_FACTS, **SOURCE_FACTS},
         splits=SPLITS,
+        doubts=DOUBTS,
     )
     storage.write_bytes(run.report, page.encode())
     return {

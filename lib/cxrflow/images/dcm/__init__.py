@@ -2,6 +2,6 @@
 
 Reading order: ``file_parser`` (bytes to a data set), ``elements`` (tolerant access to its elements), ``pixel_data``
 (the first frame's stored values), ``frame_codecs`` (compressed frames), ``grayscale`` (Modality LUT, VOI LUT and
-presentation), ``lookup_tables``, ``color``, ``render_checks`` (notes on suspicious results), ``header_columns``
-(columns for the table). ``docs/dicom.md`` lists which parts of the standard are honoured.
+presentation), ``lookup_tables``, ``color``, ``header_columns`` (columns for the table). ``docs/dicom.md`` lists which
+parts of the standard are honoured.
 """

@@ -11,10 +11,14 @@ from cxrflow.images.dcm.grayscale import bit_range
 from cxrflow.images.dcm.lookup_tables import read_table
 from cxrflow.images.dcm.pixel_data import StoredPixels
 from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.render_checks import check_rendering
 
 
 def to_luma(stored: StoredPixels, elements: Elements) -> np.ndarray:
-    """Convert stored colours (H, W, 3), palette indices (H, W) or finished luma (H, W) to uint8 (H, W)."""
+    """Convert stored colours (H, W, 3), palette indices (H, W) or finished luma (H, W) to uint8 (H, W).
+
+    Green or Y stand for the stored brightness in the checks of ``render_checks``. Indices of a palette have none.
+    """
     if stored.space == "LUMA":
         return stored.values
     if stored.space == "PALETTE COLOR":
@@ -23,8 +27,14 @@ def to_luma(stored: StoredPixels, elements: Elements) -> np.ndarray:
         raise DecodeError("unsupported", f"photometric interpretation {stored.space[:20]!a}")
     white = _white(stored, elements)
     if stored.space in ("RGB", "YBR_ICT", "YBR_RCT"):
-        return rgb_to_luma(scale(stored.values, 0, white))
-    return rgb_to_luma(_ybr_to_rgb(stored.values.astype(np.float64) * (255 / white), stored.space))
+        luma, brightness = rgb_to_luma(scale(stored.values, 0, white)), stored.values[..., 1]
+    else:
+        luma = rgb_to_luma(_ybr_to_rgb(stored.values.astype(np.float64) * (255 / white), stored.space))
+        brightness = stored.values[..., 0]
+    if stored.bits > 8:
+        for message in check_rendering(brightness, luma):
+            elements.note(message)
+    return luma
 
 
 def rgb_to_luma(colors: np.ndarray) -> np.ndarray:

@@ -23,8 +23,9 @@ from cxrflow.images.bit_depth import infer_range, scale
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.lookup_tables import LookupTable, read_table
 from cxrflow.images.dcm.pixel_data import StoredPixels
-from cxrflow.images.dcm.render_checks import check_rendering, is_decreasing
 from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.doubts import DOUBTS
+from cxrflow.images.render_checks import check_rendering, is_decreasing
 
 
 def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
@@ -110,7 +111,7 @@ def _to_gray(values: np.ndarray, low: float, high: float, stored: StoredPixels, 
         grays = _full_range(values, low, high, stored, modality, elements)
     result = np.rint(grays).astype(np.uint8)
     if low < high and is_decreasing(values[selected], result[selected]):
-        elements.note("high stored values are dark by the file's own tables")
+        elements.note(f"{DOUBTS['inverted'].beginning} by the file's own tables")
     return 255 - result if _is_inverted(stored.space, elements) else result
 
 
@@ -237,7 +238,7 @@ def _is_inverted(photometric: str, elements: Elements) -> bool:
     if photometric == "MONOCHROME1":
         elements.note("MONOCHROME1 inverted")
         if shape == "IDENTITY":
-            elements.note("Presentation LUT Shape IDENTITY contradicts MONOCHROME1, left out")
+            elements.note(f"{DOUBTS['polarity'].beginning}, left out")
         return True
     if shape == "INVERSE":
         elements.note("Presentation LUT Shape INVERSE applied to MONOCHROME2")

@@ -17,6 +17,7 @@ from cxrflow.images.dcm import frame_codecs
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import DicomFile
 from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.doubts import DOUBTS
 from cxrflow.images.formats import check_size
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -276,7 +277,7 @@ def _note_unused_bits(values: np.ndarray, layout: ImageLayout, elements: Element
     if layout.signed and np.isin(above, (0, 2 ** (layout.allocated - 1 - layout.high_bit) - 1)).all():
         return
     if above.any():
-        elements.note(f"bits above the {layout.bits} bits stored are set, masked")
+        elements.note(f"{DOUBTS['extra_bits'].beginning}{layout.bits} bits stored are set, masked")
 
 
 def mask_values(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.ndarray:

@@ -183,11 +183,14 @@ def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
     pages = count(data) if count else getattr(image, "n_frames", 1)
     first = f"first of {pages} {'pages' if image.format == 'TIFF' else 'frames'}" if pages > 1 else ""
     bits = bits_per_sample(image, data)
+    stored: np.ndarray | None
+    value_range: tuple[float, float] | None
     if is_deep_color(image, bits):
-        value_range: tuple[float, float] | None
-        pixels, value_range, inverted = read_luma(lambda: _open(data, image.format))
+        luma = read_luma(lambda: _open(data, image.format))
+        pixels, value_range, inverted, stored = luma.pixels, luma.value_range, luma.note, luma.stored
     else:
         image.load()
+        stored = _before_alpha(image)
         pixels, value_range, inverted = to_grayscale(image, bits)
     turn, broken = (1, "") if image.format == "TIFF" else orientation.read(image.info.get("exif", b""))
     return Grayscale(
@@ -196,6 +199,7 @@ def _decode_other(image: Image.Image, data: bytes) -> Grayscale:
         bits=bits,
         verified=True,
         note=join_notes(first, inverted, broken),
+        stored=None if stored is None else orientation.apply(stored, turn),
     )
 
 
@@ -230,6 +234,13 @@ def _deep_values(image: Image.Image, bits: int) -> tuple[np.ndarray, tuple[float
     if isinstance(key := image.info.get("transparency"), int):
         pixels = np.where(pixels == key, 0, pixels)
     return pixels, value_range, ""
+
+
+def _before_alpha(image: Image.Image) -> np.ndarray | None:
+    """Return uint8 luma (H, W) without the alpha channel; None if there is none, or values are stored composed."""
+    if image.mode in ("LA", "PA", "RGBA") or (image.mode == "P" and "transparency" in image.info):
+        return np.asarray(image.convert("RGBA").convert("L"))
+    return None
 
 
 def _luma(image: Image.Image, bits: int) -> np.ndarray:

@@ -1,8 +1,14 @@
-"""Notes on suspicious results: nearly empty, clipped or inverted images."""
+"""Notes on suspicious results: nearly empty, clipped or inverted images (kinds of ``cxrflow.images.doubts``).
+
+``decode_image`` checks every format whose values are deeper than 8 bits or were composed on black. DICOM is checked by
+its own code, because only that knows the stored values and which of them are padding.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+from cxrflow.images.doubts import DOUBTS
 
 MIN_LEVELS = 24
 """An image with fewer gray levels between its 1st and 99th percentile is nearly empty."""
@@ -12,7 +18,7 @@ SAMPLE = 2**18
 """Pixels that the checks look at. Larger images are subsampled, so the cost is bounded."""
 
 
-def check_rendering(stored: np.ndarray, shown: np.ndarray, valid: np.ndarray | None) -> list[str]:
+def check_rendering(stored: np.ndarray, shown: np.ndarray, valid: np.ndarray | None = None) -> list[str]:
     """Compare the stored values (H, W) with the shown gray levels (H, W) and return notes.
 
     ``valid`` is False for padding; None means that there is none.
@@ -28,11 +34,14 @@ def check_rendering(stored: np.ndarray, shown: np.ndarray, valid: np.ndarray | N
     first, last = (float(value) for value in np.percentile(before, [1, 99], method="nearest"))
     notes = []
     if high - low < MIN_LEVELS and _levels(before, first, last) > max(2 * (high - low), MIN_LEVELS):
-        notes.append(f"nearly empty: {high - low} of 256 gray levels between the 1st and 99th percentile")
+        notes.append(
+            f"{DOUBTS['nearly_empty'].beginning}{high - low} of 256 gray levels between the 1st and 99th percentile"
+        )
     for level, word in ((0, "black"), (255, "white")):
         clipped = before[after == level]
         if clipped.size > MAX_CLIPPED * before.size and _levels(clipped, clipped.min(), clipped.max()) > MIN_LEVELS:
-            notes.append(f"clipped: {100 * clipped.size / before.size:.0f} % of the pixels are {word}")
+            share = 100 * clipped.size / before.size
+            notes.append(f"{DOUBTS['clipped'].beginning}{share:.0f} % of the pixels are {word}")
     return notes
 
 
