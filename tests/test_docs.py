@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cxrflow.base import config
+from cxrflow.images import DOUBTS, REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lib" / "cxrflow"
@@ -102,6 +104,25 @@ def test_names_that_python_examples_import_exist(page):
         imports = [line for line in block.splitlines() if line.startswith(("from cxrflow", "import cxrflow"))]
         assert imports
         exec("\n".join(imports), {})
+
+
+def table_in(page: str, header: str) -> dict[str, list[str]]:
+    """The cells of each row of the table with this header line, by the first cell without its code marks."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    start = lines.index(header) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    cells = [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_every_reason_of_quarantine_is_explained():
+    assert list(table_in("ingest.md", "| reason | meaning |")) == list(REASONS)
+
+
+def test_every_kind_of_doubt_is_explained_by_the_words_of_its_notes():
+    rows = table_in("ingest.md", "| kind | the note begins with | meaning |")
+    assert list(rows) == list(DOUBTS)
+    assert all(DOUBTS[name].beginning.startswith(cells[0]) for name, cells in rows.items())
 
 
 def test_readme_is_short():

@@ -11,7 +11,6 @@ from PIL import Image
 
 from cxrflow.images import DOUBTS, find_doubts
 from cxrflow.images.checks import jpeg
-from cxrflow.images.doubts import count_doubts
 from cxrflow.images.jpeg_sampling import decode_unusual_sampling
 from image_samples import decode, encode, picture, tiff
 
@@ -106,10 +105,6 @@ def test_the_kinds_of_a_note():
     note = "first of 2 windows; clipped: 60 % of the pixels are black; nearly empty: 3 of 256 gray levels"
     assert find_doubts(note) == ["nearly_empty", "clipped"]
     assert find_doubts("") == find_doubts("first of 2 pages; 'clipped: x' is not a number") == []
-    assert count_doubts([(note, 2), ("clipped: 51 % of the pixels are white", 3), ("", 9)]) == {
-        "clipped": 5,
-        "nearly_empty": 2,
-    }
 
 
 @pytest.mark.parametrize("name", DOUBTS)

@@ -14,7 +14,7 @@ from cxrflow.base.evaluations import Evaluation
 from cxrflow.base.manifest import RUN_VERSION, Manifest, RunDirectory, read_manifest, write_json
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
-from cxrflow.images import Recipe
+from cxrflow.images import DOUBTS, Recipe
 from cxrflow.metrics.evaluation_text import rate, span
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate_scored, write_results
@@ -292,6 +292,49 @@ def test_page_of_predictions_at_another_prevalence(trained, tmp_path):
     assert "predicted Edema|Nodule · score of Edema 0.120 · 2.png" in least_certain
     for label, files in (("Edema", 3), ("Nodule", 4)):
         assert f'<tr><td>{label}</td><td class="number">{files}</td></tr>' in text
+
+
+def predictions_with(notes: list[str | None] | None, folder: Path) -> str:
+    scores = {score_column(name): 0.1 for name in FINDINGS}
+    columns = {"path": [f"/gone/{number:02}.png" for number in range(14)], "predicted_label": "Edema", **scores}
+    rows = pd.DataFrame({**columns, "reason": None} | ({} if notes is None else {"note": notes}))
+    folder.mkdir()
+    rows.to_parquet(folder / "predictions.parquet")
+    return str(folder)
+
+
+def test_page_counts_the_notes_of_predictions(trained, tmp_path):
+    notes = [f"nearly empty: {number} of 256 gray levels" for number in range(11)]
+    notes += ["first of 3 frames; clipped: 51 % of the pixels are black; nearly empty: 3 of 256 gray levels"]
+    url = predictions_with([*notes, "first of 3 frames", ""], tmp_path / "p")
+    write_report(ReportConfig(run=trained.url, predictions=url, examples=1))
+    text = page_text(trained)
+    doubts = text[text.index("Predictions of images that may be wrong") :]
+    paths = ", ".join(f"/gone/{number:02}.png" for number in range(10))
+    assert '<td>nearly_empty</td><td class="number">12</td>' in doubts and f"{paths}, ..." in doubts
+    assert '<td>clipped</td><td class="number">1</td>' in doubts and '<td class="path">/gone/11.png</td>' in doubts
+    assert DOUBTS["clipped"].advice in doubts
+    assert '<tr><td>first of 3 frames</td><td class="number">1</td></tr>' in text
+
+
+@pytest.mark.parametrize("notes", [None, [""] * 14, [None] * 14])
+def test_page_of_predictions_without_notes(notes, trained, tmp_path):
+    """An older cxrflow wrote no notes."""
+    url = predictions_with(notes, tmp_path / "p")
+    write_report(ReportConfig(run=trained.url, predictions=url, examples=1))
+    text = page_text(trained)
+    assert '<td>Edema</td><td class="number">14</td>' in text
+    assert "may be wrong</h3>" not in text and "changed or ignored" not in text
+
+
+def test_page_shows_the_doubts_of_the_training_data(trained):
+    data = json.loads(Path(trained.config).read_text())["data"]
+    data["audit"]["doubts"] = {"extra_bits": {"files": 12, "examples": ["/x/1.dcm", "/x/2.dcm"]}}
+    change(trained.config, data=data)
+    write_report(ReportConfig(run=trained.url))
+    text = page_text(trained)
+    assert '<td>extra_bits</td><td class="number">12</td>' in text and "/x/1.dcm, /x/2.dcm, ..." in text
+    assert f"Bits are set above those that the file declares, and were masked. {DOUBTS['extra_bits'].advice}" in text
 
 
 def test_evaluation_refuses_images_of_another_resize(table, trained):

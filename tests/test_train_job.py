@@ -167,6 +167,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     )
     result = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     assert (result["files"], result["scored"], result["unreadable"]) == (52, 48, 4)
+    assert (result["noted"], result["doubts"]) == (0, {})
     again = predict(
         spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p"), if_exists="overwrite")
     )
@@ -181,6 +182,7 @@ def test_evaluate_predict_and_report_follow(spark, table, phantoms, trained, tmp
     assert spark.read.parquet(str(tmp_path / "p")).count() == 52
     predictions = pd.read_parquet(tmp_path / "p").set_index("path").sort_index()
     unreadable = predictions[predictions["reason"].notna()]
+    assert unreadable["note"].isna().all() and (predictions["note"].dropna() == "").sum() == 48
     assert unreadable["predicted_label"].isna().all() and unreadable["score_SYNTHETIC_OPACITY"].isna().all()
     # Raw files and the table's pixels go through the same decoder, so the scores are the same.
     scored = pd.read_parquet(Evaluation(str(run), figures["evaluation"]).scores).set_index("path").sort_index()

@@ -59,6 +59,7 @@ def predictions(labels: list[str]) -> pa.Schema:
             *SOURCE,
             *(pa.field(score_column(label), pa.float32()) for label in labels),
             pa.field("predicted_label", pa.string()),
+            pa.field("note", pa.string()),  # as in the samples; null if the file could not be read
             pa.field("reason", pa.string()),
             pa.field("detail", pa.string()),
         ]

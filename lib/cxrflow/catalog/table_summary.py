@@ -120,7 +120,7 @@ def _warnings(manifest: Manifest, fractions: dict[str, float]) -> list[str]:
         )
     warnings += [
         f"{found['files']:,} images may be wrong ({name}): {DOUBTS[name].meaning}. Look at them: "
-        f"{', '.join(found['examples'])}{', ...' if found['files'] > len(found['examples']) else ''}. "
+        f"{', '.join(found['examples'])}{' and more' if found['files'] > len(found['examples']) else ''}. "
         f"{DOUBTS[name].advice}"
         for name, found in audit["doubts"].items()
     ]

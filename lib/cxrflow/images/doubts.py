@@ -6,7 +6,6 @@ and the report count kinds, because the texts contain numbers and so hardly two 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cxrflow.images.decode_result import SEPARATOR
@@ -70,12 +69,3 @@ def find_doubts(note: str) -> list[str]:
     """The kinds of doubt in an image's note, in the order of DOUBTS; each once."""
     parts = note.split(SEPARATOR)
     return [name for name, doubt in DOUBTS.items() if any(part.startswith(doubt.beginning) for part in parts)]
-
-
-def count_doubts(notes: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Images by kind of doubt, the most frequent kind first. ``notes``: pairs of a note and its number of images."""
-    counts = dict.fromkeys(DOUBTS, 0)
-    for note, images in notes:
-        for name in find_doubts(note):
-            counts[name] += images
-    return {name: images for name, images in sorted(counts.items(), key=lambda pair: -pair[1]) if images}

@@ -17,17 +17,30 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.predictions import has_predictions, predictions_file, with_manifest
 from cxrflow.base.schema import spark_ddl
 from cxrflow.base.shard_files import count_labels
+from cxrflow.images import DOUBTS, find_doubts
+from cxrflow.images.decode_result import SEPARATOR
 from cxrflow.metrics import Prior
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.image_folder import ImageFolder, open_folder
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.listing import LISTING, check_apart, check_images
-from cxrflow.spark.parquet_parts import MergeParts, Task, read_parts, write_parts
+from cxrflow.spark.parquet_parts import MergeParts, Task, read_parts, values_of, write_parts
 from cxrflow.spark.score_task import ScoreFiles
 from cxrflow.spark.scorer import Run, Scorer, find_prior, read_run
 from cxrflow.spark.session import cached, run_on_executor, settings
 
 log = logging.getLogger(__name__)
+
+NOTED = "noted"
+"""Stands for a note without a doubt, where rows are counted by their kinds of doubt."""
+
+
+def _kinds(table: pa.Table) -> list[str | None]:
+    """The kinds of doubt of each row, joined by a separator; NOTED for another note, None for no note."""
+    return [(SEPARATOR.join(find_doubts(note)) or NOTED) if note else None for note in table["note"].to_pylist()]
+
+
+COUNTED = {"predicted_label": values_of("predicted_label"), "reason": values_of("reason"), "kinds": _kinds}
 
 
 def check_predict(config: PredictConfig) -> Run:
@@ -61,9 +74,10 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
 
     Writes ``schema.predictions``, one row per file: the scores and the predicted label, or the reason why the file
     could not be read. They appear at once, as one Parquet file: a run that dies earlier leaves the older predictions,
-    or none. Returns files, skipped (hidden), scored, unreadable, reasons, predicted (images by predicted
-    label), threshold, prevalence (that the scores were re-weighted for), predictions (URL) and seconds. Raises
-    UserError for bad input and RuntimeError if the number of rows differs from the number of files.
+    or none. Returns files, skipped (hidden), scored, unreadable, reasons, noted (scored files with a note), doubts
+    (files by kind of ``images.DOUBTS``), predicted (images by predicted label), threshold, prevalence (that the scores
+    were re-weighted for), predictions (URL) and seconds. Raises UserError
+    for bad input and RuntimeError if the number of rows differs from the number of files.
     """
     started = time.monotonic()
     share_credentials(spark)
@@ -79,6 +93,8 @@ def predict(spark: SparkSession, config: PredictConfig) -> dict:
         run_on_executor(spark, MergeParts(sorted({row["file"] for row in written}), merged, columns))
         held.check()
         storage.move(merged, predictions_file(config.predictions))
+    for line in _warnings(counts["doubts"], config.predictions):
+        log.warning("%s", line)
     return {
         "files": files,
         "skipped": skipped,
@@ -128,8 +144,8 @@ def _list(spark: SparkSession, folder: ImageFolder, staging: str) -> DataFrame:
 
 
 def _write(frame: DataFrame, staging: str, columns: pa.Schema, task: Task = iter) -> list[Row]:
-    """Apply the task and write its rows below ``staging``; returns the number of rows by file, label and reason."""
-    return write_parts(frame, staging, columns, task, ("predicted_label", "reason")).collect()
+    """Apply the task and write its rows below ``staging``; returns the number of rows by file and COUNTED."""
+    return write_parts(frame, staging, columns, task, COUNTED).collect()
 
 
 def _write_unread(
@@ -148,7 +164,12 @@ def _write_unread(
 def _count_predictions(written: list[Row], run: Run) -> dict:
     predicted: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    noted = 0
     for row in written:
+        if row["kinds"]:
+            noted += row["rows"]
+            kinds.update(dict.fromkeys(row["kinds"].split(SEPARATOR), row["rows"]))
         if row["reason"] is None:
             predicted[row["predicted_label"]] += row["rows"]
         else:
@@ -157,5 +178,15 @@ def _count_predictions(written: list[Row], run: Run) -> dict:
         "scored": predicted.total(),
         "unreadable": reasons.total(),
         "reasons": dict(sorted(reasons.items())),
+        "noted": noted,
+        "doubts": {kind: files for kind, files in kinds.most_common() if kind in DOUBTS},
         "predicted": dict(sorted(count_labels(predicted, run.task)["labels"].items())),
     }
+
+
+def _warnings(doubts: dict[str, int], predictions: str) -> list[str]:
+    return [
+        f"{files:,} images may be wrong ({kind}), and so may their scores: {DOUBTS[kind].meaning}. Look at them: the "
+        f"column note of {predictions} names them. {DOUBTS[kind].advice}"
+        for kind, files in doubts.items()
+    ]

@@ -18,7 +18,7 @@ from cxrflow.base.predictions import NAME as PREDICTIONS
 from cxrflow.base.predictions import has_predictions, read_predictions
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.base.shard_files import count_labels
-from cxrflow.images import DOUBTS, Recipe
+from cxrflow.images import DOUBTS, Recipe, find_doubts
 from cxrflow.metrics import Threshold
 from cxrflow.metrics.evaluation_text import rate, span, warnings
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
@@ -26,6 +26,8 @@ from cxrflow.report import draw, gallery
 from cxrflow.report.gradcam import Heatmaps, compute_heatmaps
 
 log = logging.getLogger(__name__)
+
+SHOWN_NOTES = SHOWN_PATHS = 10
 
 
 def write_report(config: ReportConfig) -> dict:
@@ -137,13 +139,25 @@ def _read_predictions(url: str, labels: list[str]) -> pd.DataFrame:
     return predictions
 
 
-def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict[str, int]]:
-    """Numbers of files: ``predicted`` by label (a file may have several findings), ``unreadable`` by reason."""
+def _summary(predictions: pd.DataFrame, task: str) -> dict[str, dict]:
+    """Numbers of files: ``predicted`` by label (a file may have several findings), ``unreadable`` by reason, ``notes``
+    by the text of the most frequent other notes, and ``doubts`` by kind with ``files`` and ``examples`` (paths)."""
     predicted = predictions["predicted_label"].dropna().value_counts().to_dict()
-    return {
+    found = {
         "predicted": count_labels(predicted, task)["labels"],
         "unreadable": predictions["reason"].dropna().value_counts().to_dict(),
+        "notes": {},
+        "doubts": {},
     }
+    if "note" not in predictions:  # an older cxrflow wrote them
+        return found
+    noted = predictions[predictions["note"].fillna("") != ""]
+    kinds = noted["note"].map(find_doubts)
+    found["notes"] = noted["note"][kinds.str.len() == 0].value_counts().head(SHOWN_NOTES).to_dict()
+    by_kind = noted.assign(kind=kinds).explode("kind").dropna(subset="kind").groupby("kind")["path"]
+    for kind, paths in sorted(by_kind, key=lambda pair: -len(pair[1])):
+        found["doubts"][kind] = {"files": len(paths), "examples": sorted(paths)[:SHOWN_PATHS]}
+    return found
 
 
 def _template() -> Template:

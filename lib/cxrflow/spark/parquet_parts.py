@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,26 +21,38 @@ from cxrflow.base import storage
 from cxrflow.base.schema import spark_ddl
 
 Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Key = Callable[[pa.Table], list[str | None]]
+"""Returns a text or None for each row."""
 
 BATCH_ROWS = 10_000
 GROUP_ROWS = 100_000
 """Most rows of a row group of a merged file."""
 
 
+def values_of(column: str) -> Key:
+    """The values of a text column, to count them."""
+    return partial(_values, column)
+
+
+def _values(column: str, table: pa.Table) -> list[str | None]:
+    return table[column].to_pylist()
+
+
 def write_parts(
-    frame: DataFrame, folder: str, schema: pa.Schema, task: Task = iter, counted: tuple[str, ...] = ()
+    frame: DataFrame, folder: str, schema: pa.Schema, task: Task = iter, counted: Mapping[str, Key] | None = None
 ) -> DataFrame:
     """Apply ``task`` to each partition and write the result as a Parquet file of ``schema`` below ``folder``.
 
     Columns of ``schema`` that the result lacks are null. The files are written when the returned frame is evaluated.
-    Its rows are: file (URL), the text columns ``counted``, and rows (the number of rows with these values).
+    Its rows are: file (URL), a text column for each of ``counted``, and rows (the number of rows with these values).
     """
+    counted = counted or {}
     columns = [
         pa.field("file", pa.string()),
         *(pa.field(name, pa.string()) for name in counted),
         pa.field("rows", pa.int64()),
     ]
-    writer = _PartWriter(folder, schema, task, counted, pa.schema(columns))
+    writer = _PartWriter(folder, schema, task, dict(counted), pa.schema(columns))
     return frame.mapInArrow(writer, spark_ddl(writer.result))
 
 
@@ -81,7 +94,7 @@ class _PartWriter:
     folder: str
     schema: pa.Schema
     task: Task
-    counted: tuple[str, ...]
+    counted: dict[str, Key]
     result: pa.Schema
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -90,12 +103,12 @@ class _PartWriter:
         if first is None:  # an empty partition
             return
         url = storage.join(self.folder, f"{uuid.uuid4().hex}.parquet")
-        counts: Counter[tuple[str, ...]] = Counter()
+        counts: Counter[tuple[str | None, ...]] = Counter()
         with storage.open_file(url, "wb") as file, pq.ParquetWriter(file, self.schema) as writer:
             for table in itertools.chain([first], tables):
                 writer.write_table(table)
                 if self.counted:
-                    counts.update(zip(*(table[name].to_pylist() for name in self.counted), strict=True))
+                    counts.update(zip(*(key(table) for key in self.counted.values()), strict=True))
                 else:
                     counts[()] += table.num_rows
         rows = [[url, *values, count] for values, count in counts.items()]

@@ -43,6 +43,7 @@ class ScoreFiles:
             if isinstance(decoded, DecodeError):
                 row |= {"reason": decoded.reason, "detail": decoded.detail}
             else:
+                row["note"] = decoded.note
                 pixels.append(decoded.pixels.copy())
             rows.append(row)
             if len(rows) == BATCH:
