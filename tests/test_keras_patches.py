@@ -106,10 +106,10 @@ TENSORFLOW = """
 import json, sys
 import keras
 import numpy as np
-from cxrflow.training.keras_patches import prepare_torch_process, refresh_derived_state, with_torch_layers
+from cxrflow.training.keras_patches import hide_tensorflow, refresh_derived_state, with_torch_layers
 
 model = keras.Sequential([keras.layers.ReLU()])
-prepare_torch_process()
+hide_tensorflow()
 layer = keras.layers.Normalization(axis=-1)
 layer.build((None, 1))
 layer.set_weights([np.array([2.0]), np.array([4.0]), np.array(1)])
@@ -142,12 +142,12 @@ OWN_PROCESS = """
 import json, sys
 from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.worker import Worker
-from cxrflow.training.keras_patches import prepare_torch_process, with_torch_layers
+from cxrflow.training.keras_patches import hide_tensorflow, with_torch_layers
 from cxrflow.training.models import build_model
 from cxrflow.training.optimizer import build_optimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 
-prepare_torch_process()
+hide_tensorflow()
 model = build_model("plain", 2, (16, 16))
 with_torch_layers(model)
 model.save(sys.argv[1])

@@ -12,6 +12,7 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from cxrflow.base.config import TrainConfig
+from cxrflow.base.framework_process import prepare_process
 from cxrflow.distributed.agent import Agent, MonitorEndpoint
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.worker import MonitoredWorker, Tensor, Worker
@@ -75,8 +76,7 @@ def worker_main(
 ) -> dict:
     """Run in each worker's process: call ``function(config, worker)`` with ``threads`` CPU threads."""
     with Agent(monitor, _rank()) as agent:
-        # Set before TensorFlow is imported: a worker uses the cores of its task slot and no more.
-        os.environ.update(KERAS_BACKEND="tensorflow", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
+        prepare_process("tensorflow", threads)  # a worker uses the cores of its task slot and no more
         import horovod.tensorflow as hvd
         import tensorflow as tf
 

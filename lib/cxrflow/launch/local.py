@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from cxrflow.base.config import TrainConfig
+from cxrflow.base.framework_process import prepare_process
 from cxrflow.distributed import signals
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.worker import Worker
@@ -37,7 +38,9 @@ def launch(
     ``record`` receives the worker's events. ``check`` is called before each checkpoint, and an exception from it ends
     the training. Raises Stopped after Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
-    pin(os.environ.setdefault("KERAS_BACKEND", "tensorflow"), config.device, 0)
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    prepare_process(backend, threads=os.cpu_count() or 1)
+    pin(backend, config.device, 0)
     with signals.catch_stop_signals():
         result = function(config, LocalWorker(record, check))
         if result.get("stopped"):

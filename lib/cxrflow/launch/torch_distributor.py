@@ -14,6 +14,7 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from cxrflow.base.config import TrainConfig
+from cxrflow.base.framework_process import prepare_process
 from cxrflow.distributed.agent import Agent, MonitorEndpoint
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.netif import interface_towards
@@ -53,8 +54,7 @@ def worker_main(
 ) -> dict:
     """Run in each worker's process: call ``function(config, worker)`` with ``threads`` CPU threads."""
     with Agent(monitor, int(os.environ["RANK"])) as agent:
-        # Set before Keras and torch are imported: a worker uses the cores of its task slot and no more.
-        os.environ.update(KERAS_BACKEND="torch", OMP_NUM_THREADS=str(threads), TF_CPP_MIN_LOG_LEVEL="2")
+        prepare_process("torch", threads)  # a worker uses the cores of its task slot and no more
         import torch
         import torch.distributed as dist
 
@@ -64,9 +64,9 @@ def worker_main(
             os.environ["GLOO_SOCKET_IFNAME"] = name
         gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # NumPy arrays are exchanged on CPUs
-        from cxrflow.training.keras_patches import prepare_torch_process
+        from cxrflow.training.keras_patches import hide_tensorflow
 
-        prepare_torch_process()
+        hide_tensorflow()
         try:
             result = function(config, TorchWorker(agent))
             # While a process exits, torch's threads sometimes outlive their owners and abort it, although training is

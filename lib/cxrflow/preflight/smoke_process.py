@@ -13,6 +13,7 @@ import tempfile
 from contextlib import suppress
 
 from cxrflow.base.executor_process import python_path
+from cxrflow.base.framework_process import framework_environment
 
 SECONDS = 120.0
 """Time limit. Loading a framework from a slow network file system takes long."""
@@ -34,9 +35,7 @@ class SmokeProcess:
         # Set before a framework loads, so that it uses only the cores of the worker's slot.
         environment = {
             **os.environ,
-            "KERAS_BACKEND": backend,
-            "OMP_NUM_THREADS": str(threads),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
+            **framework_environment(backend, threads),
             "PYTHONPATH": python_path(),
             **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}),
         }

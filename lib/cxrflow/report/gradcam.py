@@ -19,10 +19,10 @@ import numpy as np
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.executor_process import python_path
+from cxrflow.base.framework_process import framework_environment, keep_freed_memory
 from cxrflow.base.keras_settings import installed_backend, set_own_settings
 
 NETWORK, LOGITS = "network", "calibration"
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def compute_heatmaps(
         # The process imports cxrflow from where this one did, which may be an archive from Spark.
         environment = {
             **os.environ,
-            **_ONE_THREAD,
-            "KERAS_BACKEND": backend,
+            **framework_environment(backend, threads=1),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONPATH": python_path(),
         }
@@ -77,6 +76,7 @@ def compute_heatmaps(
 def _main(model_path: str, input_path: str, output_path: str) -> None:
     import keras
 
+    keep_freed_memory()
     set_own_settings()
     model = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     layer = _feature_layer(model)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import os
 import tempfile
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from cxrflow.base import storage
 from cxrflow.base.config import parse_prevalence
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_predicted, to_states
+from cxrflow.base.framework_process import prepare_process
 from cxrflow.base.keras_settings import installed_backend, set_own_settings
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.images import Recipe
@@ -146,15 +146,13 @@ def _load(content: bytes, backend: str):
     """The Keras model; each process loads it once."""
     key = hashlib.sha256(content).hexdigest()
     if key not in _loaded:
-        # Frameworks read these on import. Each Spark task has one core, so more threads would take other tasks' cores.
-        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ[name] = "1"
-        os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="2")
+        prepare_process(backend, threads=1)  # each Spark task has one core; more threads would take other tasks' cores
         import keras
 
         set_own_settings()
-        from cxrflow.training.keras_patches import with_torch_layers
+        from cxrflow.training.keras_patches import hide_tensorflow, with_torch_layers
 
+        hide_tensorflow()
         with tempfile.NamedTemporaryFile(suffix=".keras") as file:
             file.write(content)
             file.flush()

@@ -7,7 +7,6 @@ were measured are Keras 3.15.1 and torch 2.13.0; docs/benchmarks has the gains i
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,45 +183,20 @@ def _pad(x, layer, dilation: tuple[int, int], mode: str):
     return torch.nn.functional.pad(x, [*width, *height], mode), 0
 
 
-# 2. A process that only trains with torch (torch backend, Keras <= 3.15, glibc).
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of mallopt(3), from malloc.h."""
-LARGEST_INT = 2**31 - 1
+# 2. A process that computes with torch loads no TensorFlow (torch backend, Keras <= 3.15).
 
 
-def prepare_torch_process() -> None:
-    """Speed up this process for training with torch. Call it only in a process that does nothing else.
-
-    Does nothing on other backends.
-    """
-    if keras.backend.backend() == "torch":
-        _keep_freed_memory()
-        _hide_tensorflow()
-
-
-def _hide_tensorflow() -> None:
-    """Make Keras treat TensorFlow as not installed.
+def hide_tensorflow() -> None:
+    """Make Keras treat TensorFlow as not installed if its backend is torch.
 
     Otherwise Keras imports an installed TensorFlow only to test whether an object is one of TensorFlow's. This takes
     two seconds and some hundred megabytes. https://github.com/keras-team/keras/issues/18455 (closed, still so in 3.15).
+    Call it only in a process that does nothing else.
     """
-    from keras.src.utils import module_utils
+    if keras.backend.backend() == "torch":
+        from keras.src.utils import module_utils
 
-    module_utils.tensorflow._available = False
-
-
-def _keep_freed_memory() -> None:
-    """Make the C library keep the memory that this process frees.
-
-    torch allocates the buffers of every step anew. glibc gives large ones back to the kernel each time, and the page
-    faults took a twentieth of a step. TensorFlow has an allocator of its own. torch has discussed one:
-    https://github.com/pytorch/pytorch/pull/55675.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc only
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+        module_utils.tensorflow._available = False
 
 
 # 3. An optimizer that averages gradients over the workers (all Keras 3 versions, Horovod 0.28.1).

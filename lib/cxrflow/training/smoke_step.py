@@ -17,6 +17,7 @@ import time
 from contextlib import closing
 
 from cxrflow.base.config import TrainConfig
+from cxrflow.base.framework_process import keep_freed_memory
 from cxrflow.distributed.device import pin
 
 BATCH = 2
@@ -125,9 +126,10 @@ def main() -> None:
     config = TrainConfig(**request["config"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     gpus = load_framework(config.launcher, request["threads"], config.device)
-    from cxrflow.training.keras_patches import prepare_torch_process
+    from cxrflow.training.keras_patches import hide_tensorflow
 
-    prepare_torch_process()
+    hide_tensorflow()
+    keep_freed_memory()
     print(json.dumps({**run_step(config), "gpus": gpus, "own_seconds": time.monotonic() - started}), flush=True)
     # Skip the frameworks' own clean-up: it takes time, or aborts the process.
     sys.stderr.flush()
