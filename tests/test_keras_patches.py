@@ -169,7 +169,8 @@ import numpy as np
 import torch
 from keras import layers
 from torch.utils._python_dispatch import TorchDispatchMode
-from cxrflow.training.keras_patches import TORCH_LAYERS, _keep_freed_memory
+from cxrflow.base.framework_process import keep_freed_memory
+from cxrflow.training.keras_patches import TORCH_LAYERS
 
 class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -236,7 +237,7 @@ except (ValueError, NotImplementedError) as error:
 keras.utils.set_random_seed(0)
 found["weights"] = keras.ops.convert_to_numpy(keras.initializers.GlorotUniform()((4, 4))).ravel().tolist()
 found["faults"] = {"glibc": page_faults()}
-_keep_freed_memory()
+keep_freed_memory()
 found["faults"]["kept"] = page_faults()
 model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
 model.save(sys.argv[1])
