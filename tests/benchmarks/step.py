@@ -183,9 +183,7 @@ def main() -> None:
         for case, found in turns.items()
     }
     peak = {isa: statistics.median(found) for isa, found in rates.items()}
-    say(
-        "| px | instructions | backend | set-up | train | system | faults | share of peak | score | peak MB |"
-    )
+    say("| px | instructions | backend | set-up | train | system | faults | share of peak | score | peak MB |")
     say("| ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     shares = {}
     for (size, isa, backend, set_up), found in middle.items():
