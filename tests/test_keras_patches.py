@@ -140,6 +140,11 @@ def test_needed_normalization_keeps_old_copies_after_set_weights(on_tensorflow):
 
 OWN_PROCESS = """
 import json, sys
+from cxrflow.base.keras_import import NOT_NEEDED, import_keras
+
+import_keras()
+hidden = [name for name in NOT_NEEDED if name in sys.modules]
+import pandas  # can be imported later
 from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.worker import Worker
 from cxrflow.training.keras_patches import hide_tensorflow, with_torch_layers
@@ -153,12 +158,16 @@ with_torch_layers(model)
 model.save(sys.argv[1])
 optimizer = build_optimizer(TrainConfig(table="t", run="r"), Worker(), 1)
 parallel = isinstance(optimizer, TorchParallelOptimizer)
-print(json.dumps({"tensorflow": "tensorflow" in sys.modules, "parallel": parallel}))
+print(json.dumps({"imported": hidden, "tensorflow": "tensorflow" in sys.modules, "parallel": parallel}))
 """
 
 
 def test_a_prepared_process_loads_no_tensorflow_and_updates_all_weights_at_once(tmp_path):
-    assert run(OWN_PROCESS, tmp_path / "model.keras") == {"tensorflow": False, "parallel": True}
+    assert run(OWN_PROCESS, tmp_path / "model.keras") == {
+        "imported": [],
+        "tensorflow": False,
+        "parallel": True,
+    }
 
 
 # The behaviour of the installed Keras and torch, without our changes.
@@ -212,6 +221,7 @@ def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 found = {"tensorflow": ["tensorflow" in sys.modules]}
+found["not needed"] = [name for name in ("pandas", "sklearn") if name in sys.modules]
 options = {
     layers.Conv2D: {"filters": 4, "kernel_size": 3},
     layers.MaxPooling2D: {},
@@ -278,6 +288,10 @@ def test_needed_initial_weights_differ_by_backend(stock, on_tensorflow):
 
 def test_needed_torch_gets_large_buffers_from_the_kernel_each_time(stock):
     assert stock["faults"]["glibc"] > 10 * max(1, stock["faults"]["kept"])
+
+
+def test_needed_keras_imports_packages_that_it_only_looks_for(stock):
+    assert stock["not needed"] == ["pandas", "sklearn"]
 
 
 def test_needed_keras_loads_tensorflow_on_torch(stock):

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.framework_process import prepare_process
+from cxrflow.base.keras_import import import_keras
 from cxrflow.distributed.agent import Agent, MonitorEndpoint
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.worker import MonitoredWorker, Tensor, Worker
@@ -77,6 +78,7 @@ def worker_main(
     """Run in each worker's process: call ``function(config, worker)`` with ``threads`` CPU threads."""
     with Agent(monitor, _rank()) as agent:
         prepare_process("tensorflow", threads)  # a worker uses the cores of its task slot and no more
+        import_keras()  # horovod.tensorflow imports Keras
         import horovod.tensorflow as hvd
         import tensorflow as tf
 

@@ -12,6 +12,7 @@ from cxrflow.base import lease, storage
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.generations import reading
+from cxrflow.base.keras_import import import_keras
 from cxrflow.base.manifest import Manifest, RunDirectory, read_generation, read_manifest
 from cxrflow.catalog.delta_log import check_unchanged
 from cxrflow.launch import find_launcher
@@ -277,6 +278,7 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
 
 def _fit(config: TrainConfig, worker: Worker, job: str) -> dict[str, Any]:
     # Only the worker loads Keras, after the launcher has set the backend.
+    import_keras()
     from cxrflow.training.fit import fit
 
     return fit(config, worker, job)

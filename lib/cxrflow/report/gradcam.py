@@ -20,6 +20,7 @@ from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.executor_process import python_path
 from cxrflow.base.framework_process import framework_environment, keep_freed_memory
+from cxrflow.base.keras_import import import_keras
 from cxrflow.base.keras_settings import installed_backend, set_own_settings
 
 NETWORK, LOGITS = "network", "calibration"
@@ -74,6 +75,7 @@ def compute_heatmaps(
 
 
 def _main(model_path: str, input_path: str, output_path: str) -> None:
+    import_keras()
     import keras
 
     keep_freed_memory()

@@ -20,6 +20,7 @@ from cxrflow.base.config import parse_prevalence
 from cxrflow.base.errors import UserError
 from cxrflow.base.findings import from_predicted, to_states
 from cxrflow.base.framework_process import prepare_process
+from cxrflow.base.keras_import import import_keras
 from cxrflow.base.keras_settings import installed_backend, set_own_settings
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.images import Recipe
@@ -147,6 +148,7 @@ def _load(content: bytes, backend: str):
     key = hashlib.sha256(content).hexdigest()
     if key not in _loaded:
         prepare_process(backend, threads=1)  # each Spark task has one core; more threads would take other tasks' cores
+        import_keras()
         import keras
 
         set_own_settings()

@@ -18,6 +18,7 @@ from contextlib import closing
 
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.framework_process import keep_freed_memory
+from cxrflow.base.keras_import import import_keras
 from cxrflow.distributed.device import pin
 
 BATCH = 2
@@ -89,6 +90,7 @@ def load_framework(launcher: str, threads: int, device: str) -> int:
     Returns the number of GPUs that a worker sees, 0 if it uses none. Raises whatever prevents loading: a Horovod that
     was built for another TensorFlow fails only here.
     """
+    import_keras()
     if launcher in ("horovod", "horovodrunner"):
         import horovod.tensorflow as hvd
 
