@@ -380,7 +380,7 @@ def test_a_name_of_something_else_is_refused(name, words):
 
 def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="opencv-python-headless, found none; run pip install"):
+    with pytest.raises(UserError, match="opencv-python-headless, found none; pip install"):
         find_policy("standard")
     assert find_policy("none") == Policy()
 

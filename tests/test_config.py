@@ -9,8 +9,9 @@ from cxrflow.base import config
 from cxrflow.base.config.option_checks import flag, groups_of
 from cxrflow.base.errors import UserError
 from cxrflow.launch import LAUNCHERS
-from cxrflow.pipeline.cli import field_docs, metavar, parse
 from cxrflow.pipeline.commands import COMMANDS
+from cxrflow.pipeline.flag_help import field_docs
+from cxrflow.pipeline.flag_parser import metavar, parse_flags
 
 PINNED = Path(__file__).with_name("command_line.txt")
 
@@ -50,12 +51,16 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize("arguments", [["--table", "t", "--run", "r", "--batch-size", "8", "--if-exists", "overwrite"]])
 def test_flags_and_fields_are_the_same(arguments):
     expected = config.TrainConfig(table="t", run="r", batch_size=8, if_exists="overwrite")
-    assert tyro.cli(config.TrainConfig, args=arguments) == parse("train", arguments) == expected
+    assert (
+        tyro.cli(config.TrainConfig, args=arguments)
+        == parse_flags("cxrflow train", config.TrainConfig, arguments)
+        == expected
+    )
 
 
 def test_a_wrong_choice_lists_the_choices():
     with pytest.raises(UserError, match="--device: expected one of auto, cpu, gpu; got 'tpu'"):
-        parse("train", ["--table", "t", "--run", "r", "--device", "tpu"])
+        parse_flags("cxrflow train", config.TrainConfig, ["--table", "t", "--run", "r", "--device", "tpu"])
 
 
 def test_split_fractions():

@@ -286,5 +286,5 @@ def test_a_workers_error_ends_the_launch_with_its_message(spark, launcher):
 
 
 def test_without_horovod_runner_the_error_names_the_runtimes_that_have_it():
-    with pytest.raises(UserError, match=r"sparkdl is not installed; it comes with Databricks Runtime .* 15.4 LTS ML"):
+    with pytest.raises(UserError, match=r"the package sparkdl, found none; it comes with Databricks .* 15.4 LTS ML"):
         find_launcher("horovodrunner")

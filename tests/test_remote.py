@@ -276,7 +276,7 @@ def test_a_job_without_credentials_asks_for_them(server, remote_table):
         AWS_CONFIG_FILE=os.devnull,
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: expected credentials for S3")
+    assert done.returncode == 2 and done.stderr.startswith("error: S3: expected credentials, found none")
 
 
 def test_a_url_with_a_secret_is_refused_without_repeating_it():

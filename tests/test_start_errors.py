@@ -112,8 +112,18 @@ def test_a_missing_backend_is_replaced_by_the_other(monkeypatch):
     present.remove("torch")
     assert installed_backend("torch") == "tensorflow"
     present.clear()
-    with pytest.raises(UserError, match="expected tensorflow or torch .* install torch, with which"):
+    with pytest.raises(
+        UserError, match=r'expected the package tensorflow-cpu or torch .* pip install "cxrflow\[torch\]", with which'
+    ):
         installed_backend("torch")
+
+
+def test_a_package_that_executors_lack_is_one_sentence():
+    text = "PythonException: Traceback:\n  import keras\nModuleNotFoundError: No module named 'keras.layers'\n\tat org"
+    assert explain_task_failure(text) == (
+        'executors: expected the package keras, found none; pip install "cxrflow[train]" there'
+    )
+    assert explain_task_failure(text.replace("keras.", "mine.")) is None
 
 
 def test_names_that_the_locale_cannot_show(monkeypatch):

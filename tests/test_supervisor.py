@@ -16,10 +16,8 @@ from cxrflow.launch.supervisor import (
     find_early_failure,
     is_same_failure,
     raise_own_failure,
-    read_timeouts,
     supervise,
 )
-from cxrflow.spark.session import settings
 from cxrflow.training.epoch_plan import EpochPlan
 
 SECONDS = 60
@@ -195,19 +193,3 @@ def test_a_process_that_ends_at_the_same_place_before_its_first_step_ends_the_tr
     with pytest.raises(JobError, match=r"worker 1 .* was lost in start: .*; the attempt before ended in the same way"):
         run(spark, config, die)
     assert (run_folder / "launches").read_text().count("1") == 2
-
-
-@pytest.mark.spark
-def test_timeouts_are_read_from_sparks_configuration(spark):
-    assert read_timeouts(spark) == Timeouts()
-    with settings(spark, {"spark.cxrflow.slots_seconds": 7, "spark.cxrflow.agent_silence_seconds": "25.5"}):
-        assert read_timeouts(spark) == Timeouts(slots_seconds=7.0, agent_silence_seconds=25.5)
-    for wrong, message in (
-        ({"slots_seconds": "soon"}, "slots_seconds: expected a number of seconds, got 'soon'"),
-        ({"agent_silence_seconds": 10}, "driver_silence_seconds: expected less than agent_silence_seconds"),
-    ):
-        with (
-            settings(spark, {f"spark.cxrflow.{name}": value for name, value in wrong.items()}),
-            pytest.raises(UserError, match=rf"--conf spark\.cxrflow\.{message}"),
-        ):
-            read_timeouts(spark)

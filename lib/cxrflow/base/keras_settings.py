@@ -31,8 +31,8 @@ def installed_backend(trained_with: str) -> str:
         if importlib.util.find_spec(backend) is not None:
             return backend
     raise UserError(
-        f"--run: expected {' or '.join(BACKENDS)} to score a model with, found neither on this machine; install "
-        f"{trained_with}, with which the run was trained"
+        f"--run: expected the package tensorflow-cpu or torch on this machine, found neither; pip install "
+        f'"cxrflow[{trained_with}]", with which the run was trained'
     )
 
 

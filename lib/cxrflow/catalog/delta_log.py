@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import require_modules
 from cxrflow.base.manifest import Manifest
 from cxrflow.base.schema import SAMPLES
 
@@ -28,12 +29,7 @@ def is_delta(table: str) -> bool:
 
 def check_delta() -> None:
     """Raise UserError if the package deltalake is not installed."""
-    try:
-        import deltalake  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--delta: expected the package deltalake, found none; run pip install 'cxrflow[delta]'"
-        ) from None
+    require_modules("--delta", "deltalake")
 
 
 def write_version(table: str, manifest: Manifest) -> int:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import require_modules
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -47,12 +49,12 @@ class Launcher:
     module: str
     launch_class: str | None
     """Name of the launch class in ``module``; None for the local launcher, which runs in the driver's process."""
-    requires: str
-    """Module that must be installed."""
-    install: str
-    """What to do if it is missing."""
+    requires: tuple[str, ...]
+    """Modules that must be installed, beside the backend."""
     backend: str
     """Keras' backend on its workers."""
+    advice: str = ""
+    """What to do if a module of no extra is missing, or one that pip alone does not build."""
 
     def load(self) -> type[Launch]:
         """The launch class. Raises ValueError for the local launcher."""
@@ -69,37 +71,36 @@ def load_packages(*names: str) -> None:
 
 
 LAUNCHERS = {
-    "local": Launcher("cxrflow.launch.local", None, "keras", "pip install cxrflow[train,tensorflow]", "tensorflow"),
+    "local": Launcher("cxrflow.launch.local", None, ("keras",), "tensorflow"),
     "horovod": Launcher(
         "cxrflow.launch.horovod",
         "HorovodLaunch",
-        "horovod",
-        "install a C++ compiler and run make setup again, or use --launcher torch",
+        ("pyspark", "keras", "horovod"),
         "tensorflow",
+        "install a C++ compiler and run make setup again, or use --launcher torch",
     ),
     "horovodrunner": Launcher(
         "cxrflow.launch.horovodrunner",
         "HorovodRunnerLaunch",
-        "sparkdl",
-        "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere "
-        "else; use --launcher horovod, or torch on later runtimes",
+        ("pyspark", "keras", "sparkdl"),
         "tensorflow",
+        "it comes with Databricks Runtime for Machine Learning up to 15.4 LTS ML, and from nowhere else; use "
+        "--launcher horovod, or torch on later runtimes",
     ),
-    "torch": Launcher(
-        "cxrflow.launch.torch_distributor",
-        "TorchLaunch",
-        "torch",
-        "pip install torch, or use --launcher horovod",
-        "torch",
-    ),
+    "torch": Launcher("cxrflow.launch.torch_distributor", "TorchLaunch", ("pyspark", "keras"), "torch"),
 }
 
 
 def find_launcher(name: str) -> Launcher:
-    """The launcher of that name. Raises UserError for an unknown name, or if its package is missing."""
+    """The launcher of that name. Raises UserError for an unknown name, or if a package is missing on the driver."""
     if name not in LAUNCHERS:
         raise UserError(f"--launcher: expected one of {', '.join(LAUNCHERS)}; got {name!r}")
-    launcher = LAUNCHERS[name]
-    if importlib.util.find_spec(launcher.requires) is None:
-        raise UserError(f"--launcher {name}: the package {launcher.requires} is not installed; {launcher.install}")
+    launcher, subject = LAUNCHERS[name], f"--launcher {name}"
+    backend = os.environ.get("KERAS_BACKEND", launcher.backend) if name == "local" else launcher.backend
+    for module in (*launcher.requires, backend):
+        if importlib.util.find_spec(module) is not None:
+            continue
+        if module in ("horovod", "sparkdl"):
+            raise UserError(f"{subject}: expected the package {module}, found none; {launcher.advice}")
+        require_modules(subject, module)
     return launcher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 import time
@@ -18,12 +17,12 @@ from cxrflow.distributed.timeouts import Timeouts
 from cxrflow.distributed.worker import Worker
 from cxrflow.launch import Launch, find_launcher
 from cxrflow.launch.monitor import Loss, Monitor, WorkerState
+from cxrflow.spark.own_settings import read_timeouts
 from cxrflow.spark.session import exclude_host_of, wait_for_slots
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-CONF_PREFIX = "spark.cxrflow."
 
 WorkerMain = Callable[[TrainConfig, Worker], dict]
 
@@ -99,24 +98,6 @@ def supervise(
                 if not reasons:
                     raise
                 raise Stopped(stopped.signum, f"{stopped}. Before that, {reasons[-1]}") from None
-
-
-def read_timeouts(spark: SparkSession) -> Timeouts:
-    """The default timeouts, with those that ``--conf spark.cxrflow.NAME=SECONDS`` changes. Raises UserError for bad
-    values."""
-    values = {}
-    for known in dataclasses.fields(Timeouts):
-        text = spark.conf.get(CONF_PREFIX + known.name, None)
-        if text is None:
-            continue
-        try:
-            values[known.name] = float(text)
-        except ValueError:
-            raise UserError(f"--conf {CONF_PREFIX}{known.name}: expected a number of seconds, got {text!r}") from None
-    try:
-        return Timeouts(**values)
-    except ValueError as error:
-        raise UserError(f"--conf {CONF_PREFIX}{error}") from None
 
 
 def _wait_for_restart_slots(

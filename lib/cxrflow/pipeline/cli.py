@@ -1,28 +1,24 @@
-"""The command ``cxrflow``: flags from a configuration, errors in one sentence, one JSON line at the end."""
+"""The command ``cxrflow``: errors in one sentence, one JSON line at the end."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import itertools
 import json
 import logging
 import os
 import signal
 import sys
-import textwrap
 import traceback
-import types
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from cxrflow import __version__
 from cxrflow.base import console
-from cxrflow.base.config import Options
-from cxrflow.base.config.option_checks import groups_of
 from cxrflow.base.errors import JobError, Stopped, UserError
+from cxrflow.base.extras import missing_package
+from cxrflow.base.nearest_name import nearest_name
 from cxrflow.pipeline.commands import COMMANDS
+from cxrflow.pipeline.flag_help import print_help
+from cxrflow.pipeline.flag_parser import parse_flags
 
 
 def main() -> None:
@@ -35,9 +31,9 @@ def main() -> None:
     elif name == "--version":
         print(f"cxrflow {__version__}")
     else:
-        print(
-            f"error: cxrflow: expected one of {', '.join(COMMANDS)}; got {name!r}; see cxrflow --help", file=sys.stderr
-        )
+        close = nearest_name(name, list(COMMANDS))
+        advice = f"use cxrflow {close}, or see cxrflow --help" if close else "see cxrflow --help"
+        print(f"error: cxrflow: expected one of {', '.join(COMMANDS)}; got {name!r}; {advice}", file=sys.stderr)
         sys.exit(UserError.exit_status)
 
 
@@ -64,12 +60,16 @@ def run_job(name: str, arguments: Sequence[str] | None = None) -> None:
     copies that to standard output, ahead of the JSON line. Exit status: 0 on success, 2 for bad input (one sentence, no
     stack trace), 130 after Ctrl-C, 143 after SIGTERM, and otherwise 1 with Python's stack trace but not Java's.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(words):
+        print_help(name, COMMANDS[name])
+        return
     console.erase_bar_before_lines()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("cxrflow").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow's warnings and errors, not its notices
     try:
-        config = parse(name, sys.argv[1:] if arguments is None else arguments)
+        config = parse_flags(f"cxrflow {name}", COMMANDS[name].config, words)
         _take_credentials()
         result = COMMANDS[name].run(config)
     except UserError as error:
@@ -87,14 +87,7 @@ def run_job(name: str, arguments: Sequence[str] | None = None) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if type(error).__name__ == "NoCredentialsError":  # botocore's, without importing botocore
-            print(
-                "error: expected credentials for S3, found none in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE "
-                "and the like) nor, under spark-submit, in Spark's configuration (fs.s3a.access.key)",
-                file=sys.stderr,
-            )
-            sys.exit(UserError.exit_status)
-        if sentence := _explained(error):
+        if sentence := _explained(error, f"cxrflow {name}"):
             print(f"error: {sentence}", file=sys.stderr, flush=True)
             sys.exit(UserError.exit_status)
         # Spark puts Java's stack into the message; the lines that help are Python's.
@@ -112,8 +105,15 @@ def _locale_hint() -> str:
     return f" (under the locale {locale}, spark-submit replaces characters by ?; set LC_ALL=C.UTF-8)"
 
 
-def _explained(error: Exception) -> str | None:
+def _explained(error: Exception, command: str = "cxrflow") -> str | None:
     """The sentence for a failure whose cause is known; None for any other."""
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_package(command, error.name)):
+        return str(missing)
+    if type(error).__name__ == "NoCredentialsError":  # botocore's, without importing botocore
+        return (
+            "S3: expected credentials, found none; set AWS_ACCESS_KEY_ID, AWS_PROFILE or the like in the environment, "
+            "or, under spark-submit, fs.s3a.access.key in Spark's configuration"
+        )
     if isinstance(error, UnicodeError) or "unmappable characters" in str(error):
         name = getattr(error, "object", None)
         shown = f"{name!a}, a name that it cannot show" if isinstance(name, str) else "one that cannot show a name"
@@ -132,84 +132,6 @@ def _print_result(result: dict[str, Any]) -> None:
     if console.in_terminal():
         print(console.ERASE_LINE, end="", file=sys.stderr, flush=True)
     print(json.dumps(fit_text(result), allow_nan=False), flush=True)
-
-
-def parse(name: str, arguments: Sequence[str]) -> Options:
-    """The configuration that the flags of a command describe.
-
-    Raises UserError for a value that the configuration rejects. tyro ends the process after --help, for an unknown or
-    missing flag, and for text in place of a number.
-    """
-    import tyro
-
-    command = COMMANDS[name]
-    groups = groups_of(command.config)
-    form = dataclasses.make_dataclass("Form", [(_title(group, command.config), _form_of(group)) for group in groups])
-    parsed: Any = tyro.cli(
-        form,
-        prog=f"cxrflow {name}",
-        description=f"{command.summary} {command.details}\n\nFor example: cxrflow {name} {command.example}\n\n"
-        f"On a cluster: spark-submit jobs/{name}.py with the same flags.",
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    return command.config(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
-
-
-def _title(group: type[Options], config_type: type[Options]) -> str:
-    """The name of a group in --help: ``model`` for ModelOptions."""
-    return "job" if group is config_type else group.__name__.removesuffix("Options").lower()
-
-
-def _form_of(group: type[Options]) -> type:
-    """A dataclass for tyro with the fields of a group. It has the text for --help, but not the group's checks.
-
-    Fields with a closed set of choices are plain text here, so that the configuration's own error lists the choices.
-    """
-    import tyro
-
-    hints, texts = get_type_hints(group), field_docs(group)
-    fields: list[Any] = []
-    for field in dataclasses.fields(group):
-        if field.name not in texts:  # another group's
-            continue
-        required, default = field.default is dataclasses.MISSING, field.default
-        suffix = "(required)" if required else "" if default is None else f"(default: {_shown(default)})"
-        argument = tyro.conf.arg(help=texts[field.name], help_behavior_hint=suffix, metavar=metavar(hints[field.name]))
-        hint: Any = str if _is_text_choice(hints[field.name]) else hints[field.name]
-        annotation = Annotated[hint, argument]
-        fields.append(
-            (field.name, annotation) if required else (field.name, annotation, dataclasses.field(default=default))
-        )
-    return dataclasses.make_dataclass(group.__name__, fields, kw_only=True, namespace={"__doc__": ""})
-
-
-def _is_text_choice(hint: Any) -> bool:
-    return get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint))
-
-
-def _shown(default: Any) -> str:
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def metavar(hint: Any) -> str | None:
-    """What --help shows for a flag's value: its choices, its type in capitals, or None for a flag without a value."""
-    if get_origin(hint) is Literal:
-        return "{" + ",".join(map(str, get_args(hint))) + "}"
-    if get_origin(hint) in (Union, types.UnionType):  # of a type and None
-        hint = next(choice for choice in get_args(hint) if choice is not type(None))
-    return {str: "TEXT", int: "INT", float: "NUM", bool: None}[hint]
-
-
-def field_docs(group: type) -> dict[str, str]:
-    """The docstrings under a dataclass's own fields, by field name, each as one line."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    return {
-        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in itertools.pairwise(tree.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
 
 
 def _take_credentials() -> None:

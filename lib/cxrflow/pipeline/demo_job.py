@@ -15,6 +15,7 @@ from typing import Any
 import cxrflow
 from cxrflow.base.config import DemoConfig
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import require_modules
 from cxrflow.images.phantoms import PATIENT_RULE, make_phantoms
 from cxrflow.launch import find_launcher
 
@@ -30,6 +31,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     Returns the headline figures. Raises UserError for bad input, and SystemExit with a failed job's exit status.
     """
     find_launcher(config.launcher)
+    require_modules("cxrflow demo", "pyspark", "jinja2", "matplotlib")  # now, not after the training
     if config.images is not None and not Path(config.images).is_dir():
         raise UserError(f"--images: expected a folder of images with one subfolder per label, got {config.images!r}")
     folder = _own_folder(config)

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from cxrflow.base import console
 from cxrflow.base.environment import java_home
 from cxrflow.base.errors import UserError
+from cxrflow.spark.own_settings import read_timeouts
 from cxrflow.spark.start_errors import check_before_start, check_java, explain_start, first_cause
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def open_session(app_name: str) -> SparkSession:
 def job_session(app_name: str) -> Iterator[SparkSession]:
     """The session of a job that runs in its own process. It stays open, because a platform may own it."""
     spark = open_session(app_name)
+    read_timeouts(spark)  # refuses a misspelled name in every job, before it begins
     try:
         yield spark
     finally:

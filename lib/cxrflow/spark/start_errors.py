@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from cxrflow.base.environment import java_home, java_number, java_version, supported_java
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import missing_package
 
 
 def check_before_start(spark_version: str, environment: Mapping[str, str]) -> None:
@@ -80,7 +81,10 @@ def explain_start(cause: str, host: str | None = None) -> str:
 
 
 def explain_task_failure(text: str) -> str | None:
-    """The sentence for a job that failed because executors cannot run Python; None for any other failure."""
+    """The sentence for a job that failed because executors lack Python or a package; None for any other failure."""
+    module = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", text)
+    if module and (error := missing_package("executors", module[1])):
+        return f"{error} there"
     missing = re.search(r'Cannot run program "([^"]+)"', text)
     if missing is None:
         return None

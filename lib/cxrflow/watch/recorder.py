@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from cxrflow.base import storage
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import require_modules
 from cxrflow.base.manifest import RunDirectory
 from cxrflow.watch.event_queue import EventQueue, Sink, one_line_error
 from cxrflow.watch.terminal import TerminalSink
@@ -26,11 +27,8 @@ CLOSE_SECONDS = 60.0
 
 def check_watch(config: TrainConfig) -> None:
     """Raise UserError if the configuration needs a package that is not installed."""
-    if config.mlflow is not None and find_spec("mlflow") is None:
-        raise UserError(
-            "--mlflow: expected the package mlflow-skinny or mlflow on the driver, found neither; run "
-            "pip install 'cxrflow[mlflow]', or omit --mlflow"
-        )
+    if config.mlflow is not None:
+        require_modules("--mlflow", "mlflow", otherwise="omit --mlflow")
 
 
 class Recorder:

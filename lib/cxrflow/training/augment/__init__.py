@@ -20,12 +20,12 @@ Your own policy is named ``module:name``. Every worker must be able to import it
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import require_modules
 from cxrflow.training.augment.policy import POLICIES, Policy
 from cxrflow.training.augment.uniforms import uniforms
 
@@ -39,11 +39,8 @@ def find_policy(name: str) -> Callable:
     installed.
     """
     policy = POLICIES[name] if name in POLICIES else _import(name)
-    if isinstance(policy, Policy) and policy != Policy() and importlib.util.find_spec("cv2") is None:
-        raise UserError(
-            f"--augment {name}: expected the package opencv-python-headless, found none; run "
-            "pip install 'cxrflow[train]', or use --augment none"
-        )
+    if isinstance(policy, Policy) and policy != Policy():
+        require_modules(f"--augment {name}", "cv2", otherwise="use --augment none")
     return policy
 
 
