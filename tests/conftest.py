@@ -59,6 +59,17 @@ def kermany() -> Path:
     return shared_images("chest_xray_224")
 
 
+@pytest.fixture(params=["petastorm", "arrow"])
+def reader(request, monkeypatch) -> str:
+    """Each implementation of the shard reader, as the one that a feed chooses."""
+    from cxrflow.training import shard_reader
+
+    if request.param == "petastorm" and shard_reader.default_reader() != "petastorm":
+        pytest.skip("Petastorm is not installed, or not with a pyarrow that it runs with")
+    monkeypatch.setattr(shard_reader, "default_reader", lambda: request.param)
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def spark():
     """A real session with two task slots, as a notebook would hand it to the library."""

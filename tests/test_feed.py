@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxrflow.base.manifest import read_manifest
+from cxrflow.training import shard_reader
 from cxrflow.training.feed import Feed
 from cxrflow.training.feed_budget import FeedSize
 from synthetic_table import make_table
+
+pytestmark = pytest.mark.usefixtures("reader")
 
 FEED_PROCESS = Path(__file__).with_name("feed_process.py")
 
@@ -99,6 +102,16 @@ def test_a_resumed_epoch_gives_the_batches_of_an_uninterrupted_one(table):
     for step in range(len(whole) + 1):
         rest = make_feed(table).epoch(2, first_sample=make_feed(table).plan(2).fed_before(step))
         assert [batch.sample_ids.tolist() for batch in rest] == whole[step:]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_an_epoch_resumes_with_the_other_reader(table, reader, monkeypatch, step):
+    plan, rest = make_feed(table).plan(2), {}
+    for name in (reader, "arrow"):
+        monkeypatch.setattr(shard_reader, "default_reader", lambda name=name: name)
+        batches = make_feed(table).epoch(2, first_sample=plan.fed_before(step))
+        rest[name] = [(batch.sample_ids.tolist(), batch.pixels.tobytes()) for batch in batches]
+    assert len(rest["arrow"]) == plan.steps - step and rest["arrow"] == rest[reader]
 
 
 def test_no_row_group_is_lost_however_fast_it_is_taken(table):
@@ -198,9 +211,8 @@ def test_a_feed_that_fails_leaves_no_thread_behind(table_copy):
 
 
 @pytest.mark.spark
-def test_the_memory_of_a_feed_keeps_to_its_budget_and_does_not_grow_with_the_epochs(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", str(FEED_PROCESS), str(tmp_path)], check=True, capture_output=True, text=True
-    )
+def test_the_memory_of_a_feed_keeps_to_its_budget_and_does_not_grow_with_the_epochs(tmp_path, reader):
+    command = [sys.executable, "-W", "ignore", str(FEED_PROCESS), str(tmp_path), reader]
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
     before, first, last, budget = map(int, process.stdout.split())
     assert last - before < budget and last - first < budget // 8, process.stdout

@@ -53,6 +53,7 @@ HEAVY = [
         ("cxrflow.training.targets", set()),
         ("cxrflow.training.feed", set()),
         ("cxrflow.training.petastorm_reader", {"petastorm", "pyspark"}),  # Petastorm itself imports pyspark
+        ("cxrflow.training.arrow_reader", set()),
         ("cxrflow.training.reference_profile", {"sklearn"}),
         ("cxrflow.catalog.grouping", set()),
         ("cxrflow.report.gradcam", set()),  # Keras in a process of its own

@@ -102,6 +102,7 @@ def test_a_table_on_s3_equals_the_one_on_a_local_disk(table, remote_table):
     assert not storage.exists(storage.join(remote_table, lease.NAME))
 
 
+@pytest.mark.usefixtures("reader")
 def test_a_feed_from_s3_gives_the_same_batches_as_from_a_local_disk(table, remote_table):
     feeds = [
         Feed(url, read_manifest(url), "train", rank=0, workers=1, batch_size=5, seed=1)
@@ -112,6 +113,7 @@ def test_a_feed_from_s3_gives_the_same_batches_as_from_a_local_disk(table, remot
         assert np.array_equal(here.pixels, there.pixels)
 
 
+@pytest.mark.usefixtures("reader")
 def test_a_shard_is_read_in_one_request(server, remote_table):
     feed = Feed(remote_table, read_manifest(remote_table), "train", rank=0, workers=1, batch_size=5)
     before = len(server.requests)
@@ -122,6 +124,7 @@ def test_a_shard_is_read_in_one_request(server, remote_table):
     )
 
 
+@pytest.mark.usefixtures("reader")
 def test_the_second_epoch_reads_nothing_that_is_in_the_cache(server, remote_table, tmp_path):
     manifest = read_manifest(remote_table)
     fetch = find_fetch(TrainConfig(table=remote_table, run="r", cache=str(tmp_path)), manifest)

@@ -1,28 +1,32 @@
 """What every shard reader does: order, read-ahead within the budget, faults in their turn, no threads left."""
 
+import subprocess
+import sys
 import threading
 import time
+import weakref
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cxrflow.base.errors import UserError
-from cxrflow.training.shard_reader import READERS, ReadRequest, find_reader, read_row_group
+from cxrflow.training import shard_reader
+from cxrflow.training.shard_reader import READERS, ReadRequest, default_reader, find_reader, read_row_group
 
 COLUMNS = ["sample_id", "label", "pixels"]
 SIZE = 100
 
 
-@pytest.fixture(params=READERS)
-def open_reader(request):
+@pytest.fixture
+def open_reader(reader):
     """Opens a reader of each implementation, and checks that none leaves a thread behind."""
     before, readers = threading.active_count(), []
 
     def open_with(urls, budget=10**6, threads=2, fetch=None):
         sizes = [SIZE] * len(urls)
         readers.append(
-            find_reader(request.param)(
+            find_reader()(
                 ReadRequest(urls=urls, sizes=sizes, columns=COLUMNS, budget=budget, threads=threads, fetch=fetch)
             )
         )
@@ -103,8 +107,45 @@ def test_a_reader_closes_while_reads_wait_for_the_budget_and_while_it_fetches(op
 
 
 def test_an_unknown_reader_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"expected one of petastorm.*, got 'none'"):
+    with pytest.raises(UserError, match=r"expected one of petastorm, arrow, got 'none'"):
         find_reader("none")
+
+
+@pytest.mark.parametrize(
+    ("spec", "arrow", "expected"),
+    [(object(), "14.0.2", "petastorm"), (object(), "15.0.0", "arrow"), (None, "14.0.2", "arrow")],
+)
+def test_petastorm_is_the_default_where_it_is_installed_and_runs(monkeypatch, spec, arrow, expected):
+    monkeypatch.setattr(shard_reader, "find_spec", lambda name: spec)
+    monkeypatch.setattr(pa, "__version__", arrow)
+    assert default_reader() == expected
+
+
+def test_all_readers_are_tested(reader):
+    assert reader in READERS and len(READERS) == 2
+
+
+def test_a_released_shard_is_freed_while_the_reader_goes_on(open_reader):
+    """Neither the reader nor its threads keep a table, or memory would hold more than the budget."""
+    reader = open_reader([str(number) for number in range(8)], budget=2 * SIZE, fetch=Store())
+    for read in range(8):
+        table = weakref.ref(reader.read_next())
+        wait_until(lambda table=table: table() is None)
+        reader.release(read)
+
+
+LEFT_OPEN = """
+from cxrflow.training import shard_reader
+request = shard_reader.ReadRequest(urls=["a", "b"], sizes=[1, 1], columns=["label"], budget=1, threads=2, fetch=bytes)
+reader = shard_reader.find_reader(READER)(request)
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.cluster
+def test_a_process_ends_although_a_reader_is_open(reader):
+    code = LEFT_OPEN.replace("READER", repr(reader))
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 7
 
 
 def test_a_missing_column_and_a_second_row_group_are_errors(urls, tmp_path):

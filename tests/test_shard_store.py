@@ -10,6 +10,8 @@ from cxrflow.training.feed_budget import FeedSize
 from cxrflow.training.shard_store import ShardStore
 from synthetic_table import make_table
 
+pytestmark = pytest.mark.usefixtures("reader")
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):

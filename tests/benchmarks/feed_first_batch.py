@@ -53,9 +53,9 @@ def take_first_batch(table: str) -> dict[str, float]:
     from cxrflow.base.manifest import read_manifest
     from cxrflow.training.feed import Feed
     from cxrflow.training.feed_budget import feed_size
-    from cxrflow.training.shard_reader import DEFAULT_READER, find_reader
+    from cxrflow.training.shard_reader import find_reader
 
-    find_reader(DEFAULT_READER)  # imports the reader's library
+    find_reader()  # imports the reader's library
     loaded = time.perf_counter()
     manifest = read_manifest(table)
     size = feed_size(TrainConfig(table=table, run="", batch_size=BATCH_ROWS), manifest)

@@ -24,8 +24,9 @@ COMMON = {
     "keras": ["keras"],
     "numpy": ["numpy"],
     "pyarrow": ["pyarrow"],
-    "petastorm": ["petastorm"],
 }
+OPTIONAL = {"petastorm": ["petastorm"]}
+"""A worker without it reads its shards with pyarrow."""
 BACKENDS = {
     "tensorflow": {"tensorflow": ["tensorflow-cpu", "tensorflow", "tensorflow-intel"]},
     "torch": {"torch": ["torch"]},
@@ -35,10 +36,18 @@ MISSING = "missing"
 
 
 def versions(launcher: str, backend: str) -> dict[str, str]:
-    """Version, or ``missing``, of Python, cxrflow and each package that the launcher's workers need."""
+    """Version, or ``missing``, of Python, cxrflow and each package that the launcher's workers need.
+
+    Packages that they use only where they are installed are left out where they are missing.
+    """
     needed = {**COMMON, **BACKENDS.get(backend, {}), **LAUNCHERS.get(launcher, {})}
     found = {"python": platform.python_version(), "cxrflow": f"{cxrflow.__version__} (code {_code()})"}
-    return found | {name: _version(names) for name, names in needed.items()}
+    optional = {name: _version(names) for name, names in OPTIONAL.items()}
+    return (
+        found
+        | {name: _version(names) for name, names in needed.items()}
+        | {name: installed for name, installed in optional.items() if installed != MISSING}
+    )
 
 
 def _version(names: list[str]) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from cxrflow.base.manifest import Manifest, Shard
 from cxrflow.training.epoch_plan import EpochPlan, ReadSchedule
 from cxrflow.training.feed_budget import FeedSize
-from cxrflow.training.shard_reader import DEFAULT_READER
 from cxrflow.training.shard_source import Fetch
 from cxrflow.training.shard_store import ShardColumns, ShardStore
 
@@ -52,13 +51,14 @@ class Feed:
         shuffle: bool = True,
         size: FeedSize | None = None,
         fetch: Fetch | None = None,
-        reader: str = DEFAULT_READER,
+        reader: str | None = None,
         on_wait: Callable[[str], None] = lambda shard: None,
     ):
         """``fetch``: see ``shard_source.find_fetch``; without it, shards are read without a cache.
 
-        ``reader``: a name from ``shard_reader.READERS``. ``on_wait`` is for progress reports: the feed calls it with a
-        shard's path before it waits for that shard.
+        ``reader``: a name from ``shard_reader.READERS``; without it, ``shard_reader.default_reader`` chooses.
+
+        ``on_wait`` is for progress reports: the feed calls it with a shard's path before it waits for that shard.
         """
         size = size or FeedSize()
         self._manifest, self._rank, self._on_wait = manifest, rank, on_wait

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import pyarrow as pa
@@ -16,8 +17,6 @@ import pyarrow.parquet as pq
 from cxrflow.base.errors import UserError
 from cxrflow.base.generations import read_from_any_generation
 from cxrflow.training.shard_source import Fetch
-
-DEFAULT_READER = "petastorm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +116,29 @@ def _load_petastorm() -> OpenReader:
     return PetastormReader
 
 
-READERS: dict[str, Callable[[], OpenReader]] = {"petastorm": _load_petastorm}
+def _load_arrow() -> OpenReader:
+    from cxrflow.training.arrow_reader import ArrowReader
+
+    return ArrowReader
+
+
+READERS: dict[str, Callable[[], OpenReader]] = {"petastorm": _load_petastorm, "arrow": _load_arrow}
 """Each reader's loader by name. A loader imports its library, so that only the chosen one is loaded."""
 
 
-def find_reader(name: str) -> OpenReader:
-    """The opener of the reader with this name. Raises UserError if there is none."""
+def default_reader() -> str:
+    """``petastorm`` where it is installed with a pyarrow that it runs with, otherwise ``arrow``.
+
+    Nobody has to choose: all readers return the same tables in the same order, so the workers of one training may have
+    different ones, and a run may resume with another one.
+    """
+    # Petastorm 0.13 uses a dataset API that pyarrow 15 removed.
+    return "petastorm" if find_spec("petastorm") and int(pa.__version__.split(".")[0]) < 15 else "arrow"
+
+
+def find_reader(name: str | None = None) -> OpenReader:
+    """The opener of the reader with this name, by default of ``default_reader``. Raises UserError if there is none."""
+    name = name or default_reader()
     if name not in READERS:
         raise UserError(f"reader: expected one of {', '.join(READERS)}, got {name!r}")
     return READERS[name]()

@@ -15,7 +15,7 @@ from cxrflow.base.manifest import Manifest, Shard
 from cxrflow.base.shard_files import checksum
 from cxrflow.training.epoch_plan import ReadSchedule
 from cxrflow.training.feed_budget import FeedSize
-from cxrflow.training.shard_reader import DEFAULT_READER, ReadRequest, ShardReader, find_reader
+from cxrflow.training.shard_reader import ReadRequest, ShardReader, find_reader
 from cxrflow.training.shard_source import Fetch, plain_fetch
 from cxrflow.training.targets import TARGETS
 
@@ -49,9 +49,12 @@ class ShardStore:
         shards: list[Shard],
         size: FeedSize,
         fetch: Fetch | None = None,
-        reader: str = DEFAULT_READER,
+        reader: str | None = None,
     ):
-        """``shards``: the split's shards, which schedules name by index. ``fetch``: see ``shard_source``."""
+        """``shards``: the split's shards, which schedules name by index. ``fetch``: see ``shard_source``.
+
+        ``reader``: see ``shard_reader.find_reader``.
+        """
         self._table, self._manifest, self._shards, self._size = table, manifest, shards, size
         self._fetch = fetch or plain_fetch(table)
         self._open_reader = find_reader(reader)
