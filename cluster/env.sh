@@ -1,13 +1,15 @@
 # Source this file in bash, from any folder, before spark-submit or python jobs/X.py. It puts .venv first on the PATH
-# and sets the Python, Java and settings that Spark uses.
+# and sets the Python, Java and settings that Spark uses. With STACK=current in the environment, it uses .venv-current.
 cxrflow_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[ -x "$cxrflow_root/.venv/bin/python" ] || {
-    echo "env.sh: expected the folder $cxrflow_root/.venv, found none; run make setup first" >&2
+cxrflow_venv=$cxrflow_root/.venv
+[ "${STACK:-classic}" = classic ] || cxrflow_venv+=-$STACK
+[ -x "$cxrflow_venv/bin/python" ] || {
+    echo "env.sh: expected the folder $cxrflow_venv, found none; run make setup STACK=${STACK:-classic} first" >&2
     return 2
 }
-export PATH="$cxrflow_root/.venv/bin:$PATH"
+export PATH="$cxrflow_venv/bin:$PATH"
 # Without this, executors use the system's Python.
-export PYSPARK_PYTHON="$cxrflow_root/.venv/bin/python"
+export PYSPARK_PYTHON="$cxrflow_venv/bin/python"
 export PYSPARK_DRIVER_PYTHON="$PYSPARK_PYTHON"
 SPARK_HOME=$("$PYSPARK_PYTHON" -c \
     'import importlib.util as u; print(u.find_spec("pyspark").submodule_search_locations[0])')
@@ -19,4 +21,4 @@ cxrflow_java=$("$PYSPARK_PYTHON" -c 'from cxrflow.base.environment import java_h
 if [ -n "$cxrflow_java" ]; then
     export JAVA_HOME=$cxrflow_java
 fi
-unset cxrflow_root cxrflow_java
+unset cxrflow_root cxrflow_venv cxrflow_java

