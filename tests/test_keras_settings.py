@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from cxrflow.base.keras_settings import overridden_settings
+from cxrflow.base import keras_settings
+from cxrflow.base.keras_settings import local_backend, overridden_settings
 from cxrflow.preflight.judge import judge_keras
 from synthetic_table import make_table
 
@@ -96,3 +97,20 @@ def test_preflight_shows_it():
     assert row.state == "note" and row.found == "keras.json says floatx float64 on a"
     assert row.advice == "nothing: training and scoring use float32, 1e-07, channels_last instead"
     assert judge_keras([{"host": "b", "keras": {"overridden": {}, "seconds": 0.0}}]).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "backend"),
+    [
+        ({"tensorflow", "torch"}, None, "tensorflow"),
+        ({"torch"}, None, "torch"),
+        ({"tensorflow", "torch"}, "torch", "torch"),
+        (set(), None, "tensorflow"),
+    ],
+)
+def test_a_training_in_this_process_uses_the_backend_that_is_installed(monkeypatch, installed, asked, backend):
+    monkeypatch.setattr(keras_settings.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if asked:
+        monkeypatch.setenv("KERAS_BACKEND", asked)
+    assert local_backend() == backend

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from cxrflow.base.keras_settings import local_backend
+
 # Package on PyPI, the module that must import, and its purpose.
 PACKAGES = [
     ("pyspark", "pyspark", "reads, decodes and scores on executors"),
@@ -18,6 +20,7 @@ PACKAGES = [
     ("horovod", "horovod.tensorflow", "averages gradients across TensorFlow workers"),
     ("torch", "torch", "trains with the torch launcher"),
     ("keras", "keras", "defines the models, on either backend"),
+    ("pyarrow", "pyarrow", "reads and writes Parquet"),
     ("petastorm", "petastorm", "streams Parquet to the workers"),
     ("pillow", "PIL", "decodes images"),
     ("simplejpeg", "simplejpeg", "decodes JPEG with libjpeg-turbo"),
@@ -29,6 +32,8 @@ PACKAGES = [
     ("tensorboard", "tensorboard", "shows training curves"),
     ("mlflow-skinny", "mlflow", "records training runs in MLflow"),
 ]
+CLASSIC_ONLY = ("tensorflow-cpu", "horovod", "petastorm")
+"""Packages that ``make setup STACK=current`` leaves out."""
 
 
 # On 21 a session of Spark 3.5 opens, but its Arrow fails to pass batches to Python.
@@ -92,11 +97,15 @@ def package_version(name: str, module: str) -> str:
 def check() -> list[tuple[str, str, str]]:
     """(name, version or why it is missing, purpose) of everything that a job may need. Imports every package."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = local_backend()
     rows = [
         ("java", java_version(java_home() or os.environ.get("JAVA_HOME")), "runs Spark"),
         ("python", platform.python_version(), sys.executable),
     ]
-    return rows + [(name, package_version(name, module), purpose) for name, module, purpose in PACKAGES]
+    left_out = CLASSIC_ONLY if os.environ.get("STACK") == "current" else ()
+    return rows + [
+        (name, package_version(name, module), purpose) for name, module, purpose in PACKAGES if name not in left_out
+    ]
 
 
 def main() -> None:
@@ -104,7 +113,7 @@ def main() -> None:
     rows = check()
     width = max(len(found) for _, found, _ in rows if not found.startswith("MISSING"))
     for name, found, purpose in rows:
-        print(f"{name:<15} {found:<{width}}  {purpose}", file=sys.stderr)
+        print(f"{name:<22} {found:<{width}}  {purpose}", file=sys.stderr)
 
 
 if __name__ == "__main__":

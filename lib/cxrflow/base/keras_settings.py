@@ -36,6 +36,15 @@ def installed_backend(trained_with: str) -> str:
     )
 
 
+def local_backend() -> str:
+    """The backend to train with in this process: KERAS_BACKEND, or else TensorFlow if it is installed, else torch.
+
+    If neither is installed, it is TensorFlow, whose import then says so.
+    """
+    found = (name for name in BACKENDS if importlib.util.find_spec(name) is not None)
+    return os.environ.get("KERAS_BACKEND") or next(found, BACKENDS[0])
+
+
 def overridden_settings() -> dict[str, object]:
     """The settings of this machine's keras.json that we override, by name. Does not import Keras."""
     folder = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")

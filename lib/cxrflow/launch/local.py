@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.framework_process import prepare_process
+from cxrflow.base.keras_settings import local_backend
 from cxrflow.distributed import signals
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.worker import Worker
@@ -38,7 +39,7 @@ def launch(
     ``record`` receives the worker's events. ``check`` is called before each checkpoint, and an exception from it ends
     the training. Raises Stopped after Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = local_backend()
     prepare_process(backend, threads=os.cpu_count() or 1)
     pin(backend, config.device, 0)
     with signals.catch_stop_signals():

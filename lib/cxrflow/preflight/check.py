@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cxrflow.base import host_facts
 from cxrflow.base.config import TrainConfig, to_dict
 from cxrflow.base.errors import UserError
+from cxrflow.base.keras_settings import local_backend
 from cxrflow.base.manifest import Manifest, read_manifest
 from cxrflow.preflight.judge import judge
 from cxrflow.preflight.probe import ProbeRequest, TaskContext, probe
@@ -77,7 +78,7 @@ def failure(config: TrainConfig, rows: list[Row], seconds: float = 0.0) -> UserE
 
 def _check_here(config: TrainConfig, manifest: Manifest) -> list[Row]:
     """The rows of the single worker in this process. It tries a training step only if training does not follow."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = local_backend()
     request = ProbeRequest(
         config=to_dict(config),
         backend=backend,
