@@ -51,8 +51,8 @@ COMMANDS = {
     "matplotlib": [("report", "--run r", "cxrflow report")],
     "keras": [("train", "--table t --run r", "--launcher local")],
     "tensorflow": [
-        ("train", "--table t --run r", "--launcher local"),
-        ("demo", "--folder f", "--launcher local"),
+        ("train", "--table t --run r --launcher horovod --workers 2", "--launcher horovod"),
+        ("demo", "--folder f --launcher horovod --workers 2", "--launcher horovod"),
     ],
     "torch": [("train", "--table t --run r --launcher torch --workers 2", "--launcher torch")],
     "cv2": [("train", "--table t --run r --augment light", "--augment light")],

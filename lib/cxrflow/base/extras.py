@@ -9,7 +9,7 @@ from cxrflow.base.errors import UserError
 EXTRAS = {
     "pyspark": ("pyspark", "spark"),
     "keras": ("keras", "train"),
-    "petastorm": ("petastorm", "train"),
+    "petastorm": ("petastorm", "classic"),
     "cv2": ("opencv-python-headless", "train"),
     "tensorflow": ("tensorflow-cpu", "tensorflow"),
     "torch": ("torch", "torch"),

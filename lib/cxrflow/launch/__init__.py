@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cxrflow.base.errors import UserError
 from cxrflow.base.extras import require_modules
+from cxrflow.base.keras_settings import local_backend
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -96,7 +96,7 @@ def find_launcher(name: str) -> Launcher:
     if name not in LAUNCHERS:
         raise UserError(f"--launcher: expected one of {', '.join(LAUNCHERS)}; got {name!r}")
     launcher, subject = LAUNCHERS[name], f"--launcher {name}"
-    backend = os.environ.get("KERAS_BACKEND", launcher.backend) if name == "local" else launcher.backend
+    backend = local_backend() if name == "local" else launcher.backend
     for module in (*launcher.requires, backend):
         if importlib.util.find_spec(module) is not None:
             continue
