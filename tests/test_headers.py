@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -14,16 +15,26 @@ pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
 from cxrflow.base import storage
 from cxrflow.base.config import IngestConfig
+from cxrflow.base.errors import UserError
 from cxrflow.base.image_columns import IMAGE_COLUMNS
 from cxrflow.base.manifest import read_manifest, write_manifest
+from cxrflow.base.path_rules import patient_of
+from cxrflow.base.patient_key import FILE, PatientKey
 from cxrflow.base.schema import HEADER, SAMPLES
 from cxrflow.base.shard_files import read_shard
 from cxrflow.catalog.database import insert, new_catalog, query_rows
 from cxrflow.catalog.findings_reader import FindingsReader
-from cxrflow.catalog.headers import HeaderCounts, describe_files, write_scan_tasks
+from cxrflow.catalog.headers import (
+    HeaderCounts,
+    describe_files,
+    patients_from_headers,
+    set_patients,
+    write_scan_tasks,
+)
 from cxrflow.catalog.labels import LabelFiles, add_labels
 from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.header_task import HeaderTask
+from cxrflow.spark.image_folder import SparkFolder
 from dicom_folder import SECRETS, write_archive, write_dicom
 from label_files import MIMIC
 
@@ -64,7 +75,7 @@ def test_a_damaged_header_or_an_unreadable_file_gives_no_columns(tmp_path):
     (tmp_path / "text").write_text("no image")
     paths = [str(tmp_path / name) for name in ("cut.dcm", "good.dcm", "gone.dcm", "text")]
     batch = pa.RecordBatch.from_pylist([{"path": path, "size": 1, "modified": NOW} for path in paths])
-    (result,) = HeaderTask(str(tmp_path / "staging"), 512 << 20)(iter([batch]))
+    (result,) = HeaderTask(str(tmp_path / "staging"), 512 << 20, PatientKey(b"k" * 16, True))(iter([batch]))
     rows = pq.read_table(result["headers"][0].as_py()).to_pylist()
     assert [(row["is_dicom"], row["modality"]) for row in rows] == [
         (True, None),
@@ -73,6 +84,7 @@ def test_a_damaged_header_or_an_unreadable_file_gives_no_columns(tmp_path):
         (False, None),
     ]
     assert [row["path"] for row in rows] == paths
+    assert [row["patient_id"] for row in rows] == [None] * 4  # the good one has no Patient ID
 
 
 def test_a_labels_file_adds_what_headers_lack(tmp_path):
@@ -100,6 +112,60 @@ def test_a_labels_file_adds_what_headers_lack(tmp_path):
     ]
     # Ages that differ by a year are those before and after a birthday.
     assert counts == HeaderCounts(dicom=2, disagreements={"patient_sex": 1, "patient_age": 1})
+
+
+def set_up(catalog, rule):
+    files = [
+        listed(f"/x/IM-0001-{number}", patient_id=patient_of(f"/x/IM-0001-{number}", rule), given_patient=given)
+        for number, given in enumerate([None, "labels", None, None, None])
+    ]
+    for file, given in zip(files, [None, "labels"], strict=False):
+        file["patient_id"] = given or file["patient_id"]
+    insert(catalog, "files", pa.Table.from_pylist(files))
+    headers = [
+        {"path": files[0]["path"], "is_dicom": True, "patient_id": "hash"},
+        {"path": files[1]["path"], "is_dicom": True, "patient_id": "hash"},
+        {"path": files[2]["path"], "is_dicom": True, "patient_id": None},
+        {"path": files[3]["path"], "is_dicom": False, "patient_id": None},
+    ]
+    insert(catalog, "headers", pa.Table.from_pylist(headers))
+    known = {"path": files[4]["path"], "size": 1, "modified": NOW, "patient_id": "known", "source_format": "DICOM"}
+    insert(catalog, "samples", pa.Table.from_pylist([known]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("auto", ["hash", "labels", "/x/IM-0001-2", "IM-0001", "known"]),
+        ("dicom", ["hash", "labels", "/x/IM-0001-2", "/x/IM-0001-3", "known"]),
+    ],
+)
+def test_the_labels_file_goes_before_the_header_and_the_header_before_the_name(tmp_path, rule, expected):
+    """Viewers export DICOM files of all patients as IM-0001-0001, which the rule kermany would take for one patient."""
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
+        set_up(catalog, rule)
+        counts = describe_files(catalog, by_header=True)
+        set_patients(catalog, rule)
+        rows = query_rows(catalog, "SELECT patient_id FROM files ORDER BY path")
+    assert [row["patient_id"] for row in rows] == expected
+    assert counts.without_patient == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "fingerprint", "kind", "expected"),
+    [
+        ("auto", "", "PNG", True),
+        ("auto", "", "DICOM", False),  # an older version took their patients from the names
+        ("auto", "f", "DICOM", True),
+        ("dicom", "", "DICOM", True),
+        ("file", "", "PNG", False),
+        (r"(p\d+)", "f", "DICOM", False),
+    ],
+)
+def test_a_table_keeps_its_rule_for_patients(tmp_path, rule, fingerprint, kind, expected):
+    with new_catalog(str(tmp_path), MEMORY) as catalog:
+        insert(catalog, "samples", pa.Table.from_pylist([{"path": "a", "source_format": kind}]))
+        assert patients_from_headers(catalog, rule, fingerprint) is expected
 
 
 def test_images_of_one_study_keep_their_own_views(tmp_path):
@@ -192,7 +258,54 @@ def test_petastorm_reads_the_columns(ingested, config):
     assert {value for batch in batches for value in batch.burned_in_annotation} == {None}
 
 
+def test_files_through_spark_alone_give_the_same_columns(spark, ingested, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxrflow.pipeline.ingest_job.open_folder", SparkFolder)
+    key = tmp_path / "key"
+    key.write_bytes(storage.read_bytes(f"{config.table}/{FILE}"))
+    through = dataclasses.replace(config, table=str(tmp_path / "table"), patient_key=str(key))
+    ingest(spark, through)
+    columns = [*IMAGE_COLUMNS, "patient_id", "split"]
+    pd.testing.assert_frame_equal(samples_of(config)[columns], samples_of(through)[columns])
+    assert not (tmp_path / "table" / FILE).exists()
+
+
+def test_patients_are_those_of_the_headers(ingested, config):
+    samples = samples_of(config)
+    names = samples.index.str.extract(r"-(\d+)\.dcm$")[0].astype(int).to_numpy() // 2
+    assert samples.groupby(names)["patient_id"].nunique().eq(1).all() and samples["patient_id"].nunique() == 12
+    assert samples.groupby("patient_id", observed=True)["split"].nunique().eq(1).all()
+    assert samples["patient_id"].str.fullmatch("[0-9a-f]{20}").all()
+    assert read_manifest(config.table).audit["files_without_patient"] == 0
+
+
+def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(spark, ingested, config, monkeypatch):
+    before = samples_of(config)
+    write_dicom(
+        Path(config.images) / "A" / "new.dcm", 500, PatientID="ID47110", IssuerOfPatientID="HOSPITAL", ViewPosition="LL"
+    )
+    write_dicom(Path(config.images) / "A" / "nobody.dcm", 501, PatientID="ANONYMOUS", ViewPosition="LL")
+    monkeypatch.setenv("CXRFLOW_PATIENT_KEY", "k" * 16)
+    with pytest.raises(UserError, match="leave out --patient-key and unset CXRFLOW_PATIENT_KEY"):
+        ingest(spark, config)
+    monkeypatch.delenv("CXRFLOW_PATIENT_KEY")
+    key = storage.read_bytes(f"{config.table}/{FILE}")
+    result = ingest(spark, config)
+    after = samples_of(config)
+    assert (result["added"], result["replaced"]) == (2, 0)
+    assert after.loc[before.index, "patient_id"].equals(before["patient_id"])
+    known, new = after.loc[f"{config.images}/A/IM-0001-0000.dcm"], after.loc[f"{config.images}/A/new.dcm"]
+    assert (new["patient_id"], new["split"]) == (known["patient_id"], known["split"])
+    nobody = f"{config.images}/A/nobody.dcm"
+    assert after.loc[nobody, "patient_id"] == nobody and result["audit"]["files_without_patient"] == 1
+    # A table that is built again keeps its key, so all patients keep their ids and, with the same files, their splits.
+    ingest(spark, dataclasses.replace(config, if_exists="overwrite"))
+    assert storage.read_bytes(f"{config.table}/{FILE}") == key
+    assert samples_of(config)["patient_id"].equals(after["patient_id"])
+
+
 def test_no_identity_is_in_the_table(ingested, config):
+    secret = storage.read_bytes(f"{config.table}/{FILE}").strip()
+    assert secret not in storage.read_bytes(f"{config.table}/manifest.json")
     for url in storage.files(config.table, ""):
         table = pq.read_table(url, partitioning=None).drop_columns(["pixels"]) if "/samples/" in url else None
         content = repr(table.to_pylist()).encode() if table is not None else storage.read_bytes(url)

@@ -64,6 +64,8 @@ class Manifest:
     """The result of ``catalog.audit``."""
     table_id: str = ""
     """A random id of this table. It changes when the table is overwritten, so caches see that it is another table."""
+    patient_key: str = ""
+    """Fingerprint of the key of the patients' ids that come from DICOM headers; empty if there is no such id."""
     task: str = "single"
     """single: one label per image. multi: several findings, each present, absent or unknown (``base.findings``)."""
 

@@ -18,7 +18,7 @@ def patient_of(path: str, rule: str = "auto", root: str = "") -> str:
     does not match, the file counts as its own patient, with its whole path as id, so that two such files never become
     one patient by chance.
     """
-    if rule == "file":
+    if rule in ("file", "dicom"):  # catalog.headers adds the patients of DICOM headers
         return path
     if rule in ("auto", "kermany"):
         match = _KERMANY.search(basename(path))

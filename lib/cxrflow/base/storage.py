@@ -149,8 +149,11 @@ def read_start(url: str, size: int) -> bytes:
     return fs.cat_file(path, start=0, end=size)
 
 
-def write_bytes(url: str, data: bytes) -> None:
-    """Write a whole file atomically: a reader gets either the old content or the new content."""
+def write_bytes(url: str, data: bytes, private: bool = False) -> None:
+    """Write a whole file atomically: a reader gets either the old content or the new content.
+
+    A local file that is ``private`` can be read by this user only.
+    """
     if not is_local(url):
         with open_file(url, "wb") as file:  # an object store publishes an object when it is closed
             file.write(data)
@@ -159,7 +162,8 @@ def write_bytes(url: str, data: bytes) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _temporary(path)
     try:
-        with open(temporary, "wb") as file:
+        mode = 0o600 if private else 0o666
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

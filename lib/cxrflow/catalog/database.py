@@ -27,7 +27,7 @@ UNCHANGED = "old.path = files.path AND old.size = files.size AND old.modified IS
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS files (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, hidden BOOLEAN, label VARCHAR,
     patient_id VARCHAR, given_patient VARCHAR, requested_split VARCHAR);
-CREATE TABLE IF NOT EXISTS headers (path VARCHAR, is_dicom BOOLEAN, {_IMAGE});
+CREATE TABLE IF NOT EXISTS headers (path VARCHAR, is_dicom BOOLEAN, patient_id VARCHAR, {_IMAGE});
 CREATE TABLE IF NOT EXISTS stated (path VARCHAR, patient_sex VARCHAR, patient_age FLOAT, view_position VARCHAR);
 CREATE TABLE IF NOT EXISTS described (path VARCHAR, is_dicom BOOLEAN, {_IMAGE});
 CREATE TABLE IF NOT EXISTS samples (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, sha256 VARCHAR, label VARCHAR,
@@ -40,10 +40,11 @@ CREATE TABLE IF NOT EXISTS to_decode (path VARCHAR, size BIGINT, modified TIMEST
     patient_id VARCHAR, split VARCHAR, split_fixed BOOLEAN, task INTEGER);
 CREATE TABLE IF NOT EXISTS replaced (path VARCHAR, shard VARCHAR, "row" INTEGER);
 """
-"""files: the listing, with labels. headers: what the headers of new files say. stated: what the labels file says about
-how images were taken. described: both together. samples: rows of the existing table and, with is_new, of this ingest.
-to_decode: the files that this ingest decodes. replaced: rows of the table's shards whose file is decoded again.
-split_fixed: the patient's split comes from the table or from the labels file and must not change."""
+"""files: the listing, with labels; given_patient is the labels file's. headers: what the headers of new files say.
+stated: what the labels file says about how images were taken. described: both together. samples: rows of the existing
+table and, with is_new, of this ingest. to_decode: the files that this ingest decodes. replaced: rows of the table's
+shards whose file is decoded again. split_fixed: the patient's split comes from the table or from the labels file and
+must not change."""
 
 
 @contextmanager

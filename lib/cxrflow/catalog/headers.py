@@ -18,7 +18,14 @@ from cxrflow.catalog.database import UNCHANGED, insert, query_rows
 SCAN_FILES = pa.schema([column for column in SOURCE if column.name != "sha256"])
 """Columns of a scanning task's list of files."""
 
-SCANNED = pa.schema([pa.field("path", pa.string()), pa.field("is_dicom", pa.bool_()), *HEADER])
+SCANNED = pa.schema(
+    [
+        pa.field("path", pa.string()),
+        pa.field("is_dicom", pa.bool_()),
+        pa.field("patient_id", pa.string()),  # a keyed hash
+        *HEADER,
+    ]
+)
 """What a scanning task reports for each file."""
 
 FILES_PER_TASK = 5000
@@ -35,26 +42,42 @@ class HeaderCounts:
     dicom: int = 0
     """Files that are DICOM."""
     without_header: int = 0
-    """DICOM files whose header cannot be read."""
+    """Files whose header cannot be read, and which are or may be DICOM."""
+    without_patient: int = 0
+    """DICOM files without a usable Patient ID, if patients come from headers."""
     disagreements: dict[str, int] = field(default_factory=dict)
     """Files for which the labels file states another value than the header, by column. The header's value is used."""
 
 
-def write_scan_tasks(catalog: duckdb.DuckDBPyConnection, staging: str, slots: int) -> list[str]:
+def patients_from_headers(catalog: duckdb.DuckDBPyConnection, rule: str, fingerprint: str) -> bool:
+    """Whether the patients of DICOM files come from their headers. ``rule`` is ``--patients``.
+
+    With the rule auto they do, unless the table to extend has DICOM files whose patients came from file names.
+    ``fingerprint`` is its manifest's: empty if no patient came from a header.
+    """
+    if rule != "auto" or fingerprint:
+        return rule in ("auto", "dicom")
+    return not query_rows(catalog, "SELECT path FROM samples WHERE source_format = 'DICOM' LIMIT 1")
+
+
+def write_scan_tasks(
+    catalog: duckdb.DuckDBPyConnection, staging: str, slots: int, all_names: bool = False
+) -> list[str]:
     """Write lists of the files whose header must be read, below ``staging``; returns their URLs.
 
-    These are the files that are new or changed, and those whose label or patient changed in the labels file.
+    These are the files that are new or changed, and those whose label or patient changed in the labels file. Files
+    whose name says that they are no DICOM files are among them only with ``all_names``.
     """
     catalog.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE to_scan AS SELECT path, size, modified, row_number() OVER (ORDER BY path) AS number
-        FROM files WHERE NOT hidden AND NOT regexp_matches(path, ?, 'i')
+        FROM files WHERE NOT hidden AND (? OR NOT regexp_matches(path, ?, 'i'))
           AND NOT EXISTS (FROM samples AS old WHERE {UNCHANGED}
                           AND (files.label IS NULL OR old.label = files.label)
                           AND (files.given_patient IS NULL OR old.patient_id = files.given_patient))
           AND NOT EXISTS (FROM quarantine AS old WHERE {UNCHANGED} AND NOT list_contains(?, old.reason)
                           AND NOT (old.reason = 'unlabelled' AND files.label IS NOT NULL))""",
-        [_OTHER_FORMATS, list(RETRIED_REASONS)],
+        [all_names, _OTHER_FORMATS, list(RETRIED_REASONS)],
     )
     files = query_rows(catalog, "SELECT count(*) AS files FROM to_scan")[0]["files"]
     tasks = min(files, slots * max(1, -(-files // (slots * FILES_PER_TASK))))
@@ -77,10 +100,32 @@ def add_headers(catalog: duckdb.DuckDBPyConnection, urls: Sequence[str]) -> None
             insert(catalog, "headers", pq.read_table(file))
 
 
-def describe_files(catalog: duckdb.DuckDBPyConnection) -> HeaderCounts:
+def set_patients(catalog: duckdb.DuckDBPyConnection, rule: str) -> None:
+    """Give files without a patient in the labels file the patient of their header.
+
+    With the rule auto, only DICOM files. A file without a usable id counts as its own patient. A file that the table
+    has unchanged keeps its patient, because its header was not read again.
+    """
+    is_auto = rule == "auto"
+    catalog.execute(
+        """
+        UPDATE files SET patient_id = coalesce(headers.patient_id, files.path) FROM headers
+        WHERE headers.path = files.path AND files.given_patient IS NULL AND (headers.is_dicom OR NOT ?)""",
+        [is_auto],
+    )
+    catalog.execute(
+        f"""
+        UPDATE files SET patient_id = old.patient_id FROM samples AS old
+        WHERE {UNCHANGED} AND files.given_patient IS NULL AND (old.source_format = 'DICOM' OR NOT ?)
+          AND files.path NOT IN (SELECT path FROM headers)""",
+        [is_auto],
+    )
+
+
+def describe_files(catalog: duckdb.DuckDBPyConnection, by_header: bool = False) -> HeaderCounts:
     """Fill ``described`` for the files with a header or with a statement of the labels file.
 
-    A value of the labels file counts where the header has none.
+    A value of the labels file counts where the header has none. ``by_header``: patients come from headers.
     """
     columns = ", ".join(
         f"coalesce(headers.{name}, stated.{name}) AS {name}" if name in STATED_COLUMNS else name
@@ -103,7 +148,10 @@ def describe_files(catalog: duckdb.DuckDBPyConnection) -> HeaderCounts:
         catalog,
         """
         SELECT count(*) FILTER (is_dicom) AS dicom,
-            count(*) FILTER (is_dicom AND coalesce(modality, sop_uid, study_uid, photometric_interpretation) IS NULL)
-            AS without_header FROM headers""",
+            count(*) FILTER (is_dicom IS NULL OR
+                coalesce(modality, sop_uid, study_uid, photometric_interpretation) IS NULL) AS without_header,
+            count(*) FILTER (? AND is_dicom AND headers.patient_id IS NULL AND given_patient IS NULL) AS without_patient
+        FROM headers JOIN files USING (path) WHERE is_dicom IS DISTINCT FROM false""",
+        [by_header],
     )[0]
     return HeaderCounts(**dicom, disagreements={name: files for name, files in disagreements.items() if files})

@@ -14,12 +14,23 @@ log = logging.getLogger(__name__)
 SHOWN_NOTES = 8
 
 
-def log_headers(counts: HeaderCounts) -> None:
-    """Log what is known of the new files from their headers."""
+def log_headers(counts: HeaderCounts, by_header: bool, patients: str) -> None:
+    """Log what is known of the new files from their headers. ``patients`` is ``--patients``."""
     if counts.dicom:
-        log.info("headers: %s DICOM files", f"{counts.dicom:,}")
+        origin = "; patients come from their headers" if by_header else ""
+        log.info("headers: %s DICOM files%s", f"{counts.dicom:,}", origin)
+    if counts.dicom and patients == "auto" and not by_header:
+        log.warning(
+            "The patients of this table's DICOM files come from file names, because an older version of cxrflow made "
+            "it. The new files follow the same rule. To use the headers' patients, ingest with --if-exists overwrite."
+        )
+    if counts.without_patient:
+        log.warning(
+            "%s DICOM files have no usable Patient ID, so each counts as its own patient.",
+            f"{counts.without_patient:,}",
+        )
     if counts.without_header:
-        log.warning("The headers of %s DICOM files could not be read.", f"{counts.without_header:,}")
+        log.warning("The headers of %s files could not be read.", f"{counts.without_header:,}")
     for name, files in counts.disagreements.items():
         log.warning(
             "The %s in the labels file differs from the one in the DICOM header for %s files. The table has the "

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from cxrflow.base import lease, staging_folder, storage
+from cxrflow.base import lease, patient_key, staging_folder, storage
 from cxrflow.base.config import IngestConfig, parse_bytes, split_fractions, to_dict
 from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, Shard, check_table_url, has_manifest, read_generation, read_manifest
+from cxrflow.base.patient_key import PatientKey, find_key, given_key, remove_unused_key, save_key
 from cxrflow.base.schema import SAMPLES
 from cxrflow.catalog.assign import TASK_FILES, Assignment
 from cxrflow.catalog.commit import commit, sweep
@@ -53,6 +54,7 @@ def check_ingest(config: IngestConfig) -> None:
     check_images(config.images)
     check_apart(config.images, config.table, "--table")
     find_decoder(config.decoder)
+    given_key(config.patient_key)
     if config.delta or is_delta(config.table):
         check_delta()
     check_table_url(config.table)
@@ -99,6 +101,8 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
             f"--table: {config.table!r} was made with {' '.join(different)}; use the same flags to add files to it, "
             "or --if-exists overwrite to build it again"
         )
+    if manifest.patient_key:
+        find_key(config.patient_key, config.table, manifest.patient_key)
     check_unchanged(config.table, manifest, may_lag=True)
     return manifest
 
@@ -146,8 +150,8 @@ def _ingest(spark: SparkSession, config: IngestConfig, labels: LabelFiles | None
 
 def _remove_uncommitted(table: str) -> None:
     """Remove the files that a first ingest moved out of the staging folder, if it died before its commit."""
-    for folder in ("samples", "quarantine"):
-        storage.remove(storage.join(table, folder))
+    for name in ("samples", "quarantine", patient_key.FILE):
+        storage.remove(storage.join(table, name))
 
 
 class _Ingest:
@@ -162,6 +166,7 @@ class _Ingest:
         self._existing = _table_to_extend(config)
         self._folder = open_folder(spark, config.images)
         self._slots = registered_slots(spark)
+        self._key: PatientKey | None = None
 
     def run(self) -> dict:
         listed = self._list_files()
@@ -207,7 +212,8 @@ class _Ingest:
                 config=self._config,
                 staging=self._staging,
                 existing=self._existing,
-                headers=self._read_headers(listed.scans),
+                by_header=listed.by_header,
+                headers=self._read_headers(listed),
                 slots=self._slots,
                 memory=self._memory // 2,
             ),
@@ -223,7 +229,7 @@ class _Ingest:
         )
         for label, chosen in sorted(assigned.merged.items()):
             log.info("labels: %r is read as %r", label, chosen)
-        log_headers(plan.headers)
+        log_headers(plan.headers, listed.by_header, self._config.patients)
         if assigned.missing:
             log.warning(
                 "The files of %s samples no longer exist. The samples stay in the table; use --if-exists overwrite to "
@@ -232,10 +238,13 @@ class _Ingest:
             )
         return dataclasses.replace(plan, assigned=dataclasses.replace(assigned, skipped=skipped))
 
-    def _read_headers(self, scans: list[str]) -> list[str]:
+    def _read_headers(self, listed: Listed) -> list[str]:
         """Read headers on the executors; returns the URLs of the tasks' files of SCANNED."""
-        task = HeaderTask(self._staging, self._memory)
-        rows = self._folder.map_tasks(scans, SCAN_FILES, task, SCAN_RESULT, self._memory // 8)
+        if listed.by_header:
+            table, existing = self._config.table, self._existing
+            self._key = find_key(self._config.patient_key, table, existing.patient_key if existing else "")
+        task = HeaderTask(self._staging, self._memory, self._key)
+        rows = self._folder.map_tasks(listed.scans, SCAN_FILES, task, SCAN_RESULT, self._memory // 8)
         return [row["headers"] for row in rows]
 
     def _stage_labels(self) -> LabelFiles | None:
@@ -301,14 +310,23 @@ class _Ingest:
             split_thresholds=plan.assigned.thresholds,
             audit=audit,
             table_id=self._existing.table_id if self._existing else uuid.uuid4().hex,
+            patient_key=self._fingerprint(plan),
         )
+        if self._key and manifest.patient_key:
+            save_key(config.table, self._key)
         return commit(config.table, self._staging, manifest, self._lease)
+
+    def _fingerprint(self, plan: DecodePlan) -> str:
+        """``Manifest.patient_key``."""
+        before = self._existing.patient_key if self._existing else ""
+        return self._key.fingerprint() if self._key and plan.headers.dicom else before
 
     def _finish(self, manifest: Manifest) -> None:
         """Update the Delta log, if there is one, and remove the files that no generation needs any more."""
         table = self._config.table
         if self._config.delta or is_delta(table):  # a Delta table stays one
             log.info("Delta table %s, version %d", storage.join(table, "samples"), write_version(table, manifest))
+        remove_unused_key(table, manifest.patient_key)
         sweep(table, manifest, self._lease, self._config.keep_generations, self._config.grace_hours * 3600)
 
 

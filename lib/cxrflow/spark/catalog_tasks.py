@@ -13,7 +13,14 @@ from cxrflow.catalog.assign import Assignment, add_files, add_table, assign_file
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.database import NAME, SCANNED_NAME, new_catalog, open_catalog
 from cxrflow.catalog.findings_reader import FindingsReader
-from cxrflow.catalog.headers import HeaderCounts, add_headers, describe_files, write_scan_tasks
+from cxrflow.catalog.headers import (
+    HeaderCounts,
+    add_headers,
+    describe_files,
+    patients_from_headers,
+    set_patients,
+    write_scan_tasks,
+)
 from cxrflow.catalog.kermany_folders import add_folder_splits
 from cxrflow.catalog.labels import LabelFiles, LabelsSummary, add_labels
 from cxrflow.catalog.reconcile import Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
@@ -50,6 +57,8 @@ class Listed:
     """What the labels file said, if there is one."""
     splits_by_folder: bool
     """Whether the folders gave the splits."""
+    by_header: bool
+    """Whether the patients of DICOM files come from their headers."""
     scans: list[str]
     """URLs of Parquet files, each with the files of one task that reads DICOM headers."""
     plan: DecodePlan | None
@@ -84,9 +93,11 @@ class ListTask:
                 labels = add_labels(catalog, config, self.labels, reader)
             if existing:
                 add_table(catalog, config.table, existing)
-            scans = write_scan_tasks(catalog, self.staging, self.slots)
-            plan = None if scans else _plan(catalog, NAME, config, existing, self.staging, self.slots)
-            return Listed(reader.findings() if reader else None, labels, by_folder, scans, plan)
+            by_header = patients_from_headers(catalog, config.patients, existing.patient_key if existing else "")
+            scans = write_scan_tasks(catalog, self.staging, self.slots, all_names=config.patients == "dicom")
+            plan = None if scans else _plan(catalog, NAME, config, existing, by_header, self.staging, self.slots)
+            findings = reader.findings() if reader else None
+            return Listed(findings, labels, by_folder, by_header, scans, plan)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class AssignTask:
     config: IngestConfig
     staging: str
     existing: Manifest | None
+    by_header: bool
+    """See ``Listed``."""
     headers: list[str]
     """URLs of the scanning tasks' Parquet files."""
     slots: int
@@ -105,7 +118,7 @@ class AssignTask:
         """Continue the catalog of ListTask. Raises UserError as ListTask does."""
         with new_catalog(self.staging, self.memory, SCANNED_NAME, based_on=NAME) as catalog:
             add_headers(catalog, self.headers)
-            return _plan(catalog, SCANNED_NAME, self.config, self.existing, self.staging, self.slots)
+            return _plan(catalog, SCANNED_NAME, self.config, self.existing, self.by_header, self.staging, self.slots)
 
 
 def _plan(
@@ -113,10 +126,13 @@ def _plan(
     name: str,
     config: IngestConfig,
     existing: Manifest | None,
+    by_header: bool,
     staging: str,
     slots: int,
 ) -> DecodePlan:
-    headers = describe_files(catalog)
+    headers = describe_files(catalog, by_header)
+    if by_header:
+        set_patients(catalog, config.patients)
     assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
     rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
     tasks = write_tasks(catalog, staging, decoding_tasks(assigned, slots), rows)

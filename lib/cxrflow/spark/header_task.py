@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrflow.base import storage
+from cxrflow.base.patient_key import PatientKey
 from cxrflow.catalog.headers import SCANNED
 from cxrflow.images.dcm.header_scan import HeaderScan, scan_header
 from cxrflow.spark.decode_task import FILES_PER_CHILD, content_rows
@@ -27,6 +28,8 @@ class HeaderTask:
     staging: str
     memory: int
     """Bytes that a Python worker may take."""
+    key: PatientKey | None
+    """Of the patients' ids; None if patients do not come from headers."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Scan the files of the batches (SCAN_FILES); yields one row of SCAN_RESULT."""
@@ -38,7 +41,7 @@ class HeaderTask:
         yield pa.RecordBatch.from_pydict({"headers": [url]}, schema=SCAN_RESULT)
 
     def _scan(self, rows: list[dict]) -> pa.Table:
-        scans = map_isolated(_scan_file, rows, self.memory // 2)
+        scans = map_isolated(partial(_scan_file, self.key), rows, self.memory // 2)
         return pa.Table.from_pylist(
             [_scanned(row["path"], scan) for row, scan in zip(rows, scans, strict=True)], schema=SCANNED
         )
@@ -47,20 +50,22 @@ class HeaderTask:
 def _scanned(path: str, scan: HeaderScan | Crash) -> dict:
     """The row of SCANNED."""
     if isinstance(scan, Crash):
-        return {"path": path, "is_dicom": False}
-    return {"path": path, "is_dicom": scan.is_dicom, **(scan.columns or {})}
+        return {"path": path, "is_dicom": None}
+    return {"path": path, "is_dicom": scan.is_dicom, "patient_id": scan.patient_id, **(scan.columns or {})}
 
 
-def _scan_file(row: dict) -> HeaderScan:
-    """Scan one file, in a child process. A file that cannot be read or parsed has no header: decoding decides."""
+def _scan_file(key: PatientKey | None, row: dict) -> HeaderScan:
+    """Scan one file, in a child process. No error of one file ends the job: decoding decides about it."""
     try:
         if "content" not in row:
-            return scan_header(partial(storage.read_start, row["path"]))
-        return scan_header(partial(_start_of, row["content"]))
-    except Exception:  # its text might quote the header
+            return scan_header(partial(storage.read_start, row["path"]), key)
+        return scan_header(partial(_start_of, row["content"]), key)
+    except OSError:
         return HeaderScan(is_dicom=False)
+    except Exception:  # its text might quote the header
+        return HeaderScan(is_dicom=None)
 
 
 def _start_of(content: pa.BinaryScalar, size: int) -> bytes:
     """The first bytes of a file's content from Spark, which is null if the file is too large."""
-    return content.as_buffer().slice(0, size).to_pybytes() if content.is_valid else b""
+    return memoryview(content.as_buffer())[:size].tobytes() if content.is_valid else b""

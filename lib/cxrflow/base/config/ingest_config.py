@@ -33,8 +33,12 @@ class InputOptions(Options):
     merge_labels: bool = False
     """Merge labels that differ only in case or blanks (Opacity, opacity). Without this flag they are an error."""
     patients: str = "auto"
-    """How to find the patient in a path: kermany (person1_virus_2, IM-0001-0001), file (each file is a patient), a
-    regular expression whose groups make up the patient's key, or auto (kermany if the name fits, otherwise file)."""
+    """How to find the patient of a file: dicom (the DICOM header), kermany (names such as person1_virus_2 and
+    IM-0001-0001), file (each file is a patient), a regular expression on the path whose groups make up the patient, or
+    auto (dicom for DICOM files; for others kermany if the name fits, otherwise file)."""
+    patient_key: str | None = None
+    """File with the secret key of the hash that replaces the Patient IDs of DICOM headers. If not given: the key in the
+    environment variable CXRFLOW_PATIENT_KEY, otherwise a random key of the table."""
     max_bad: float | None = None
     """Largest accepted share of quarantined files, such as 0.05. With more, the job fails and does not change the
     table."""
@@ -45,8 +49,8 @@ class InputOptions(Options):
             self.max_bad is None or 0 <= self.max_bad <= 1,
             f"--max-bad: expected a share from 0 to 1, got {self.max_bad}",
         )
-        if self.patients not in ("auto", "kermany", "file"):
-            require_groups("patients", "auto, kermany, file or a regular expression", self.patients)
+        if self.patients not in ("auto", "dicom", "kermany", "file"):
+            require_groups("patients", "auto, dicom, kermany, file or a regular expression", self.patients)
         require(
             self.label_format != "kermany" or self.labels is None,
             "--label-format kermany: expected no --labels, because the folders give the labels; leave one out",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cxrflow.base.patient_key import PatientKey
+from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import is_dicom, parse_header
 from cxrflow.images.dcm.header_columns import KEYWORDS, HeaderColumns, header_columns
 from cxrflow.images.decode_result import DecodeError
 
 FIRST_BYTES = 2**16
 """Bytes read at first. Most headers are shorter; private elements and tables make some longer."""
+PATIENT = ("PatientID", "IssuerOfPatientID")
 GROWTH = 16
 """How many times as many bytes are read if these were too few."""
 
@@ -19,16 +22,19 @@ GROWTH = 16
 class HeaderScan:
     """What a file's header says."""
 
-    is_dicom: bool
+    is_dicom: bool | None
+    """None if the scan failed before it found out."""
     columns: HeaderColumns | None = None
     """None if the file is not DICOM, or its header cannot be read."""
+    patient_id: str | None = None
+    """The keyed hash of the header's patient; None without a key or a usable Patient ID."""
 
 
-def scan_header(read: Callable[[int], bytes]) -> HeaderScan:
+def scan_header(read: Callable[[int], bytes], key: PatientKey | None = None) -> HeaderScan:
     """Scan a file. ``read(n)`` returns its first ``n`` bytes, or the whole file if it is shorter.
 
-    A damaged header is no error here: decoding decides about the file. Raises ImportError without pydicom, and what
-    ``read`` raises.
+    With a ``key``, the patient is read too; the Patient ID itself does not leave this function. A damaged header is no
+    error here: decoding decides about the file. Raises ImportError without pydicom, and what ``read`` raises.
     """
     size = FIRST_BYTES
     while True:
@@ -37,9 +43,11 @@ def scan_header(read: Callable[[int], bytes]) -> HeaderScan:
         if not is_dicom(data) and (is_whole or data[:2] not in (b"\x02\0", b"\x08\0")):
             return HeaderScan(is_dicom=False)
         try:
-            dataset = parse_header(data, is_whole, KEYWORDS)
+            dataset = parse_header(data, is_whole, [*KEYWORDS, *PATIENT])
         except DecodeError:
             return HeaderScan(is_dicom=True)
         if dataset is not None:
-            return HeaderScan(is_dicom=True, columns=header_columns(dataset))
+            elements = Elements(dataset)
+            patient = key.patient_id(*(elements.text(keyword) for keyword in PATIENT)) if key else None
+            return HeaderScan(is_dicom=True, columns=header_columns(dataset), patient_id=patient)
         size *= GROWTH
