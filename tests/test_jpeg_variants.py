@@ -141,7 +141,9 @@ def test_jpeg_of_12_bits(decoder):
 def test_without_gdcm_a_lossless_jpeg_is_named(monkeypatch, tmp_path):
     data = gdcm_frame(GRAY, 8, "JPEGLosslessProcess14_1", tmp_path)
     monkeypatch.setitem(sys.modules, "gdcm", None)
-    with pytest.raises(DecodeError, match="lossless JPEG, 8 bits: needs the package gdcm") as refused:
+    with pytest.raises(
+        DecodeError, match="lossless JPEG, 8 bits: expected the package python-gdcm, found none; pip install"
+    ) as refused:
         decode(data, 48, 64)
     assert refused.value.reason == "unsupported"
 
@@ -188,6 +190,8 @@ def test_jpeg_xl(bits, colour):
 )
 def test_optional_formats_are_named_without_their_package(data, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DecodeError, match=r"JPEG(2000|XL): needs the package .*pip install") as refused:
+    with pytest.raises(
+        DecodeError, match=r"JPEG(2000|XL): expected the package .*, found none; pip install"
+    ) as refused:
         decode(data, 8, 8)
     assert refused.value.reason == "unsupported"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxrflow.base.extras import missing_package
+
 REASONS = {
     "empty": "the file has no bytes",
     "not_an_image": "no decoder recognises the content",
@@ -32,6 +34,16 @@ class DecodeError(Exception):
 
     def __reduce__(self):
         return type(self), (self.reason, self.detail)
+
+
+def missing_codec(subject: str, error: ImportError, package: str | None = None) -> DecodeError:
+    """The error for a file that needs a package which is not installed; ``package`` has to be given outside extras."""
+    sentence = missing_package(subject, error.name)
+    name = package or error.name
+    return DecodeError(
+        "unsupported",
+        str(sentence) if sentence else f"{subject}: expected the package {name}, found none; pip install {name}",
+    )
 
 
 SEPARATOR = "; "

@@ -16,9 +16,8 @@ from PIL import Image
 
 from cxrflow.images.bit_depth import infer_range
 from cxrflow.images.decode_result import DecodeError
+from cxrflow.images.luma import luma_like_pillow
 
-WEIGHTS = np.array([19595, 38470, 7471], np.int64)
-"""ITU-R BT.601 luma (0.299, 0.587, 0.114) times 65536, as Pillow rounds them."""
 PLANAR = 284
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -52,7 +51,7 @@ def read_luma(open_image: Callable[[], Image.Image]) -> DeepLuma:
     if image.mode == "CMYK":
         light = white - channels.astype(np.int64)
         color = light[..., :3] * light[..., 3:] // int(white)
-    luma = color[..., 0].astype(np.int64) if color.shape[2] == 1 else (color @ WEIGHTS + 0x8000) >> 16
+    luma = color[..., 0].astype(np.int64) if color.shape[2] == 1 else luma_like_pillow(color)
     stored = None
     if isinstance(key, tuple):
         luma[(color == key).all(axis=2)] = 0

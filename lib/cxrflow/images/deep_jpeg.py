@@ -7,8 +7,8 @@ import numpy as np
 from cxrflow.images.checks import codestream, jpeg
 from cxrflow.images.checks.codestream import EXTENDED, LOSSLESS
 from cxrflow.images.dcm.frame_codecs import decode_deep_jpeg
-from cxrflow.images.decode_result import DecodeError, Grayscale
-from cxrflow.images.deep_color import WEIGHTS
+from cxrflow.images.decode_result import Grayscale, missing_codec
+from cxrflow.images.luma import luma_like_pillow
 
 
 def is_deep_jpeg(header: jpeg.Header) -> bool:
@@ -29,10 +29,10 @@ def decode(data: bytes, header: jpeg.Header) -> Grayscale:
         values = decode_deep_jpeg(data)
     except ImportError as error:
         name = f"{jpeg.PROCESSES[header.process]} JPEG, {header.bits} bits"
-        raise DecodeError("unsupported", f"{name}: needs the package gdcm: pip install 'cxrflow[dicom]'") from error
+        raise missing_codec(name, error) from error
     if values.ndim == 3:
         is_luma = header.states_color and header.components != tuple(b"RGB") and header.process == EXTENDED
-        values = values[..., 0] if is_luma else ((values.astype(np.int64) @ WEIGHTS + 0x8000) >> 16).astype(np.uint16)
+        values = values[..., 0] if is_luma else luma_like_pillow(values).astype(np.uint16)
     if header.bits == 8:
         return Grayscale(pixels=values.astype(np.uint8), bits=8)
     return Grayscale(pixels=values, value_range=(0, 2**header.bits - 1) if header.bits < 16 else None, bits=header.bits)

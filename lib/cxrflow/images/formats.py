@@ -7,6 +7,9 @@ from cxrflow.images.decode_result import DecodeError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "DICOM", "JPEG2000", "JPEGXL")
 
+JPEG_XL = (b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a")
+"""How a JPEG XL file begins: in a container, or as a bare codestream."""
+
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -19,8 +22,7 @@ SIGNATURES = {
     b"GIF89a": "GIF",
     b"\0\0\0\x0cjP  ": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
-    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEGXL",
-    b"\xff\x0a": "JPEGXL",
+    **dict.fromkeys(JPEG_XL, "JPEGXL"),
 }
 
 UNSUPPORTED_SIGNATURES = {

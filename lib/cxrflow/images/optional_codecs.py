@@ -8,11 +8,9 @@ import numpy as np
 
 from cxrflow.images.bit_depth import infer_range
 from cxrflow.images.checks import codestream
-from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
+from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes, missing_codec
 from cxrflow.images.formats import check_size
-
-WEIGHTS = np.array([0.299, 0.587, 0.114])
-"""ITU-R BT.601 luma."""
+from cxrflow.images.luma import luma_of
 
 
 def decode_optional(data: bytes, kind: str, max_pixels: int) -> Grayscale:
@@ -27,7 +25,7 @@ def decode_optional(data: bytes, kind: str, max_pixels: int) -> Grayscale:
     except (DecodeError, MemoryError):
         raise
     except ImportError as error:
-        raise DecodeError("unsupported", f"{kind}: needs the package {package}: pip install {package}") from error
+        raise missing_codec(kind, error, package) from error
     except Exception as error:  # the codecs raise types of their own
         raise DecodeError("corrupt", f"the {kind} data are damaged") from error
 
@@ -63,7 +61,7 @@ def _to_grayscale(values: np.ndarray, bits: int, signed: bool) -> Grayscale:
         (_, white), note = infer_range(0, color.max().item(), np.dtype(np.uint16))
     if values.ndim == 2:
         return Grayscale(pixels=values, value_range=(0, white), bits=bits, note=note, verified=True)
-    luma = color[..., 0] if color.shape[2] == 1 else np.rint(color @ WEIGHTS)
+    luma = color[..., 0] if color.shape[2] == 1 else luma_of(color)
     stored = None
     if values.shape[2] in (2, 4):
         stored = luma.astype(np.int64)

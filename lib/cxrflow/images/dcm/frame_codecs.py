@@ -9,20 +9,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxrflow.images.checks import codestream, jpeg
 from cxrflow.images.dcm.elements import Elements
-from cxrflow.images.decode_result import DecodeError
-from cxrflow.images.formats import check_size
+from cxrflow.images.dcm.image_layout import ImageLayout
+from cxrflow.images.decode_result import DecodeError, missing_codec
+from cxrflow.images.formats import JPEG_XL, check_size
 from cxrflow.images.jpeg_sampling import decode_unusual_sampling
-
-if TYPE_CHECKING:
-    from cxrflow.images.dcm.pixel_data import ImageLayout
-
-MISSING = "this DICOM compression needs the package {}: pip install 'cxrflow[dicom]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,7 @@ def find_codec(frame: bytes) -> str | None:
         return _jpeg_kind(frame)
     if codestream.find_jpeg2000(frame) is not None:
         return "JPEG 2000"
-    if frame[:2] == b"\xff\x0a" or frame[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
+    if frame.startswith(JPEG_XL):
         return "JPEG XL"
     if len(frame) >= 64:
         count, first = struct.unpack_from("<II", frame)
@@ -82,7 +77,7 @@ def decode_frame(frame: bytes, codec: str, layout: ImageLayout, elements: Elemen
     except (DecodeError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except ImportError as error:
-        raise DecodeError("unsupported", MISSING.format(error.name)) from error
+        raise missing_codec(f"DICOM with {codec}", error) from error
     except BaseException as error:  # panics of decoders in Rust are not Exceptions
         raise DecodeError("corrupt", f"the {codec} data of the image are damaged") from error
 

@@ -16,9 +16,11 @@ from cxrflow.images.checks import jpeg
 from cxrflow.images.dcm import frame_codecs
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import DicomFile
+from cxrflow.images.dcm.image_layout import ImageLayout
 from cxrflow.images.decode_result import DecodeError
 from cxrflow.images.doubts import DOUBTS
 from cxrflow.images.formats import check_size
+from cxrflow.images.luma import luma_of
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -48,7 +50,6 @@ NAMES = {
     "1.2.840.10008.1.2.5": "RLE",
 }
 """Names of compressed transfer syntaxes, as ``frame_codecs.find_codec`` calls their frames."""
-LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 ALLOCATED = (1, 8, 12, 16, 32, 64)
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
@@ -71,31 +72,6 @@ class StoredPixels:
     def wrap(self, value: int) -> int:
         """Reduce a number from the header to the bits of the value, as the pixels were."""
         return int(_sign_extend(np.array([value & (2**self.bits - 1)], np.int64), self.bits, self.signed)[0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageLayout:
-    """What the data set says about its pixel data, with defaults for what is missing or impossible."""
-
-    height: int
-    width: int
-    samples: int
-    allocated: int
-    bits: int
-    high_bit: int
-    signed: bool
-    planar: bool
-    frames: int
-    photometric: str
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of an uncompressed frame."""
-        return (self.height * self.width * self.values_per_pixel() * self.allocated + 7) // 8
-
-    def values_per_pixel(self) -> int:
-        """Values stored per pixel: two where colour is subsampled horizontally."""
-        return 2 if self.photometric in ("YBR_FULL_422", "YBR_PARTIAL_422") and self.samples == 3 else self.samples
 
 
 def read_pixels(file: DicomFile, elements: Elements, max_pixels: int) -> tuple[StoredPixels, int]:
@@ -372,7 +348,7 @@ def _reconcile(decoded: frame_codecs.DecodedFrame, layout: ImageLayout, elements
     if layout.photometric.startswith("MONOCHROME") and (decoded.space == "LUMA" or values.ndim == 3):
         elements.note("gray declared, but the image is in colour; converted to luma")
         if values.ndim == 3:
-            values = np.rint(values @ LUMA_WEIGHTS).astype(values.dtype) if decoded.space == "RGB" else values[..., 0]
+            values = luma_of(values).astype(values.dtype) if decoded.space == "RGB" else values[..., 0]
         return StoredPixels(values=values, bits=bits, allocated=bits, signed=False, space=layout.photometric)
     if decoded.space == "LUMA" or values.ndim == 3:
         if values.ndim == 3 and layout.bits < bits == layout.allocated:

@@ -12,9 +12,8 @@ from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import parse_file
 from cxrflow.images.dcm.pixel_aspect import read_aspect
 from cxrflow.images.dcm.pixel_data import read_pixels
-from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
+from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes, missing_codec
 
-MISSING = "DICOM needs the package {}: pip install 'cxrflow[dicom]'"
 DISPLAY_ELEMENTS = (
     "ModalityLUTSequence",
     "RescaleSlope",
@@ -35,7 +34,7 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale
     except (DecodeError, MemoryError):
         raise
     except ImportError as error:
-        raise DecodeError("unsupported", MISSING.format(error.name)) from error
+        raise missing_codec("DICOM", error) from error
     except Exception as error:  # nothing of an exception's text, which may quote the header, goes into the table
         raise DecodeError("corrupt", "the DICOM file contradicts itself or is damaged; export it again") from error
 
