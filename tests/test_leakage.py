@@ -37,7 +37,7 @@ def warning_text(found: dict, split: str = "test") -> str:
     return " ".join(warnings({**NO_SHIFT, "leakage": found, "split": split}))
 
 
-def test_its_own_test_split_is_not_warned_of(spark, run, table):
+def test_there_is_no_warning_for_the_runs_own_test_split(spark, run, table):
     found = leakage(spark, run, table)
     assert found == {"table": "own"} and warning_text(found) == "" and "too good" in warning_text(found, "val")
 
@@ -71,17 +71,14 @@ def test_images_and_patients_of_training_are_found_in_another_table(spark, run, 
     assert warning_text({"table": "other", "images": 0, "patients": 0}) == ""
 
 
-def test_a_table_in_place_of_the_runs_own_may_be_dealt_otherwise(spark, run, table, tmp_path):
+def test_a_table_that_replaced_the_runs_own_may_have_other_splits(spark, run, table, tmp_path):
     other = RunDirectory(str(tmp_path / "run"))
     write_config(other, table, table_id="another")
     assert leakage(spark, other, table) == {"table": "remade"} and "ingested again after training" in warning_text(
         {"table": "remade"}
     )
-    write_config(other, table)
-    # Runs of older versions did not record the id of their table.
-    write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(table)}, "data": {}})
-    assert leakage(spark, other, table) == {"table": "own"}
-    write_json(other.config, {"version": RUN_VERSION, "train": {"table": str(tmp_path / "nowhere")}, "data": {}})
+    gone = {"train": {"table": str(tmp_path / "nowhere")}, "data": {"table_id": "another"}}
+    write_json(other.config, {"version": RUN_VERSION, **gone})
     assert leakage(spark, other, table) == {"table": "unknown"} and "it is unknown" in warning_text(
         {"table": "unknown"}
     )

@@ -12,7 +12,8 @@ import pytest
 
 from cxrflow.base.errors import UserError
 from cxrflow.training import shard_reader
-from cxrflow.training.shard_reader import READERS, ReadRequest, default_reader, find_reader, read_row_group
+from cxrflow.training.reader_interface import ReadRequest, read_row_group
+from cxrflow.training.shard_reader import READERS, default_reader, find_reader
 
 COLUMNS = ["sample_id", "label", "pixels"]
 SIZE = 100
@@ -136,7 +137,8 @@ def test_a_released_shard_is_freed_while_the_reader_goes_on(open_reader):
 
 LEFT_OPEN = """
 from cxrflow.training import shard_reader
-request = shard_reader.ReadRequest(urls=["a", "b"], sizes=[1, 1], columns=["label"], budget=1, threads=2, fetch=bytes)
+from cxrflow.training.reader_interface import ReadRequest
+request = ReadRequest(urls=["a", "b"], sizes=[1, 1], columns=["label"], budget=1, threads=2, fetch=bytes)
 reader = shard_reader.find_reader(READER)(request)
 raise SystemExit(7)
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from cxrflow.base.process_tree import ancestors, command_line
+
 
 def python_path() -> str:
     """PYTHONPATH that gives a child process the same imports as this one.
@@ -19,15 +21,8 @@ def executor_id() -> str | None:
 
     Spark does not pass the id to Python, but every executor's own command line has the flag --executor-id.
     """
-    pid = os.getpid()
-    try:
-        while pid > 1:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                arguments = file.read().split(b"\0")
-            if b"--executor-id" in arguments:
-                return arguments[arguments.index(b"--executor-id") + 1].decode()
-            with open(f"/proc/{pid}/stat") as file:
-                pid = int(file.read().rpartition(")")[2].split()[1])
-    except OSError:  # the parent has ended, or belongs to another user
-        pass
+    for process in ancestors():
+        arguments = command_line(process)
+        if "--executor-id" in arguments:
+            return arguments[arguments.index("--executor-id") + 1]
     return None

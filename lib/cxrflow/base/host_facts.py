@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cxrflow
+from cxrflow.base.process_tree import PROC, ancestors
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -79,18 +79,16 @@ def _sources(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
             yield f"{path}/{entry.name}", entry.read_bytes()
 
 
-def executor_java(proc: Path = Path("/proc")) -> str | None:
+def executor_java(proc: Path = PROC) -> str | None:
     """The version of the Java that started this Python process, directly or not; None if it cannot be found out."""
-    process = os.getpid()
     try:
-        while process > 1:
+        for process in ancestors(proc):
             binary = (proc / str(process) / "exe").resolve()
             if binary.name == "java":
                 release = (binary.parent.parent / "release").read_text()
                 match = re.search(r'^JAVA_VERSION="(.+)"', release, re.MULTILINE)
                 return match and match[1]
-            process = int((proc / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
+    except OSError:  # it belongs to another user, or has no file "release"
         pass
     return None
 

@@ -28,6 +28,7 @@ from types import TracebackType
 
 from cxrflow.base.errors import JobError, UserError
 from cxrflow.base.executor_process import executor_id, python_path
+from cxrflow.base.process_tree import process_state
 from cxrflow.distributed.connection import LOST, Address, open_connection
 from cxrflow.distributed.messages import (
     Attach,
@@ -279,16 +280,7 @@ class _AgentProcess:
         if time.monotonic() - self._driver_heard > self._timeouts.driver_silence_seconds:
             self._signal(signal.SIGKILL)
         idle = time.monotonic() - self._progress_since
-        self._send_driver(
-            Heartbeat(progress=self._progress, idle_seconds=idle, process_state=self._read_process_state())
-        )
-
-    def _read_process_state(self) -> str:
-        try:
-            with open(f"/proc/{self._pid}/stat") as stat:
-                return stat.read().rpartition(")")[2].split()[0]
-        except OSError:
-            return ""
+        self._send_driver(Heartbeat(progress=self._progress, idle_seconds=idle, process_state=process_state(self._pid)))
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+from cxrflow.base.process_tree import data_bytes
+
 # The slowest of the largest images takes seconds, so an item that takes longer than this hangs.
 TIMEOUT_SECONDS = 300.0
 # How often a child that waits for its parent checks whether the parent is alive.
@@ -52,7 +54,10 @@ def map_isolated(
     alone_until = 0  # items before this one are sent one by one, to find out which of them crashes the child
     shared = _Shared(largest_array)
     while start < len(items):
-        with _Child(function, items, start, alone_until, memory, shared) as child:
+        batch = _Batch(
+            function=function, items=items, start=start, alone_until=alone_until, memory=memory, shared=shared
+        )
+        with _Child(batch) as child:
             try:
                 while start < len(items):
                     for result in child.receive(timeout):
@@ -69,6 +74,21 @@ def map_isolated(
         if crashes == 2:
             yield Crash(child.exit_detail())
             start, crashes = start + 1, 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """What a child computes, and how it answers."""
+
+    function: Callable[[Any], Any]
+    items: Sequence
+    start: int
+    """The first item that has no result yet."""
+    alone_until: int
+    """Items before this one are sent one by one."""
+    memory: int | None
+    """Most bytes that the child may allocate beyond its initial size."""
+    shared: _Shared
 
 
 class _ChildLost(Exception):
@@ -109,24 +129,16 @@ class _Raised:
 
 
 class _Child:
-    """A forked process that processes the items from ``start`` on and sends the results through a pipe."""
+    """A forked process that processes a batch and sends the results through a pipe."""
 
-    def __init__(
-        self,
-        function: Callable[[Any], Any],
-        items: Sequence,
-        start: int,
-        alone_until: int,
-        memory: int | None,
-        shared: _Shared,
-    ):
+    def __init__(self, batch: _Batch):
         context = multiprocessing.get_context("fork")
         self._results, sender = context.Pipe(duplex=False)
-        self._shared, self._free = shared, context.Semaphore(shared.SLOTS)
+        self._shared, self._free = batch.shared, context.Semaphore(batch.shared.SLOTS)
         self._timed_out = False
         self._process = context.Process(
             target=_run_child,
-            args=(function, items, start, alone_until, memory, shared, self._free, self._results, sender),
+            args=(batch, self._free, self._results, sender),
         )
         self._process.start()
         sender.close()  # otherwise the pipe would not report the end of the child
@@ -165,59 +177,41 @@ class _Child:
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
-def _run_child(
-    function: Callable[[Any], Any],
-    items: Sequence,
-    start: int,
-    alone_until: int,
-    memory: int | None,
-    shared: _Shared,
-    free: Semaphore,
-    receiver: Connection,
-    results: Connection,
-) -> None:
+def _run_child(batch: _Batch, free: Semaphore, receiver: Connection, results: Connection) -> None:
     parent = os.getppid()
     receiver.close()  # otherwise this process would not notice that the parent closed the pipe
     for interrupt in (signal.SIGINT, signal.SIGTERM):
         signal.signal(interrupt, signal.SIG_DFL)
-    if memory is not None:
-        limit = _data_size() + memory
+    if batch.memory is not None:
+        limit = data_bytes() + batch.memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        for number, group in enumerate(_groups(function, items, start, alone_until, shared.max_results)):
+        for number, group in enumerate(_groups(batch)):
             while not free.acquire(timeout=_PARENT_CHECK_SECONDS):
                 if os.getppid() != parent:  # the parent died, so nobody will read the results
                     return
             buffers: list[pickle.PickleBuffer] = []
             content = pickle.dumps(group, protocol=5, buffer_callback=buffers.append)
-            ranges = shared.put(number, buffers)
+            ranges = batch.shared.put(number, buffers)
             results.send((content, ranges) if ranges is not None else (pickle.dumps(group, protocol=5), []))
     except BrokenPipeError:
         pass  # the parent stopped early
 
 
-def _groups(
-    function: Callable[[Any], Any], items: Sequence, start: int, alone_until: int, max_results: int
-) -> Iterator[list]:
-    """The results from ``start`` on, in groups for one message each: a message takes as long as a small image."""
+def _groups(batch: _Batch) -> Iterator[list]:
+    """The results of a batch, in groups for one message each: a message takes as long as a small image."""
     group: list = []
     started = time.monotonic()
-    for number in range(start, len(items)):
+    for number in range(batch.start, len(batch.items)):
         try:
-            group.append(function(items[number]))
+            group.append(batch.function(batch.items[number]))
         except Exception as error:
             group.append(_Raised(error))
         if (
-            number < alone_until
-            or len(group) == max_results
+            number < batch.alone_until
+            or len(group) == batch.shared.max_results
             or time.monotonic() - started > GROUP_SECONDS
-            or number == len(items) - 1
+            or number == len(batch.items) - 1
         ):
             yield group
             group, started = [], time.monotonic()
-
-
-def _data_size() -> int:
-    """Bytes that this process has allocated, by the rules of RLIMIT_DATA."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))

@@ -31,15 +31,14 @@ def find_leakage(spark: SparkSession, run: RunDirectory, table: str, manifest: M
     """
     config = run.read(run.config, "train")
     trained_url = storage.absolute(config["train"]["table"])
-    trained_id = config["data"].get("table_id")  # runs of older versions have none
-    same_url = trained_url == storage.absolute(table)
-    if trained_id == manifest.table_id or (trained_id is None and same_url):
+    trained_id = config["data"]["table_id"]
+    if trained_id == manifest.table_id:
         return {"table": "own"}
-    if same_url:
+    if trained_url == storage.absolute(table):
         return {"table": "remade"}
     try:
         trained = read_manifest(trained_url)
-        if trained_id not in (None, trained.table_id):
+        if trained_id != trained.table_id:
             return {"table": "unknown"}
         evaluated_shards = _shards(table, manifest, [split])
         trained_shards = _shards(trained_url, trained, ["train", "val"])

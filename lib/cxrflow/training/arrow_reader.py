@@ -6,7 +6,7 @@ import threading
 
 import pyarrow as pa
 
-from cxrflow.training.shard_reader import ByteBudget, ReadRequest, read_row_group
+from cxrflow.training.reader_interface import ByteBudget, ReadRequest, read_row_group
 
 
 class ArrowReader:

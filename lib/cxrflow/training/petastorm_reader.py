@@ -7,7 +7,7 @@ from functools import partial
 import pyarrow as pa
 
 from cxrflow.training import petastorm_patches
-from cxrflow.training.shard_reader import ByteBudget, ReadRequest, read_row_group
+from cxrflow.training.reader_interface import ByteBudget, ReadRequest, read_row_group
 
 
 class PetastormReader:

@@ -15,7 +15,8 @@ from cxrflow.base.manifest import Manifest, Shard
 from cxrflow.base.shard_files import checksum
 from cxrflow.training.epoch_plan import ReadSchedule
 from cxrflow.training.feed_budget import FeedSize
-from cxrflow.training.shard_reader import ReadRequest, ShardReader, find_reader
+from cxrflow.training.reader_interface import ReadRequest, ShardReader
+from cxrflow.training.shard_reader import find_reader
 from cxrflow.training.shard_source import Fetch, plain_fetch
 from cxrflow.training.targets import TARGETS
 
