@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from cxrflow.base.errors import UserError
-from cxrflow.catalog.label_formats import NAMES, LabelSource, find_format, load_format
+from cxrflow.catalog.label_formats import NAMES, LabelSource, all_companions, find_format, load_format
 from cxrflow.catalog.labels_csv import LabelsFile
 from label_files import CHEXPERT, MIMIC, NIH_2017, NIH_2020, PADCHEST, VINDR_BOXES, VINDR_COLUMNS, padchest
 
@@ -223,3 +223,10 @@ def test_the_published_nih_file_is_read_whole(request):
     assert len(rows) == counts["rows"] == 112_120
     assert len({row.patient_id for row in rows}) == 30_805
     assert sum(row.label == "No Finding" for row in rows) == 60_361
+
+
+def test_the_files_that_formats_read_beside_the_labels_file_are_listed_once():
+    """Where only Spark can list a folder, files with these endings are copied, and no others."""
+    endings = all_companions()
+    assert len(endings) == len(set(endings))
+    assert {"train_val_list.txt", "test_list.txt", "metadata.csv.gz", "split.csv.gz"} <= set(endings)

@@ -10,10 +10,8 @@ from pyspark.sql import SparkSession
 
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
+from cxrflow.catalog.label_formats import all_companions
 from cxrflow.catalog.labels import LabelFiles
-
-# Names of the files that a layout may read beside the labels file, for file systems that only Spark can list.
-COMPANIONS = ("*metadata.csv*", "*split.csv*", "*_list.txt")
 
 
 def find_labels(url: str) -> LabelFiles | None:
@@ -41,8 +39,9 @@ def copy_labels(spark: SparkSession, url: str, folder: Path) -> LabelFiles:
     try:
         file_system = source.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
         paths = [source]
-        for pattern in COMPANIONS:
-            paths += [status.getPath() for status in file_system.globStatus(hadoop.Path(source.getParent(), pattern))]
+        for ending in all_companions():
+            pattern = hadoop.Path(source.getParent(), f"*{ending}")
+            paths += [status.getPath() for status in file_system.globStatus(pattern)]
         for path in paths:
             file_system.copyToLocalFile(False, path, hadoop.Path(str(folder / path.getName())), True)
     except Py4JJavaError as error:

@@ -77,6 +77,8 @@ class LabelFormat:
     """The images of a source. Counts in the second argument what each rule did, by a text for people."""
     columns: str
     """The columns that the format reads, for errors."""
+    companions: tuple[str, ...] = ()
+    """How the names of the files end that the format reads beside the labels file."""
 
 
 def load_format(name: str) -> LabelFormat:
@@ -84,6 +86,11 @@ def load_format(name: str) -> LabelFormat:
     if name not in NAMES:
         raise UserError(f"--label-format: expected one of auto, kermany, {', '.join(NAMES)}; got {name!r}")
     return importlib.import_module(f"{__name__}.{name}").FORMAT
+
+
+def all_companions() -> list[str]:
+    """The endings in ``companions`` of all formats."""
+    return [ending for name in NAMES for ending in load_format(name).companions]
 
 
 def find_format(file: LabelsFile, name: str = "auto") -> LabelFormat:

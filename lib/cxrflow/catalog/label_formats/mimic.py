@@ -17,11 +17,13 @@ from cxrflow.catalog.labels_csv import LabelsFile
 
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
 _KEYS = ("subject_id", "study_id")
+_METADATA = ("metadata.csv.gz", "metadata.csv")
+_SPLIT = ("split.csv.gz", "split.csv")
 
 
 def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
     """One image per row of the metadata, with the labels of its study."""
-    metadata = source.companion("metadata.csv.gz", "metadata.csv")
+    metadata = source.companion(*_METADATA)
     if metadata is None:
         raise UserError(
             f"--labels: expected the file *-metadata.csv.gz in the folder of {source.main.url!r}, which says which "
@@ -52,7 +54,7 @@ def read(source: LabelSource, counts: Counter) -> Iterator[ImageLabels]:
 
 
 def _official_splits(source: LabelSource, counts: Counter) -> dict[str, str]:
-    url = source.companion("split.csv.gz", "split.csv")
+    url = source.companion(*_SPLIT)
     splits: dict[str, str] = {}
     if url is None:
         return splits
@@ -75,4 +77,5 @@ FORMAT = LabelFormat(
     recognises=lambda columns: {"subject_id", "study_id"} <= columns and "dicom_id" not in columns,
     read=read,
     columns="subject_id, study_id and one column per finding",
+    companions=(*_METADATA, *_SPLIT),
 )

@@ -46,4 +46,5 @@ FORMAT = LabelFormat(
     recognises=lambda columns: {"image index", "finding labels"} <= columns,
     read=read,
     columns="Image Index and Finding Labels",
+    companions=tuple(LISTS),
 )
