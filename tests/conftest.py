@@ -98,12 +98,12 @@ def table(spark, phantoms, tmp_path_factory) -> Path:
     from cxrflow.images.phantoms import PATIENT_RULE
     from cxrflow.pipeline.ingest_job import ingest
 
-    place = tmp_path_factory.mktemp("table") / "table"
+    path = tmp_path_factory.mktemp("table") / "table"
     ingest(
         spark,
         IngestConfig(
             images=str(phantoms),
-            table=str(place),
+            table=str(path),
             height=48,
             width=40,
             shard_rows=6,
@@ -111,7 +111,7 @@ def table(spark, phantoms, tmp_path_factory) -> Path:
             patients=PATIENT_RULE,
         ),
     )
-    return place
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def test_exif_orientation_is_applied(orientation, kind, decoder):
     assert np.abs(decoded.pixels.astype(int) - shown).max() <= 2
 
 
-def test_a_broken_exif_block_is_noted_and_the_image_kept():
+def test_a_broken_exif_block_is_noted_and_the_image_decoded():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(picture(), "JPEG", exif=exif)

@@ -243,13 +243,13 @@ def test_evaluate_predict_and_report_follow(spark, config, phantoms, trained, tm
 
     done = predict(spark, PredictConfig(run=str(run), images=str(phantoms), predictions=str(tmp_path / "p")))
     found = pd.read_parquet(tmp_path / "p").query("reason.isna()").set_index("path")
-    called = np.stack(
+    predicted = np.stack(
         [found[score_column(name)] >= (0.5 if thresholds[name] is None else thresholds[name]) for name in FINDINGS],
         axis=1,
     )
-    assert found["predicted_label"].tolist() == from_predicted(called, FINDINGS)
+    assert found["predicted_label"].tolist() == from_predicted(predicted, FINDINGS)
     assert done["predicted"] == {
-        name: count for name, count in zip(FINDINGS, called.sum(axis=0).tolist(), strict=True) if count
+        name: count for name, count in zip(FINDINGS, predicted.sum(axis=0).tolist(), strict=True) if count
     }
     assert (found.loc[scored.index, "predicted_label"] == scored["predicted_label"]).all()
 
@@ -269,7 +269,7 @@ def test_tables_and_runs_of_one_label_and_of_several_do_not_mix(spark, config, t
         ingest(spark, dataclasses.replace(config, findings=None))
 
 
-def test_of_findings_that_a_table_does_not_tell_nothing_is_known(trained):
+def test_findings_that_a_table_lacks_are_unknown(trained):
     run = read_run(str(trained[1]))
     texts = pd.Series(["Opacity", "?Opacity", "No Finding"])
     np.testing.assert_array_equal(run.truth(texts, ["Opacity"]), [[1, NAN, NAN], [NAN, NAN, NAN], [0, NAN, NAN]])

@@ -60,7 +60,7 @@ HEAVY = [
         ("cxrflow.report.page", {"matplotlib", "sklearn", "PIL"}),
     ],
 )
-def test_a_module_loads_only_what_its_place_allows(module, allowed):
+def test_a_module_loads_only_the_packages_of_its_layer(module, allowed):
     code = f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert set(found) <= allowed

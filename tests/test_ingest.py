@@ -191,7 +191,7 @@ def test_the_deal_of_patients_is_seeded_and_exact(spark, tmp_path):
     assert Counter(first.values()) == {"train": 160, "val": 20, "test": 20}
 
 
-def test_files_of_unknown_patients_are_dealt_alike_wherever_they_lie(spark, tmp_path):
+def test_files_of_unknown_patients_get_the_same_split_in_any_folder(spark, tmp_path):
     names = [f"{label}/größe {number}.png" for label in "AB" for number in range(50)]
     assigned = {}
     for folder in ("one", "an other/肺"):
@@ -340,7 +340,7 @@ def test_padding_keeps_the_shape(spark, tmp_path):
     assert (image[:7] == 0).all() and (image[8:12] == 1).all() and (image[13:] == 0).all()
 
 
-def test_copies_end_in_one_split_and_are_told(spark, tmp_path):
+def test_copies_go_to_one_split_and_are_reported(spark, tmp_path):
     images = tmp_path / "images"
     write_images(images, [f"{label}/p{number}.png" for label in "AB" for number in range(20)], distinct=True)
     for number in range(1, 20):  # all of A are one content, under patients who would be in different splits

@@ -105,7 +105,7 @@ def test_nothing_new_changes_nothing(spark, config, tmp_path):
     assert (again["added"], again["replaced"], again["samples"], again["counts"]) == (0, 0, 80, first["counts"])
 
 
-def test_a_changed_file_takes_the_place_of_its_row(spark, config, tmp_path):
+def test_a_changed_file_replaces_its_row(spark, config, tmp_path):
     ingest(spark, config)
     before = samples_of(tmp_path / "table")
     changed = sorted((tmp_path / "images").rglob("*.png"))[::7]
@@ -128,7 +128,7 @@ def test_rows_of_files_that_are_gone_stay_and_are_counted(spark, config, tmp_pat
     assert (result["missing"], result["samples"], result["files"]) == (40, 80, 40)
 
 
-def test_quarantine_is_kept_and_tried_again_where_it_may_help(spark, config, tmp_path):
+def test_quarantined_files_are_tried_again_if_the_result_may_differ(spark, config, tmp_path):
     broken, late = tmp_path / "images" / "A" / "broken.png", tmp_path / "images" / "A" / "late.png"
     broken.write_text("no image")
     late.symlink_to(tmp_path / "later.png")
@@ -165,7 +165,7 @@ def test_labels_that_come_later_free_files_from_quarantine(spark, tmp_path):
         ingest(spark, dataclasses.replace(config, labels=None))
 
 
-def test_a_placed_patient_is_not_moved_by_a_labels_file(spark, tmp_path):
+def test_a_labels_file_does_not_change_the_split_of_a_patient(spark, tmp_path):
     draw(tmp_path / "images", [1, 2], views=(0,), labels="A")
     first, second = sorted((tmp_path / "images" / "A").iterdir())
     config = IngestConfig(
@@ -198,7 +198,7 @@ def test_new_files_that_would_leak_go_to_quarantine(spark, config, tmp_path):
     assert samples_of(tmp_path / "table").equals(samples)
 
 
-def test_a_feed_goes_on_with_its_generation_while_ingest_replaces_the_table(spark, config):
+def test_a_feed_continues_with_its_generation_while_ingest_replaces_the_table(spark, config):
     """The shards that it still reads are moved, not removed, and Spark sees the new rows alone."""
     from cxrflow.base.generations import reading
     from cxrflow.training.feed import Feed

@@ -37,12 +37,12 @@ def draw(item):
 @pytest.mark.parametrize("largest", [0, 39_999, 40_000])
 def test_results_come_in_order_and_whole(largest):
     """Pickled, or through the memory that both share, where an array fits."""
-    seen = 0
+    results = 0
     for number, (item, pixels) in enumerate(map_isolated(draw, range(300), largest_array=largest)):
         assert item == number
         np.testing.assert_array_equal(pixels, draw(number)[1])
-        seen += 1
-    assert seen == 300
+        results += 1
+    assert results == 300
 
 
 def test_what_came_before_a_crash_and_after_it_is_whole():

@@ -84,7 +84,7 @@ def test_the_full_path_goes_before_the_name():
     assert found == {"a.png": "a.png", "x/a.png": "x/a.png"}
 
 
-def test_the_extension_counts_where_it_tells_files_apart():
+def test_the_extension_counts_if_it_distinguishes_files():
     found, _ = match(["a.png", "a.jpg"], ["x/a.png", "x/a.jpg"])
     assert found == {"a.png": "x/a.png", "a.jpg": "x/a.jpg"}
 

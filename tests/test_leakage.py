@@ -96,7 +96,7 @@ def test_a_table_that_cannot_be_read_does_not_stop_the_judgement(spark, run, tab
     assert leakage(spark, other, table) == {"table": "unknown"} and "cannot compare with" in caplog.text
 
 
-def test_images_that_tell_no_patient_are_warned_of():
+def test_images_without_a_patient_cause_a_warning():
     result = {**NO_SHIFT, "leakage": {"table": "own"}, "split": "test", "n": 100}
     assert (
         warnings({**result, "images_without_patient": 5}) == []

@@ -14,7 +14,7 @@ from cxrflow.base.path_rules import label_of, patient_of, sample_id
         ("NORMAL2-IM-0383-0001-0002.jpeg", "NORMAL2-IM-0383"),
     ],
 )
-def test_kermany_names_tell_the_patient(name, patient):
+def test_the_patient_of_kermany_names(name, patient):
     assert patient_of(f"/x/PNEUMONIA/{name}", "kermany") == patient
     assert patient_of(f"/x/PNEUMONIA/{name}", "auto") == patient
 

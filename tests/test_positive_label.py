@@ -39,7 +39,7 @@ def test_a_negative_name_is_recognised_in_either_order(positive, negative):
 
 
 @pytest.mark.parametrize("labels", [["BACTERIA", "VIRUS"], ["Normal", "No Finding"], ["not normal", "abnormal"]])
-def test_two_names_that_do_not_tell_are_no_guess(labels):
+def test_ambiguous_names_are_not_guessed(labels):
     assert find_positive(labels) is None
 
 
@@ -47,7 +47,7 @@ def test_of_more_labels_it_is_the_last_that_is_not_negative():
     assert find_positive(["Bacteria", "NORMAL", "Virus"]) == 2 and find_positive(["a", "b", "no c"]) == 1
 
 
-def test_train_asks_for_the_positive_label_where_the_names_do_not_tell(tmp_path):
+def test_train_asks_for_the_positive_label_if_the_names_are_ambiguous(tmp_path):
     manifest = make_table(tmp_path / "table", labels=("BACTERIA", "VIRUS"))
     config = {"table": str(tmp_path / "table"), "run": str(tmp_path / "run")}
     with pytest.raises(UserError, match="--positive-label: expected 'BACTERIA' or 'VIRUS', got none"):

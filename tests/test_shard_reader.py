@@ -126,7 +126,7 @@ def test_all_readers_are_tested(reader):
     assert reader in READERS and len(READERS) == 2
 
 
-def test_a_released_shard_is_freed_while_the_reader_goes_on(open_reader):
+def test_a_released_shard_is_freed_while_the_reader_continues(open_reader):
     """Neither the reader nor its threads keep a table, or memory would hold more than the budget."""
     reader = open_reader([str(number) for number in range(8)], budget=2 * SIZE, fetch=Store())
     for read in range(8):

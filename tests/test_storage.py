@@ -20,7 +20,7 @@ def test_absolute(written, meant):
     assert storage.absolute(written) == meant
 
 
-def test_a_relative_path_is_told_to_every_process(monkeypatch, tmp_path):
+def test_a_relative_path_becomes_absolute_for_every_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("table") == str(tmp_path / "table")
 

@@ -148,7 +148,7 @@ def machine_gone():
     [
         (([exited()], []), ([exited()], []), True),
         (([exited()], []), ([exited(), exited("first train")], []), True),
-        (([exited("feed")], []), ([exited("first train")], []), False),  # another place
+        (([exited("feed")], []), ([exited("first train")], []), False),  # another phase
         (([machine_gone()], []), ([machine_gone()], []), False),  # nobody reports that the process ended
         (([exited(hung=True)], []), ([exited(hung=True)], []), False),
         (([exited(unreachable=True)], []), ([exited(unreachable=True)], []), False),
@@ -177,7 +177,7 @@ def test_whether_a_worker_has_made_a_step(progress, made):
 
 
 @pytest.mark.cluster
-def test_a_process_that_ends_at_the_same_place_before_its_first_step_ends_the_training(spark, table, tmp_path):
+def test_a_process_that_ends_twice_in_the_same_phase_before_its_first_step_ends_the_training(spark, table, tmp_path):
     def die(config, worker):
         import os
         import time

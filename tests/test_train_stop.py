@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(table, tmp_path):
             assert all(np.isfinite(content[name]).all() for name in content.files), path
 
 
-def test_the_newest_checkpoints_and_the_best_are_kept(table, tmp_path):
+def test_the_newest_checkpoints_and_the_best_one_remain(table, tmp_path):
     run = tmp_path / "run"
     with Job(table, run, NOT_PACED, "--checkpoint-seconds", "1000", epochs=6) as job:
         job.finish()

@@ -47,7 +47,7 @@ def find_positive(labels: list[str]) -> int | None:
 
 
 def _is_negative(label: str, labels: list[str]) -> bool:
-    """Whether a label says that a finding is absent. ``labels``: all of them, which tell what ``NonCOVID`` negates."""
+    """Whether a label says that a finding is absent. ``labels``: all of them, which show what ``NonCOVID`` negates."""
     if is_normal(label):
         return True
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # NoFinding

@@ -1,4 +1,4 @@
-"""The settings of every process that computes with TensorFlow or torch: threads, kernels, memory. One place for all.
+"""The settings of every process that computes with TensorFlow or torch: threads, kernels and memory.
 
 Frameworks read the environment when they are imported, so call ``prepare_process`` before. It imports neither.
 """

@@ -49,7 +49,7 @@ def older_url(table: str, path: str) -> str:
 def read_from_any_generation(read: Callable[[str], T], url: str) -> T:
     """``read(url)`` of a shard, or of the same shard in ``_older`` if an ingest has moved it there meanwhile.
 
-    Raises FileNotFoundError if it is in neither place.
+    Raises FileNotFoundError if it is at neither path.
     """
     try:
         return read(url)

@@ -1,4 +1,4 @@
-"""Tells whether the process that left a lease or a temporary file has ended."""
+"""Find out whether the process that left a lease or a temporary file has ended."""
 
 from __future__ import annotations
 

@@ -333,8 +333,8 @@ def task_starts(shard_ends: list[float], tasks: int) -> list[float]:
     share = shard_ends[-1] / tasks
     starts = [0.0]
     for task in range(1, tasks):
-        even = task * share
-        after = bisect.bisect(shard_ends, even)
-        nearest = min(shard_ends[max(0, after - 1) : after + 1], key=lambda end: abs(end - even))
-        starts.append(float(nearest) if abs(nearest - even) <= MAX_IMBALANCE * share else even)
+        ideal = task * share
+        after = bisect.bisect(shard_ends, ideal)
+        nearest = min(shard_ends[max(0, after - 1) : after + 1], key=lambda end: abs(end - ideal))
+        starts.append(float(nearest) if abs(nearest - ideal) <= MAX_IMBALANCE * share else ideal)
     return starts

@@ -25,11 +25,11 @@ class Timeouts:
     """For all workers to register, and for the phases that are slow once: loading the framework, compiling a step."""
     last_lines_seconds: float = 1.0
     """An agent reads a dead worker's standard error for so long, because a child of the worker may hold it open."""
-    settle_seconds: float = 5.0
+    reports_seconds: float = 5.0
     """For the consequences of a worker's end to show in the other workers."""
     launcher_end_seconds: float = 20.0
     """For a launcher to return after all its workers have ended; then it is abandoned. When a machine cannot be
-    reached, the launcher may wait for it for ever, so it gets ``settle_seconds`` only."""
+    reached, the launcher may wait for it for ever, so it gets ``reports_seconds`` only."""
     stop_seconds: float = 60.0
     """For the last checkpoint after Ctrl-C or SIGTERM. ``--hang-seconds`` counts if it is longer, because workers do
     not look for a stop request during validation."""
@@ -50,9 +50,9 @@ class Timeouts:
         self._expect_below("driver_heartbeat_seconds", "driver_silence_seconds")
         self._expect_below("agent_heartbeat_seconds", "driver_silence_seconds")
         self._expect_below("agent_silence_seconds", "start_seconds")
-        self._expect_below("last_lines_seconds", "settle_seconds")
-        self._expect_below("earlier_seconds", "settle_seconds")
-        self._expect_below("settle_seconds", "launcher_end_seconds")
+        self._expect_below("last_lines_seconds", "reports_seconds")
+        self._expect_below("earlier_seconds", "reports_seconds")
+        self._expect_below("reports_seconds", "launcher_end_seconds")
 
     def _expect_below(self, name: str, limit: str, slack: float = 0.0) -> None:
         value, most = getattr(self, name), getattr(self, limit) - slack

@@ -34,7 +34,7 @@ DOUBTS = {
     ),
     "clipped": Doubt(
         beginning="clipped: ",
-        meaning="more than half of the pixels were clipped to black or white, although the file tells them apart",
+        meaning="more than half of the pixels were clipped to black or white, although their values differ in the file",
         advice="The window or the alpha channel of the file is probably wrong: export it with another one.",
         decided_in="cxrflow.images.render_checks",
     ),

@@ -132,12 +132,12 @@ def _run_attempt(
             )
             if not losses and launch.result is not None:
                 # Rank 0's last events come by another connection than its result.
-                monitor.wait_until_all_ended(timeouts.settle_seconds)
+                monitor.wait_until_all_ended(timeouts.reports_seconds)
                 if launch.result.get("stopped"):
                     raise signals.stopped_with_checkpoint(launch.result)
                 return launch.result
             if not losses:
-                monitor.wait_until_all_ended(timeouts.settle_seconds)
+                monitor.wait_until_all_ended(timeouts.reports_seconds)
                 losses = monitor.losses()
             for loss in losses:  # now, because it takes a while to end a launch on a lost machine
                 log.warning("%s", loss)
@@ -147,7 +147,7 @@ def _run_attempt(
             failed = monitor.failed_workers()
         finally:
             unreachable = any(loss.unreachable for loss in losses)
-            launch.end(monitor, timeouts, timeouts.settle_seconds if unreachable else timeouts.launcher_end_seconds)
+            launch.end(monitor, timeouts, timeouts.reports_seconds if unreachable else timeouts.launcher_end_seconds)
         raise_own_failure(failed, losses, timeouts)
         if signals.stop_requested() and not losses:
             raise signals.stopped_without_checkpoint("it took too long, or a second signal came")
@@ -181,7 +181,7 @@ class LaunchThread:
         if self.wait(0):
             return
         monitor.kill()
-        monitor.wait_until_all_ended(timeouts.settle_seconds)
+        monitor.wait_until_all_ended(timeouts.reports_seconds)
         self._launch.cancel()
         if not self.wait(seconds):
             log.warning("the launcher does not end within %.0f s; it is abandoned", seconds)
@@ -203,8 +203,8 @@ def _wait_for_end_or_loss(
         losses = monitor.losses()
         if losses or monitor.failed_workers():
             # The others fail because of it within moments. The cause is clear when all have reported.
-            settled = any(loss.unreachable or loss.hung for loss in losses)
-            monitor.wait_until_all_ended(0 if settled else timeouts.settle_seconds)
+            cause_is_known = any(loss.unreachable or loss.hung for loss in losses)
+            monitor.wait_until_all_ended(0 if cause_is_known else timeouts.reports_seconds)
             all_losses = monitor.losses()
             first = {loss.worker.rank for loss in losses}
             # The launcher usually ended those that were lost later.
@@ -261,7 +261,7 @@ def find_early_failure(losses: list[Loss], failed: list[WorkerState]) -> frozens
 
 
 def is_same_failure(before: frozenset[str], now: frozenset[str]) -> bool:
-    """Whether two attempts in a row failed before their first step at the same place."""
+    """Whether two attempts in a row failed in the same phase before their first step."""
     return bool(before & now)
 
 

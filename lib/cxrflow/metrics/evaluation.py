@@ -35,7 +35,7 @@ def evaluate_scores(
         threshold: what ``predicted`` takes.
         bootstrap: number of resamples.
         seed: of the resamples.
-        prevalence: share of each label at another place, for predictive values there.
+        prevalence: share of each label in another clinic, for predictive values there.
 
     Returns:
         Always ``n``, ``patients``, ``labels``, ``auc`` and ``auc_interval``. With two labels also the figures of

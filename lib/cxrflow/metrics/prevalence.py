@@ -1,4 +1,4 @@
-"""Adjusts scores to a place, called the clinic, where labels are rarer or more common than in the training data.
+"""Adjusts scores to a clinic in which labels are rarer or more common than in the training data.
 
 It assumes label shift: images of a label look the same there, and only the share of each label differs.
 """

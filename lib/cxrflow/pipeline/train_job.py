@@ -99,7 +99,7 @@ def _check_labels(manifest: Manifest, config: TrainConfig) -> None:
     counts = manifest.counts()
     if len(manifest.labels) < 2:
         raise UserError(
-            f"--table: expected at least two labels to tell apart, but {config.table!r} has only "
+            f"--table: expected at least two labels, but {config.table!r} has only "
             f"{', '.join(manifest.labels)}; ingest images of another label as well"
         )
     for split in ("train", "val"):

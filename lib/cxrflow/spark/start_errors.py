@@ -41,7 +41,7 @@ def check_java(version: str, spark_version: str) -> None:
 
 
 def _is_local(environment: Mapping[str, str]) -> bool:
-    """Whether executors run in this process's Java, as far as the environment tells."""
+    """Whether executors run in this process's Java, as far as the environment shows."""
     master = re.search(r"--master[ =](\S+)", environment.get("PYSPARK_SUBMIT_ARGS", ""))
     return "PYSPARK_GATEWAY_PORT" not in environment and (master is None or master[1].startswith("local"))
 

@@ -220,7 +220,7 @@ class Due(enum.IntEnum):
 
 
 class CheckpointClock:
-    """Tells all workers at the same step that a checkpoint or the end is due. Rank 0's clock decides."""
+    """Announces to all workers, at the same step, that a checkpoint or the end is due. Rank 0's clock decides."""
 
     def __init__(self, seconds: float, worker: Worker, steps: int):
         """Start the clock.

@@ -1,4 +1,4 @@
-"""Describe a run's validation images, so that ``evaluate`` can tell whether another site's images differ from them."""
+"""Describe the validation images of a run, so that ``evaluate`` can compare the images of another site with them."""
 
 from __future__ import annotations
 
