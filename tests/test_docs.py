@@ -65,8 +65,9 @@ def test_relative_links_and_anchors_exist(page):
     assert broken == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=is_id)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "changes.md"], ids=is_id)
 def test_every_flag_exists(page):
+    """The page of changes names flags of earlier versions."""
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
     assert named - set().union(*JOB_FLAGS.values()) - SCRIPT_FLAGS - OTHER_PROGRAMS == set()
 
