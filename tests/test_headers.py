@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
 from cxrflow.base import storage
 from cxrflow.base.config import IngestConfig
@@ -32,11 +36,13 @@ from cxrflow.catalog.headers import (
     write_scan_tasks,
 )
 from cxrflow.catalog.labels import LabelFiles, add_labels
+from cxrflow.images.dcm.file_parser import parse_header
 from cxrflow.pipeline.ingest_job import ingest
 from cxrflow.spark.header_task import HeaderTask
 from cxrflow.spark.image_folder import SparkFolder
 from dicom_folder import SECRETS, write_archive, write_dicom
 from label_files import MIMIC
+from no_spark import session
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MEMORY = 64 << 20
@@ -87,6 +93,22 @@ def test_a_damaged_header_or_an_unreadable_file_gives_no_columns(tmp_path):
     assert [row["patient_id"] for row in rows] == [None] * 4  # the good one has no Patient ID
 
 
+def test_a_file_that_kills_the_parser_affects_no_other(tmp_path, monkeypatch):
+    for number in range(3):
+        write_dicom(tmp_path / f"{number}.dcm", number, SOPInstanceUID="1.2.3.777" if number == 1 else "1.2.3.5")
+
+    def parse_or_die(data, *arguments):
+        if b"1.2.3.777" in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parse_header(data, *arguments)
+
+    monkeypatch.setattr("cxrflow.images.dcm.header_scan.parse_header", parse_or_die)
+    rows = [{"path": str(tmp_path / f"{number}.dcm"), "size": 1, "modified": NOW} for number in range(3)]
+    (result,) = HeaderTask(str(tmp_path / "staging"), 512 << 20, None)(iter([pa.RecordBatch.from_pylist(rows)]))
+    found = pq.read_table(result["headers"][0].as_py()).to_pylist()
+    assert [(row["is_dicom"], row["modality"]) for row in found] == [(True, "DX"), (None, None), (True, "DX")]
+
+
 def test_a_labels_file_adds_what_headers_lack(tmp_path):
     (tmp_path / "labels.csv").write_text(
         "path,label,patient_sex,patient_age,view_position\n"
@@ -111,7 +133,8 @@ def test_a_labels_file_adds_what_headers_lack(tmp_path):
         ("/x/2.png", None, "F", None, "LATERAL"),
     ]
     # Ages that differ by a year are those before and after a birthday.
-    assert counts == HeaderCounts(dicom=2, disagreements={"patient_sex": 1, "patient_age": 1})
+    taken = {"modality": {"CR": 2}, "view_position": {"AP": 1, "LATERAL": 1, "PA": 1}, "body_part": {"none": 2}}
+    assert counts == HeaderCounts(dicom=2, taken=taken, disagreements={"patient_sex": 1, "patient_age": 1})
 
 
 def set_up(catalog, rule):
@@ -208,9 +231,16 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ingested(spark, config):
+def local():
+    """Runs ingest without a JVM."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield session(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def ingested(local, config):
     """The archive as a table: the result of ingest."""
-    return ingest(spark, config)
+    return ingest(local, config)
 
 
 def samples_of(config):
@@ -278,7 +308,7 @@ def test_patients_are_those_of_the_headers(ingested, config):
     assert read_manifest(config.table).audit["files_without_patient"] == 0
 
 
-def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(spark, ingested, config, monkeypatch):
+def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(local, ingested, config, monkeypatch):
     before = samples_of(config)
     write_dicom(
         Path(config.images) / "A" / "new.dcm", 500, PatientID="ID47110", IssuerOfPatientID="HOSPITAL", ViewPosition="LL"
@@ -286,10 +316,10 @@ def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(spark, in
     write_dicom(Path(config.images) / "A" / "nobody.dcm", 501, PatientID="ANONYMOUS", ViewPosition="LL")
     monkeypatch.setenv("CXRFLOW_PATIENT_KEY", "k" * 16)
     with pytest.raises(UserError, match="leave out --patient-key and unset CXRFLOW_PATIENT_KEY"):
-        ingest(spark, config)
+        ingest(local, config)
     monkeypatch.delenv("CXRFLOW_PATIENT_KEY")
     key = storage.read_bytes(f"{config.table}/{FILE}")
-    result = ingest(spark, config)
+    result = ingest(local, config)
     after = samples_of(config)
     assert (result["added"], result["replaced"]) == (2, 0)
     assert after.loc[before.index, "patient_id"].equals(before["patient_id"])
@@ -298,7 +328,7 @@ def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(spark, in
     nobody = f"{config.images}/A/nobody.dcm"
     assert after.loc[nobody, "patient_id"] == nobody and result["audit"]["files_without_patient"] == 1
     # A table that is built again keeps its key, so all patients keep their ids and, with the same files, their splits.
-    ingest(spark, dataclasses.replace(config, if_exists="overwrite"))
+    ingest(local, dataclasses.replace(config, if_exists="overwrite"))
     assert storage.read_bytes(f"{config.table}/{FILE}") == key
     assert samples_of(config)["patient_id"].equals(after["patient_id"])
 
@@ -312,12 +342,12 @@ def test_no_identity_is_in_the_table(ingested, config):
         assert not any(secret.encode() in content for secret in SECRETS), url
 
 
-def test_a_table_of_an_older_version_is_extended(spark, ingested, config, tmp_path, monkeypatch):
+def test_a_table_of_an_older_version_is_extended(local, config, tmp_path):
     """The rows that the table had get no values; all readers see one set of columns."""
     images, table = tmp_path / "images", tmp_path / "table"
     write_archive(images, 4)
     older = dataclasses.replace(config, images=str(images), table=str(table))
-    ingest(spark, older)
+    ingest(local, older)
     manifest = read_manifest(str(table))
     for shard in manifest.shards:
         content = pq.read_table(table / shard.path, partitioning=None).drop_columns([field.name for field in HEADER])
@@ -325,7 +355,7 @@ def test_a_table_of_an_older_version_is_extended(spark, ingested, config, tmp_pa
     columns = {name: kind for name, kind in manifest.columns.items() if name not in IMAGE_COLUMNS}
     write_manifest(str(table), dataclasses.replace(manifest, columns=columns))
     write_dicom(images / "A" / "later.dcm", 999, ViewPosition="LL", PatientID="other")
-    result = ingest(spark, older)
+    result = ingest(local, older)
     assert (result["added"], result["replaced"], result["samples"]) == (1, 0, 9)
     rows = pa.concat_tables(
         [read_shard(f"{table}/{shard.path}", ["path", "view_position"]) for shard in read_manifest(str(table)).shards]
@@ -333,5 +363,64 @@ def test_a_table_of_an_older_version_is_extended(spark, ingested, config, tmp_pa
     assert {row["path"].rsplit("/", 1)[1]: row["view_position"] for row in rows if row["view_position"]} == {
         "later.dcm": "LL"
     }
-    spark_rows = spark.read.option("mergeSchema", True).parquet(f"{table}/samples")
-    assert spark_rows.where("view_position = 'LL'").count() == 1
+
+
+def test_a_mixed_folder_is_warned_about_and_a_selection_loses_no_file(local, tmp_path, caplog):
+    images, table = tmp_path / "images", tmp_path / "table"
+    write_archive(images, 4)
+    write_dicom(images / "A" / "lateral.dcm", 900, ViewPosition="LL", PatientID="ID47110", IssuerOfPatientID="HOSPITAL")
+    write_dicom(images / "A" / "slice", 901, Modality="CT", ViewPosition="")
+    report = pydicom.dcmread(images / "A" / "slice")
+    del report.PixelData, report.Rows, report.Columns
+    report.Modality = "SR"
+    report.save_as(images / "B" / "report.dcm")
+    (images / "B" / "broken.dcm").write_bytes((images / "A" / "lateral.dcm").read_bytes()[:-50])
+    config = IngestConfig(images=str(images), table=str(table), height=8, width=8, split="test")
+    mixed = ingest(local, config)
+    assert (mixed["left_out"], mixed["samples"], mixed["reasons"]) == (0, 10, {"no_pixel_data": 1, "truncated": 1})
+    warning = next(record.message for record in caplog.records if "frontal chest X-rays" in record.message)
+    assert "modality DX 10, CT 1, SR 1;" in warning and '--select "modality in DX and view_position in ' in warning
+    select = "modality in CR,DX and view_position in PA,AP"
+    with pytest.raises(UserError, match="was made with no --select"):
+        ingest(local, dataclasses.replace(config, select=select))
+    chosen = dataclasses.replace(config, select=select, if_exists="overwrite")
+    result = ingest(local, chosen)
+    assert result["files"] == 12 == result["samples"] + result["quarantined"] + result["left_out"]
+    assert (result["samples"], result["quarantined"], result["left_out"]) == (8, 0, 4)
+    found = read_manifest(str(table)).audit["selection"]
+    assert found["left_out"] == 4 and found["values"]["modality"] == {"DX": 10, "CT": 1, "SR": 1}
+    assert {(row["condition"], row["value"]): row["files"] for row in found["reasons"]} == {
+        ("modality in CR,DX", "CT"): 1,
+        ("modality in CR,DX", "SR"): 1,
+        ("view_position in PA,AP", "LL"): 2,
+    }
+    # A file that is exported again as a lateral film leaves the table; nothing else is decoded.
+    changed = images / "A" / "IM-0001-0000.dcm"
+    write_dicom(changed, 0, ViewPosition="LATERAL")
+    again = ingest(local, dataclasses.replace(chosen, if_exists="extend"))
+    assert (again["added"], again["replaced"], again["left_out"], again["samples"]) == (0, 0, 5, 7)
+    assert str(changed) not in set(samples_of(chosen).index)
+
+
+def test_views_of_a_labels_file_can_be_selected(local, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (9, 11), np.uint8)).save(
+            images / f"{number}.png"
+        )
+    (tmp_path / "labels.csv").write_text("path,label,view_position\n0.png,A,PA\n1.png,A,LL\n2.png,A,\n")
+    config = IngestConfig(
+        images=str(images),
+        table=str(tmp_path / "table"),
+        labels=str(tmp_path / "labels.csv"),
+        select="view_position in PA,AP",
+        height=8,
+        width=8,
+        split="test",
+    )
+    result = ingest(local, config)
+    assert (result["samples"], result["left_out"]) == (1, 2)
+    assert result["audit"]["selection"]["values"] == {"view_position": {"LL": 1, "PA": 1, "none": 1}}
+    assert samples_of(config)["view_position"].tolist() == ["PA"]
+    assert not (tmp_path / "table" / FILE).exists()  # no DICOM file, so no patient's id needs a key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
+from cxrflow.base.config import NONE
 from cxrflow.catalog.database import query_rows
 from cxrflow.images import DOUBTS
 from cxrflow.images.decode_result import SEPARATOR
@@ -11,7 +12,6 @@ from cxrflow.images.image_hash import HASH_BITS, NEAR_BITS
 
 EXAMPLES = 10
 TAKEN = ("modality", "view_position", "patient_sex", "manufacturer", "body_part")
-NONE = "none"
 _WORD_DIGITS = 16  # hexadecimal digits, 64 bits
 _MAX_BAND_SIZE = 5000
 _QUANTILES = 51

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS files (path VARCHAR, size BIGINT, modified TIMESTAMPT
 CREATE TABLE IF NOT EXISTS headers (path VARCHAR, is_dicom BOOLEAN, patient_id VARCHAR, {_IMAGE});
 CREATE TABLE IF NOT EXISTS stated (path VARCHAR, patient_sex VARCHAR, patient_age FLOAT, view_position VARCHAR);
 CREATE TABLE IF NOT EXISTS described (path VARCHAR, is_dicom BOOLEAN, {_IMAGE});
+CREATE TABLE IF NOT EXISTS left_out (path VARCHAR, condition INTEGER, value VARCHAR);
 CREATE TABLE IF NOT EXISTS samples (path VARCHAR, size BIGINT, modified TIMESTAMPTZ, sha256 VARCHAR, label VARCHAR,
     patient_id VARCHAR, split VARCHAR, source_height INTEGER, source_width INTEGER, source_format VARCHAR,
     source_bits INTEGER, note VARCHAR, phash VARCHAR, sample_id BIGINT, shard VARCHAR, "row" INTEGER, is_new BOOLEAN,
@@ -41,10 +42,10 @@ CREATE TABLE IF NOT EXISTS to_decode (path VARCHAR, size BIGINT, modified TIMEST
 CREATE TABLE IF NOT EXISTS replaced (path VARCHAR, shard VARCHAR, "row" INTEGER);
 """
 """files: the listing, with labels; given_patient is the labels file's. headers: what the headers of new files say.
-stated: what the labels file says about how images were taken. described: both together. samples: rows of the existing
-table and, with is_new, of this ingest. to_decode: the files that this ingest decodes. replaced: rows of the table's
-shards whose file is decoded again. split_fixed: the patient's split comes from the table or from the labels file and
-must not change."""
+stated: what the labels file says about how images were taken. described: both together. left_out: files that a
+selection leaves out. samples: rows of the existing table and, with is_new, of this ingest. to_decode: the files that
+this ingest decodes. replaced: rows of the table's shards whose file is decoded again. split_fixed: the patient's split
+comes from the table or from the labels file and must not change."""
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxrflow.base import storage
+from cxrflow.base.config import NONE
 from cxrflow.base.image_columns import IMAGE_COLUMNS, STATED_COLUMNS
 from cxrflow.base.schema import HEADER, SOURCE
 from cxrflow.catalog.assign import RETRIED_REASONS
@@ -28,11 +30,26 @@ SCANNED = pa.schema(
 )
 """What a scanning task reports for each file."""
 
+WORD = re.compile(r"[^\s,'\"<>=!]+")
+"""A value that needs no quotes in a selection."""
+
 FILES_PER_TASK = 5000
 """A header takes about a millisecond."""
 
 _OTHER_FORMATS = r"\.(png|jpe?g|jpe|jfif|jp2|j2k|jxl|tiff?|bmp|gif|webp)$"
 """Names of files that are taken for another format than DICOM without a look at their content."""
+
+
+XRAY = ("CR", "DX", "DR", "RG", "XR")
+"""Modalities of projection radiographs. DX, CR and RG are the standard's; DR and XR are used as well."""
+CHEST = ("CHEST", "THORAX", "LUNG")
+FRONTAL = ("PA", "AP")
+MIXED: dict[str, Callable[[str], bool]] = {
+    "modality": lambda value: value in XRAY,
+    "view_position": lambda value: value.startswith(FRONTAL),
+    "body_part": lambda value: any(name in value for name in CHEST),
+}
+"""By column, whether a value is usual in a collection of frontal chest X-rays."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class HeaderCounts:
     """Files whose header cannot be read, and which are or may be DICOM."""
     without_patient: int = 0
     """DICOM files without a usable Patient ID, if patients come from headers."""
+    taken: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Files by value of each of MIXED, for the files of which a value is known."""
     disagreements: dict[str, int] = field(default_factory=dict)
     """Files for which the labels file states another value than the header, by column. The header's value is used."""
 
@@ -154,4 +173,36 @@ def describe_files(catalog: duckdb.DuckDBPyConnection, by_header: bool = False) 
         FROM headers JOIN files USING (path) WHERE is_dicom IS DISTINCT FROM false""",
         [by_header],
     )[0]
-    return HeaderCounts(**dicom, disagreements={name: files for name, files in disagreements.items() if files})
+    return HeaderCounts(
+        **dicom,
+        taken={name: _taken(catalog, name) for name in MIXED},
+        disagreements={name: files for name, files in disagreements.items() if files},
+    )
+
+
+def _taken(catalog: duckdb.DuckDBPyConnection, column: str) -> dict[str, int]:
+    rows = query_rows(
+        catalog,
+        f"""
+        SELECT coalesce({column}, '{NONE}') AS value, count(*) AS files FROM described
+        WHERE is_dicom OR {column} IS NOT NULL GROUP BY value ORDER BY files DESC, value LIMIT 20""",
+    )
+    return {row["value"]: row["files"] for row in rows}
+
+
+def suggest_selection(taken: dict[str, dict[str, int]]) -> tuple[dict[str, dict[str, int]], str]:
+    """The columns with values that are unusual in a collection of frontal chest X-rays, and a selection without them.
+
+    ``taken`` as in HeaderCounts. If all values of a column are unusual, the selection has the most frequent one.
+    """
+    unusual, conditions = {}, []
+    for column, counts in taken.items():
+        values = [value for value in counts if value != NONE]
+        if all(map(MIXED[column], values)):
+            continue
+        usual = list(filter(MIXED[column], values)) or values[:1]
+        if NONE in counts and column != "modality":
+            usual.append(NONE)
+        unusual[column] = counts
+        conditions.append(f"{column} in {','.join(value if WORD.fullmatch(value) else repr(value) for value in usual)}")
+    return unusual, " and ".join(conditions)

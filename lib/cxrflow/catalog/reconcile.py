@@ -198,7 +198,7 @@ def _check_max_bad(catalog: duckdb.DuckDBPyConnection, max_bad: float | None) ->
         GROUP BY reason ORDER BY files DESC, reason""",
     )
     bad = sum(row["files"] for row in reasons)
-    if bad == listed:
+    if listed and bad == listed:
         summary = ", ".join(f"{row['reason']}: {row['files']}" for row in reasons)
         raise UserError(f"--images: expected readable images, got only unusable files, {bad} of {listed} ({summary})")
     if max_bad is not None and bad > max_bad * listed:

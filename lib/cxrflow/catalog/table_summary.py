@@ -6,7 +6,8 @@ import logging
 
 from cxrflow.base.config import SPLITS
 from cxrflow.base.manifest import Manifest
-from cxrflow.catalog.headers import HeaderCounts
+from cxrflow.catalog.headers import HeaderCounts, suggest_selection
+from cxrflow.catalog.select_files import Selected, counts_text
 from cxrflow.images import DOUBTS
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,27 @@ def log_headers(counts: HeaderCounts, by_header: bool, patients: str) -> None:
             "header's value.",
             name,
             f"{files:,}",
+        )
+
+
+def log_selection(selected: Selected, taken: dict[str, dict[str, int]], select: str | None) -> None:
+    """Log what ``--select`` left out; without it, warn about files that it should leave out.
+
+    ``taken`` as in HeaderCounts.
+    """
+    if select is not None:
+        log.info("selection: %s files left out", f"{selected.left_out:,}")
+        for row in selected.reasons:
+            log.info("selection: not %s: %s files with %s", row["condition"], f"{row['files']:,}", row["value"])
+        for column, counts in selected.values.items():
+            log.info("selection: values of %s in all new files: %s", column, counts_text(counts))
+        return
+    unusual, suggestion = suggest_selection(taken)
+    if unusual:
+        log.warning(
+            'Not all new files are frontal chest X-rays: %s. To leave the others out, add --select "%s".',
+            "; ".join(f"{column} {counts_text(counts)}" for column, counts in unusual.items()),
+            suggestion,
         )
 
 
@@ -127,7 +149,7 @@ def _warnings(manifest: Manifest, fractions: dict[str, float]) -> list[str]:
     if audit["burned_in"]:
         warnings.append(
             f"By their headers, {audit['burned_in']:,} images have text burned into their pixels. It may name the "
-            "patient, and a model may learn from it."
+            "patient, and a model may learn from it. To leave them out, add --select 'burned_in_annotation not in yes'."
         )
     warnings += [
         f"{found['files']:,} images may be wrong ({name}): {DOUBTS[name].meaning}. Look at them: "

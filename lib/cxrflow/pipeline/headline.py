@@ -13,7 +13,19 @@ LIMIT = 2000
 """Most characters of the line."""
 
 INGEST = (
-    *("table", "files", "skipped", "missing", "added", "replaced", "samples", "quarantined", "shards", "seconds"),
+    *(
+        "table",
+        "files",
+        "left_out",
+        "skipped",
+        "missing",
+        "added",
+        "replaced",
+        "samples",
+        "quarantined",
+        "shards",
+        "seconds",
+    ),
     *("patients", "reasons", "doubts", "counts"),
 )
 EVALUATE = (

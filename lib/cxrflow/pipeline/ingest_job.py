@@ -22,7 +22,7 @@ from cxrflow.base.errors import UserError
 from cxrflow.base.manifest import Manifest, Shard, check_table_url, has_manifest, read_generation, read_manifest
 from cxrflow.base.patient_key import PatientKey, find_key, given_key, remove_unused_key, save_key
 from cxrflow.base.schema import SAMPLES
-from cxrflow.catalog.assign import TASK_FILES, Assignment
+from cxrflow.catalog.assign import TASK_FILES
 from cxrflow.catalog.commit import commit, sweep
 from cxrflow.catalog.delta_log import check_delta, check_unchanged, is_delta, write_version
 from cxrflow.catalog.headers import SCAN_FILES
@@ -30,7 +30,7 @@ from cxrflow.catalog.kermany_folders import TITLE as KERMANY
 from cxrflow.catalog.labels import LabelFiles, LabelsSummary, log_lines, resolve_findings
 from cxrflow.catalog.labels_csv import LabelsFile
 from cxrflow.catalog.reconcile import QUARANTINE_FILE, Reconciled
-from cxrflow.catalog.table_summary import log_headers, log_summary
+from cxrflow.catalog.table_summary import log_headers, log_selection, log_summary
 from cxrflow.images import Recipe, find_decoder
 from cxrflow.spark.catalog_tasks import AssignTask, DecodePlan, Listed, ListTask, ReconcileTask
 from cxrflow.spark.compaction import Change, compact_shards
@@ -46,7 +46,10 @@ from cxrflow.spark.session import registered_slots, run_on_executor
 log = logging.getLogger(__name__)
 
 # Flags that must stay the same when a table is extended, or its rows would be of different kinds.
-FIXED_FLAGS = ("height", "width", "resize", "decoder", "label_rule", "findings", "split", "patients", "seed", "readers")
+FIXED_FLAGS = (
+    *("height", "width", "resize", "decoder", "label_rule", "findings", "split", "patients", "seed", "readers"),
+    "select",
+)
 
 
 def check_ingest(config: IngestConfig) -> None:
@@ -86,7 +89,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
         )
     manifest = read_manifest(config.table)
     flags = {name: getattr(config, name) for name in FIXED_FLAGS}
-    table_flags = {name: manifest.config.get(name, flags[name]) for name in FIXED_FLAGS}
+    table_flags = {name: manifest.config.get(name, getattr(IngestConfig, name)) for name in FIXED_FLAGS}
     if bool(config.labels) != bool(manifest.config["labels"]):  # another labels file with more rows is fine
         flags["labels"], table_flags["labels"] = config.labels, manifest.config["labels"]
     if config.shard_rows:
@@ -110,15 +113,16 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
 def ingest(spark: SparkSession, config: IngestConfig) -> dict:
     """Decode the new and changed files below ``config.images`` into the table ``config.table``.
 
-    Every file becomes either a sample or a row of the quarantine with a reason. A file that the table already has is
-    not read again if its path, size, modification time, label and patient are the same. A changed file replaces its
-    sample. The sample of a missing file stays. The manifest is replaced atomically at the end: a run that dies earlier
-    leaves the old table, and the next run repeats the work.
+    Every file becomes a sample, or a row of the quarantine with a reason, or ``--select`` leaves it out. A file that
+    the table already has is not read again if its path, size, modification time, label and patient are the same. A
+    changed file replaces its sample. The sample of a missing file stays. The manifest is replaced atomically at the
+    end: a run that dies earlier leaves the old table, and the next run repeats the work.
 
-    Returns files (listed), skipped (hidden files, None if unknown), missing (samples whose file no longer exists),
-    added, replaced, worker_memory (peak bytes of a Python worker), table and seconds; and about the whole table:
-    samples, quarantined, reasons, doubts (images by kind of ``images.DOUBTS``), counts (by split and label; for a
-    multi-label table also absent and unknown), patients (by split), shards and audit (see ``catalog.audit``).
+    Returns files (listed), left_out (of these, by ``--select``), skipped (hidden files, None if unknown), missing
+    (samples whose file no longer exists), added, replaced, worker_memory (peak bytes of a Python worker), table and
+    seconds; and about the whole table: samples, quarantined, reasons, doubts (images by kind of ``images.DOUBTS``),
+    counts (by split and label; for a multi-label table also absent and unknown), patients (by split), shards and audit
+    (see ``catalog.audit``).
     Raises UserError for bad input, and RuntimeError if files and rows do not match.
     """
     share_credentials(spark)
@@ -171,9 +175,9 @@ class _Ingest:
     def run(self) -> dict:
         listed = self._list_files()
         plan = self._assign(listed)
-        if plan.assigned.to_decode == 0 and self._existing:
+        if plan.assigned.to_decode == 0 and plan.selected.removed == 0 and self._existing:
             self._finish(self._existing)
-            return result_of(self._existing, plan.assigned, listed.labels)
+            return result_of(self._existing, plan, listed.labels)
         decoded = self._decode(plan)
         reconciled, audit = self._reconcile_and_audit(plan, [task["outcomes"] for task in decoded])
         shards = self._compact_shards(reconciled, plan.shard_rows)
@@ -182,11 +186,11 @@ class _Ingest:
         log_summary(manifest, split_fractions(self._config.split))
         return result_of(
             manifest,
-            plan.assigned,
+            plan,
             listed.labels,
             added=reconciled.added,
             replaced=reconciled.replaced,
-            worker_memory=max(task["memory"] for task in decoded),
+            worker_memory=max((task["memory"] for task in decoded), default=0),
         )
 
     def _list_files(self) -> Listed:
@@ -230,6 +234,7 @@ class _Ingest:
         for label, chosen in sorted(assigned.merged.items()):
             log.info("labels: %r is read as %r", label, chosen)
         log_headers(plan.headers, listed.by_header, self._config.patients)
+        log_selection(plan.selected, plan.headers.taken, self._config.select)
         if assigned.missing:
             log.warning(
                 "The files of %s samples no longer exist. The samples stay in the table; use --if-exists overwrite to "
@@ -264,6 +269,8 @@ class _Ingest:
     def _decode(self, plan: DecodePlan) -> list[dict]:
         """Decode the files into staged shards; returns the rows of TASK_RESULT."""
         config = self._config
+        if not plan.tasks:
+            return []
         warn_about_insecure_packages(self._spark)
         recipe = Recipe(config.height, config.width, config.decoder, config.resize, config.max_pixels)
         task = DecodeTask(self._staging, recipe, plan.shard_rows, self._memory)
@@ -308,7 +315,7 @@ class _Ingest:
             config=to_dict(config),
             columns={column.name: str(column.type) for column in SAMPLES},
             split_thresholds=plan.assigned.thresholds,
-            audit=audit,
+            audit=audit | ({"selection": plan.selected.facts()} if config.select else {}),
             table_id=self._existing.table_id if self._existing else uuid.uuid4().hex,
             patient_key=self._fingerprint(plan),
         )
@@ -332,14 +339,14 @@ class _Ingest:
 
 def result_of(
     manifest: Manifest,
-    assigned: Assignment,
+    plan: DecodePlan,
     labels: LabelsSummary | None,
     added: int = 0,
     replaced: int = 0,
     worker_memory: int = 0,
 ) -> dict:
     """What ``ingest`` returns, except ``table`` and ``seconds``."""
-    counts: dict[str, dict] = {"counts": manifest.counts()}
+    assigned, counts = plan.assigned, dict[str, dict]({"counts": manifest.counts()})
     if labels is not None:
         counts["labels"] = {
             "layout": labels.title,
@@ -352,6 +359,7 @@ def result_of(
     return {
         "files": assigned.files,
         "skipped": assigned.skipped,
+        "left_out": plan.selected.left_out,
         "missing": assigned.missing,
         "added": added,
         "replaced": replaced,

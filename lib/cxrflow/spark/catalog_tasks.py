@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import duckdb
 
-from cxrflow.base.config import IngestConfig, parse_bytes
+from cxrflow.base.config import IngestConfig, parse_bytes, parse_selection
 from cxrflow.base.manifest import Manifest
 from cxrflow.catalog.assign import Assignment, add_files, add_table, assign_files, write_tasks
 from cxrflow.catalog.audit import audit
@@ -24,6 +25,7 @@ from cxrflow.catalog.headers import (
 from cxrflow.catalog.kermany_folders import add_folder_splits
 from cxrflow.catalog.labels import LabelFiles, LabelsSummary, add_labels
 from cxrflow.catalog.reconcile import Reconciled, add_outcomes, add_unread, reconcile, write_quarantine
+from cxrflow.catalog.select_files import Selected, select_files
 from cxrflow.spark.image_folder import Listing
 
 # Image data per decoding task: enough to pay for the task's start, little enough to balance and to retry.
@@ -40,6 +42,7 @@ class DecodePlan:
 
     assigned: Assignment
     headers: HeaderCounts
+    selected: Selected
     shard_rows: int
     tasks: list[str]
     """URLs of Parquet files, each with the files of one decoding task."""
@@ -94,7 +97,9 @@ class ListTask:
             if existing:
                 add_table(catalog, config.table, existing)
             by_header = patients_from_headers(catalog, config.patients, existing.patient_key if existing else "")
-            scans = write_scan_tasks(catalog, self.staging, self.slots, all_names=config.patients == "dicom")
+            scans = write_scan_tasks(
+                catalog, self.staging, self.slots, all_names=config.patients == "dicom" or config.select is not None
+            )
             plan = None if scans else _plan(catalog, NAME, config, existing, by_header, self.staging, self.slots)
             findings = reader.findings() if reader else None
             return Listed(findings, labels, by_folder, by_header, scans, plan)
@@ -133,10 +138,15 @@ def _plan(
     headers = describe_files(catalog, by_header)
     if by_header:
         set_patients(catalog, config.patients)
+    selected = select_files(catalog, config, parse_selection(config.select)) if config.select else Selected()
     assigned = assign_files(catalog, config, existing.split_thresholds if existing else {})
     rows = existing.shard_rows if existing else shard_rows(config, assigned.to_decode)
     tasks = write_tasks(catalog, staging, decoding_tasks(assigned, slots), rows)
-    return DecodePlan(assigned, headers, rows, tasks, name)
+    # The files that were left out are listed too.
+    assigned = dataclasses.replace(
+        assigned, files=assigned.files + selected.left_out, bytes=assigned.bytes + selected.bytes
+    )
+    return DecodePlan(assigned, headers, selected, rows, tasks, name)
 
 
 def shard_rows(config: IngestConfig, files: int) -> int:

@@ -18,11 +18,14 @@ from cxrflow.base.config.option_parsers import (
     split_fractions,
 )
 from cxrflow.base.config.result_configs import EvaluateConfig, PredictConfig, ReportConfig
+from cxrflow.base.config.selection import NONE, Condition, parse_selection
 from cxrflow.base.config.train_config import TrainConfig
 
 __all__ = [
+    "NONE",
     "SPLITS",
     "THRESHOLD_RULES",
+    "Condition",
     "DemoConfig",
     "EvaluateConfig",
     "IngestConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "parse_bytes",
     "parse_findings",
     "parse_prevalence",
+    "parse_selection",
     "parse_threshold",
     "split_fractions",
     "to_dict",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cxrflow.base.config.option_checks import Options, require, require_groups
 from cxrflow.base.config.option_parsers import parse_bytes, parse_findings, split_fractions
+from cxrflow.base.config.selection import parse_selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class InputOptions(Options):
     patient_key: str | None = None
     """File with the secret key of the hash that replaces the Patient IDs of DICOM headers. If not given: the key in the
     environment variable CXRFLOW_PATIENT_KEY, otherwise a random key of the table."""
+    select: str | None = None
+    """Conditions on the columns of DICOM headers, such as "modality in CR,DX and view_position in PA,AP". Files that do
+    not meet them are left out before decoding, and counted. none stands for a missing value."""
     max_bad: float | None = None
     """Largest accepted share of quarantined files, such as 0.05. With more, the job fails and does not change the
     table."""
@@ -51,6 +55,8 @@ class InputOptions(Options):
         )
         if self.patients not in ("auto", "dicom", "kermany", "file"):
             require_groups("patients", "auto, dicom, kermany, file or a regular expression", self.patients)
+        if self.select is not None:
+            parse_selection(self.select)
         require(
             self.label_format != "kermany" or self.labels is None,
             "--label-format kermany: expected no --labels, because the folders give the labels; leave one out",
