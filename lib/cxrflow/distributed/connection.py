@@ -16,7 +16,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from types import TracebackType
 
-POLL_SECONDS = 0.2
+from cxrflow.distributed.accept_loop import AcceptLoop
+
 CONNECT_SECONDS = 5
 
 LOST = (AuthenticationError, OSError, EOFError)
@@ -40,17 +41,12 @@ class Listener:
 
     def __init__(self, host: str, serve: Callable[[Connection], object] = lambda connection: None):
         """``host``: the driver's address as executors reach it (``spark.driver.host``)."""
-        try:
-            self._socket = socket.create_server((host, 0))
-        except OSError:  # behind NAT, as in a container, that address is not this machine's own
-            self._socket = socket.create_server(("", 0))
-        self._socket.settimeout(POLL_SECONDS)
-        self.address = Address(host, self._socket.getsockname()[1], secrets.token_bytes(32))
-        self._serve, self._closed = serve, threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._loop = AcceptLoop(host, self._start_thread)
+        self.address = Address(*self._loop.address, secrets.token_bytes(32))
+        self._serve = serve
 
     def __enter__(self) -> Listener:
-        self._thread.start()
+        self._loop.start()
         return self
 
     def __exit__(
@@ -59,19 +55,12 @@ class Listener:
         self.close()
 
     def close(self) -> None:
-        """Accept no more connections; those that are open stay so."""
-        self._closed.set()
-        self._thread.join()
-        self._socket.close()
+        """Accept no more connections; those that are open stay open."""
+        self._loop.close()
 
-    def _listen(self) -> None:
-        while not self._closed.is_set():
-            try:
-                accepted, _ = self._socket.accept()
-            except TimeoutError:
-                continue
-            # In a thread of its own, because a client that sends nothing must not block the others.
-            threading.Thread(target=self._authenticate, args=(accepted,), daemon=True).start()
+    def _start_thread(self, accepted: socket.socket) -> None:
+        # In a thread of its own, because a client that sends nothing must not block the others.
+        threading.Thread(target=self._authenticate, args=(accepted,), daemon=True).start()
 
     def _authenticate(self, accepted: socket.socket) -> None:
         with Connection(accepted.detach()) as connection, suppress(*LOST):  # a wrong key, or a client that left

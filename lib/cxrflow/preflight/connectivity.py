@@ -1,18 +1,15 @@
-"""Whether workers can reach each other: each runs an echo server and connects to those of all others.
-
-Standard library only.
-"""
+"""Whether workers can reach each other: each runs an echo server and connects to those of all others."""
 
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from cxrflow.distributed.accept_loop import AcceptLoop
+
 SECONDS = 4.0
 """Timeout of a ping. A firewall that drops packets makes it wait this long."""
-POLL_SECONDS = 0.1
 THREADS = 64
 
 
@@ -20,30 +17,18 @@ class EchoServer:
     """Listens at the address by which other workers know this one, and sends ``token`` to whoever connects."""
 
     def __init__(self, host: str, token: str):
-        try:
-            self._socket = socket.create_server((host, 0), backlog=1024)
-        except OSError:  # behind NAT, as in a container, the address is not this machine's own
-            self._socket = socket.create_server(("", 0), backlog=1024)
-        self._socket.settimeout(POLL_SECONDS)
-        self.address: tuple[str, int] = (host, self._socket.getsockname()[1])
-        self._token, self._closed = token.encode(), threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._token = token.encode()
+        self._loop = AcceptLoop(host, self._answer, backlog=1024)
+        self.address = self._loop.address
+        self._loop.start()
 
     def close(self) -> None:
         """Stop the thread and close the socket."""
-        self._closed.set()
-        self._thread.join()
-        self._socket.close()
+        self._loop.close()
 
-    def _serve(self) -> None:
-        while not self._closed.is_set():
-            try:
-                connection, _ = self._socket.accept()
-                with connection:
-                    connection.sendall(self._token)
-            except OSError:  # nobody connected within POLL_SECONDS, or the client has left
-                continue
+    def _answer(self, accepted: socket.socket) -> None:
+        with accepted:
+            accepted.sendall(self._token)
 
 
 def ping(address: tuple[str, int], token: str, seconds: float = SECONDS) -> str | None:
