@@ -37,7 +37,7 @@ from cxrflow.catalog.headers import (
 )
 from cxrflow.catalog.labels import LabelFiles, add_labels
 from cxrflow.images.dcm.file_parser import parse_header
-from cxrflow.pipeline.ingest_job import ingest
+from cxrflow.pipeline.ingest_job import check_ingest, ingest
 from cxrflow.spark.header_task import HeaderTask
 from cxrflow.spark.image_folder import SparkFolder
 from dicom_folder import SECRETS, write_archive, write_dicom
@@ -331,6 +331,26 @@ def test_more_images_of_a_patient_follow_it_and_another_key_is_refused(local, in
     ingest(local, dataclasses.replace(config, if_exists="overwrite"))
     assert storage.read_bytes(f"{config.table}/{FILE}") == key
     assert samples_of(config)["patient_id"].equals(after["patient_id"])
+
+
+def test_a_key_is_kept_only_with_its_table(local, tmp_path, monkeypatch):
+    images, table = tmp_path / "images", tmp_path / "table"
+    write_archive(images, 4)
+    config = IngestConfig(images=str(images), table=str(table), height=8, width=8, split="test")
+    with monkeypatch.context() as failing, pytest.raises(OSError, match="disk full"):
+        failing.setattr("cxrflow.pipeline.ingest_job.commit", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        ingest(local, config)
+    assert not table.exists()
+    (table / "_staging").mkdir(parents=True)  # as an ingest leaves it that was killed just before its commit
+    (table / FILE).write_text("k" * 64)
+    ingest(local, config)
+    assert (table / FILE).read_text().strip() != "k" * 64
+    own = samples_of(config)["patient_id"]
+    (tmp_path / "key").write_text("g" * 64)
+    ingest(local, dataclasses.replace(config, patient_key=str(tmp_path / "key"), if_exists="overwrite"))
+    assert not (table / FILE).exists() and not set(samples_of(config)["patient_id"]) & set(own)
+    with pytest.raises(UserError, match="--patient-key: expected the key with which .*, got no key"):
+        check_ingest(config)
 
 
 def test_no_identity_is_in_the_table(ingested, config):
