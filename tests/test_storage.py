@@ -1,8 +1,10 @@
 import os
+import sys
 
 import pytest
 
 from cxrflow.base import storage
+from cxrflow.base.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,21 @@ def test_another_file_system_than_the_local_one():
     storage.move("memory://bucket/a/b.json", "memory://bucket/c.json")
     storage.remove("memory://bucket/a")
     assert storage.files("memory://bucket", ".json") == ["memory://bucket/c.json"]
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "message"),
+    [
+        ("s3://bucket/x", "s3fs", r's3://bucket/x: expected the package s3fs, found none; pip install "cxrflow\[s3\]"'),
+        (
+            "abfss://c@a.dfs.core.windows.net/x",
+            "adlfs",
+            "expected the package for this file system, found none; .*adlfs",
+        ),
+    ],
+)
+def test_a_file_system_without_its_package(monkeypatch, url, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, url.partition(":")[0], raising=False)
+    with pytest.raises(UserError, match=message):
+        storage.filesystem(url)

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import fsspec
 
 from cxrflow.base.errors import UserError
+from cxrflow.base.extras import missing_package
 from cxrflow.base.process_identity import has_ended, this_machine
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=/)")
@@ -79,7 +80,9 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         # Other processes write there too, so a cached listing may be out of date.
         return fsspec.core.url_to_fs(url, **({} if is_local(url) else {"use_listings_cache": False}))
     except ImportError as error:
-        raise UserError(f"{url}: expected an installed package for this file system, got {error}; install it") from None
+        if missing := missing_package(url, getattr(error.__cause__, "name", None)):
+            raise missing from None
+        raise UserError(f"{url}: expected the package for this file system, found none; {error}") from None
 
 
 def exists(url: str) -> bool:
