@@ -63,11 +63,12 @@ def test_another_file_system_than_the_local_one():
 @pytest.mark.parametrize(
     ("url", "module", "message"),
     [
+        ("gs://bucket/x", "gcsfs", "gs://bucket/x: expected the package for this file system, found none; .*gcsfs"),
         ("s3://bucket/x", "s3fs", r's3://bucket/x: expected the package s3fs, found none; pip install "cxrflow\[s3\]"'),
         (
             "abfss://c@a.dfs.core.windows.net/x",
             "adlfs",
-            "expected the package for this file system, found none; .*adlfs",
+            "expected a file system that fsspec knows, .* adlfs for abfss",
         ),
     ],
 )

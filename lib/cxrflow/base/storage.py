@@ -83,6 +83,11 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         if missing := missing_package(url, getattr(error.__cause__, "name", None)):
             raise missing from None
         raise UserError(f"{url}: expected the package for this file system, found none; {error}") from None
+    except ValueError as error:  # a scheme that neither fsspec nor an installed package knows
+        raise UserError(
+            f"{url}: expected a file system that fsspec knows, got another ({error}); install its package, such as "
+            "gcsfs for gs:// or adlfs for abfss://"
+        ) from None
 
 
 def exists(url: str) -> bool:
