@@ -405,6 +405,8 @@ def test_a_mixed_folder_is_warned_about_and_a_selection_loses_no_file(local, tmp
         ingest(local, dataclasses.replace(config, select=select))
     chosen = dataclasses.replace(config, select=select, if_exists="overwrite")
     result = ingest(local, chosen)
+    with pytest.raises(UserError, match=f"was made with --select '{select}'; use the same flags"):
+        check_ingest(config)
     assert result["files"] == 12 == result["samples"] + result["quarantined"] + result["left_out"]
     assert (result["samples"], result["quarantined"], result["left_out"]) == (8, 0, 4)
     found = read_manifest(str(table)).audit["selection"]

@@ -31,7 +31,7 @@ def log_headers(counts: HeaderCounts, by_header: bool, patients: str) -> None:
             f"{counts.without_patient:,}",
         )
     if counts.without_header:
-        log.warning("The headers of %s files could not be read.", f"{counts.without_header:,}")
+        log.warning("%s files have no readable DICOM header.", f"{counts.without_header:,}")
     for name, files in counts.disagreements.items():
         log.warning(
             "The %s in the labels file differs from the one in the DICOM header for %s files. The table has the "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import tempfile
 import time
 import uuid
@@ -95,7 +96,7 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
     if config.shard_rows:
         flags["shard_rows"], table_flags["shard_rows"] = config.shard_rows, manifest.shard_rows
     different = [
-        f"--{name.replace('_', '-')} {value}" if value is not None else f"no --{name.replace('_', '-')}"
+        f"--{name.replace('_', '-')} {_quoted(value)}" if value is not None else f"no --{name.replace('_', '-')}"
         for name, value in table_flags.items()
         if flags[name] != value
     ]
@@ -108,6 +109,11 @@ def _table_to_extend(config: IngestConfig) -> Manifest | None:
         find_key(config.patient_key, config.table, manifest.patient_key)
     check_unchanged(config.table, manifest, may_lag=True)
     return manifest
+
+
+def _quoted(value: object) -> str:
+    """A flag's value as the shell needs it, for texts with blanks."""
+    return shlex.quote(value) if isinstance(value, str) and " " in value else str(value)
 
 
 def ingest(spark: SparkSession, config: IngestConfig) -> dict:
