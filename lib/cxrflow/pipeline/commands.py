@@ -23,7 +23,7 @@ from cxrflow.base.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command, which is also a Spark job of the same name in ``jobs/``."""
+    """One command. All but demo are also Spark jobs of the same name in ``jobs/``."""
 
     config: type[Options]
     run: Callable[[Any], dict[str, Any]]
@@ -34,6 +34,8 @@ class Command:
     """What else ``cxrflow NAME --help`` says."""
     example: str
     """Arguments of an example."""
+    on_a_cluster: str | None = None
+    """How to run it on a cluster; None for spark-submit with the file of its name in ``jobs/``."""
 
 
 def _ingest(config: IngestConfig) -> dict[str, Any]:
@@ -148,5 +150,6 @@ COMMANDS = {
         summary="Run all five jobs in turn on synthetic images or your own.",
         details="Without --images it draws synthetic phantoms.",
         example="--folder cxrflow-demo --launcher horovod --workers 2",
+        on_a_cluster="--master spark://HOST:7077",
     ),
 }

@@ -21,12 +21,13 @@ def print_help(name: str, command: Command) -> None:
 
     groups = groups_of(command.config)
     form = dataclasses.make_dataclass("Form", [(_title(group, command.config), _form_of(group)) for group in groups])
+    on_a_cluster = command.on_a_cluster or f"spark-submit jobs/{name}.py with the same flags."
     try:
         tyro.cli(
             form,
             prog=f"cxrflow {name}",
             description=f"{command.summary} {command.details}\n\nFor example: cxrflow {name} {command.example}\n\n"
-            f"On a cluster: spark-submit jobs/{name}.py with the same flags.",
+            f"On a cluster: {on_a_cluster}",
             args=["--help"],
             config=(tyro.conf.OmitArgPrefixes,),
         )
