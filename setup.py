@@ -43,6 +43,8 @@ EXTRAS = {
         "pylibjpeg-rle>=2",
         "pyjpegls>=1.2",
         "python-gdcm>=3.2.6,<3.2.10",
+        # Lossless JPEG and JPEG XL. From 2026.3 on, it needs NumPy 2.
+        "imagecodecs>=2025.8.2",
     ],
     # moto's server speaks S3 to the tests.
     "test": [

@@ -82,7 +82,7 @@ def compressed(frame: bytes, syntax=uid.JPEGBaseline8Bit, **elements) -> bytes:
     ("frame", "reason", "words"),
     [
         (b"not a picture at all", "corrupt", "said to be JPEG baseline"),
-        (b"\xff\x0a" + bytes(60), "unsupported", "JPEG XL"),
+        (b"\xff\x0a", "truncated", "JPEG XL"),
         (b"\xff\xd8\xff\xd9", "corrupt", "without a frame header"),
         (struct.pack("<16I", 2, 64, *[0] * 14) + bytes(30), "corrupt", ""),
     ],

@@ -138,8 +138,9 @@ def test_jpeg_of_12_bits(decoder):
         decode(frame[: len(frame) // 2], 48, 64, decoder=decoder)
 
 
-def test_without_gdcm_a_lossless_jpeg_is_named(monkeypatch, tmp_path):
+def test_without_a_decoder_a_lossless_jpeg_is_named(monkeypatch, tmp_path):
     data = gdcm_frame(GRAY, 8, "JPEGLosslessProcess14_1", tmp_path)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
     monkeypatch.setitem(sys.modules, "gdcm", None)
     with pytest.raises(
         DecodeError, match="lossless JPEG, 8 bits: expected the package python-gdcm, found none; pip install"
@@ -170,11 +171,12 @@ def test_jpeg_2000(container, bits):
 
 
 @pytest.mark.parametrize("colour", [False, True])
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [8, 12, 16])
 def test_jpeg_xl(bits, colour):
     imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
-    values = GRAY if bits == 8 else GRAY.astype(np.uint16) * 257
-    data = imagecodecs.jpegxl_encode(np.dstack([values] * 3) if colour else values, lossless=True)
+    values = GRAY if bits == 8 else GRAY.astype(np.uint16) << (bits - 8)
+    stored = np.dstack([values] * 3) if colour else values
+    data = imagecodecs.jpegxl_encode(stored, lossless=True, bitspersample=bits)
     decoded = decode(data, 48, 64)
     np.testing.assert_array_equal(decoded.pixels, GRAY)
     assert (decoded.source_format, decoded.source_bits) == ("JPEGXL", bits)
@@ -185,7 +187,7 @@ def test_jpeg_xl(bits, colour):
     [
         (b"\xff\x4f\xff\x51" + bytes(40), "openjpeg"),
         (b"\xff\x0a" + bytes(40), "imagecodecs"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "imagecodecs"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x4ajxlc\xff\x0a" + bytes(64), "imagecodecs"),
     ],
 )
 def test_optional_formats_are_named_without_their_package(data, package, monkeypatch):

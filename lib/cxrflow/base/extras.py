@@ -25,6 +25,7 @@ EXTRAS = {
     "openjpeg": ("pylibjpeg-openjpeg", "dicom"),
     "jpeg_ls": ("pyjpegls", "dicom"),
     "rle": ("pylibjpeg-rle", "dicom"),
+    "imagecodecs": ("imagecodecs", "dicom"),
 }
 """By module: the package that has it, and the extra in setup.py that installs the package."""
 

@@ -36,13 +36,12 @@ class DecodeError(Exception):
         return type(self), (self.reason, self.detail)
 
 
-def missing_codec(subject: str, error: ImportError, package: str | None = None) -> DecodeError:
-    """The error for a file that needs a package which is not installed; ``package`` has to be given outside extras."""
+def missing_codec(subject: str, error: ImportError) -> DecodeError:
+    """The error for a file that needs a package which is not installed."""
     sentence = missing_package(subject, error.name)
-    name = package or error.name
     return DecodeError(
         "unsupported",
-        str(sentence) if sentence else f"{subject}: expected the package {name}, found none; pip install {name}",
+        str(sentence) if sentence else f"{subject}: expected the package {error.name}, found none",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cxrflow.images.bit_depth import infer_range
-from cxrflow.images.checks import codestream
+from cxrflow.images.checks import codestream, jpegxl
 from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes, missing_codec
 from cxrflow.images.formats import check_size
 from cxrflow.images.luma import luma_of
@@ -19,13 +19,12 @@ def decode_optional(data: bytes, kind: str, max_pixels: int) -> Grayscale:
     Raises:
         DecodeError: the file is damaged, or the package for it is not installed.
     """
-    decoder, package = OPTIONAL[kind]
     try:
-        return decoder(data, max_pixels)
+        return OPTIONAL[kind](data, max_pixels)
     except (DecodeError, MemoryError):
         raise
     except ImportError as error:
-        raise missing_codec(kind, error, package) from error
+        raise missing_codec(kind, error) from error
     except Exception as error:  # the codecs raise types of their own
         raise DecodeError("corrupt", f"the {kind} data are damaged") from error
 
@@ -43,9 +42,9 @@ def _decode_jpeg2000(data: bytes, max_pixels: int) -> Grayscale:
 def _decode_jpegxl(data: bytes, max_pixels: int) -> Grayscale:
     import imagecodecs
 
-    values = imagecodecs.jpegxl_decode(data)
-    check_size(values.shape[0], values.shape[1], max_pixels)
-    return _to_grayscale(values, values.dtype.itemsize * 8, False)
+    check_size(*jpegxl.read_size(data), max_pixels)
+    values = imagecodecs.jpegxl_decode(data, numthreads=1)
+    return _to_grayscale(values, jpegxl.read_header(data).bits or values.dtype.itemsize * 8, False)
 
 
 def _to_grayscale(values: np.ndarray, bits: int, signed: bool) -> Grayscale:
@@ -72,8 +71,5 @@ def _to_grayscale(values: np.ndarray, bits: int, signed: bool) -> Grayscale:
     )
 
 
-OPTIONAL: dict[str, tuple[Callable[[bytes, int], Grayscale], str]] = {
-    "JPEG2000": (_decode_jpeg2000, "pylibjpeg-openjpeg"),
-    "JPEGXL": (_decode_jpegxl, "imagecodecs"),
-}
-"""By format: the decoder, and the package that it needs."""
+OPTIONAL: dict[str, Callable[[bytes, int], Grayscale]] = {"JPEG2000": _decode_jpeg2000, "JPEGXL": _decode_jpegxl}
+"""The decoder of each format."""

@@ -14,7 +14,7 @@ MIN_LEVELS = 24
 """An image with fewer gray levels between its 1st and 99th percentile is nearly empty."""
 MAX_CLIPPED = 0.5
 """A larger share of different stored values that became all black or all white is noted."""
-SAMPLE = 2**18
+SAMPLE = 2**16
 """Pixels that the checks look at. Larger images are subsampled, so the cost is bounded."""
 
 

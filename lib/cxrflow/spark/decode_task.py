@@ -21,6 +21,7 @@ from cxrflow.base.path_rules import sample_id
 from cxrflow.base.schema import HEADER, SAMPLES
 from cxrflow.base.shard_files import write_shard
 from cxrflow.images import DecodedImage, DecodeError, Recipe, decode_image
+from cxrflow.images.decoders.dicom import import_packages
 from cxrflow.images.image_hash import perceptual_hash
 from cxrflow.spark.isolation import Crash, map_isolated
 
@@ -98,6 +99,8 @@ def decode_files(
             for row, result in zip(rows, results, strict=True):
                 row.pop("content", None)
                 digest, decoded = (None, DecodeError("crashed", result.detail)) if isinstance(result, Crash) else result
+                if isinstance(decoded, DecodedImage) and decoded.source_format == "DICOM":
+                    import_packages()  # while this child decodes, so that the next one need not
                 yield row, digest, decoded
 
 

@@ -28,7 +28,10 @@ def find_jpeg2000(frame: bytes) -> int | None:
 
 
 def check_frame(frame: bytes) -> tuple[int, int]:
-    """Return the (height, width) that a frame states. Raises DecodeError if it is cut or damaged."""
+    """Return the (height, width) that a frame states. Raises DecodeError if it is cut or damaged.
+
+    The scan of a lossless JPEG is left to ``check_lossless_scan``, or to whoever verifies the decoded values.
+    """
     if frame.startswith(b"\xff\xd8"):
         return _check_jpeg(frame)
     if (start := find_jpeg2000(frame)) is not None:
@@ -46,13 +49,20 @@ def _check_jpeg(frame: bytes) -> tuple[int, int]:
                 jpeg.check_header(jpeg.read_header(frame), frame)
             elif marker == EXTENDED and bits == 12:
                 jpeg_entropy.check_sequential_scan(frame, jpeg.read_header(frame))
-            elif marker == LOSSLESS:
-                # the codes do not depend on the precision, and the strict decoder supports only 8 bits
-                color = "GRAY" if frame[start + 5] == 1 else "RGB"
-                jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], color, least=size)
     if size is None:
         raise DecodeError("corrupt", "a JPEG frame without a frame header")
     return size
+
+
+def check_lossless_scan(frame: bytes) -> None:
+    """Decode a lossless JPEG strictly and discard the values. Raises DecodeError if it is damaged."""
+    for marker, start, _ in jpeg.segments(frame):
+        if marker == LOSSLESS:
+            # the codes do not depend on the precision, and the strict decoder supports only 8 bits
+            color = "GRAY" if frame[start + 5] == 1 else "RGB"
+            least = struct.unpack_from(">HH", frame, start + 1)
+            jpeg.check_scan_data(frame[:start] + b"\x08" + frame[start + 1 :], color, least=least)
+            return
 
 
 def _check_jpeg2000(stream: bytes) -> tuple[int, int]:

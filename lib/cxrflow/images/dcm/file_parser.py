@@ -95,13 +95,12 @@ def parse_file(data: bytes) -> DicomFile:
     syntax = _uid(meta, 0x00020010)
     if not syntax and meta:
         notes.append("no transfer syntax")
-    content = data[position:]
-    if len(content) < 8:
+    if len(data) - position < 8:
         raise DecodeError("truncated", "the file ends after its DICOM header")
-    if syntax == DEFLATED or detect_encoding(content, 0) is None:
-        content = _inflate(content, notes, syntax)
-    encoding = _choose_encoding(content, syntax, notes)
-    dataset, ends_early = _read_dataset(content, encoding)
+    if syntax == DEFLATED or detect_encoding(data, position) is None:
+        data, position = _inflate(data[position:], notes, syntax), 0
+    encoding = _choose_encoding(data, position, syntax, notes)
+    dataset, ends_early = _read_dataset(data, position, encoding)
     return DicomFile(dataset, syntax, encoding, ends_early, notes)
 
 
@@ -120,7 +119,7 @@ def parse_header(data: bytes, is_whole: bool, keywords: Sequence[str]) -> Datase
             if not is_whole:
                 return None
             content = _inflate(content, notes, syntax)
-        encoding = _choose_encoding(content, syntax, notes)
+        encoding = _choose_encoding(content, 0, syntax, notes)
         dataset, is_complete = _read_elements(content, encoding, [Tag(keyword) for keyword in keywords])
     except DecodeError:
         if is_whole:
@@ -137,9 +136,9 @@ def detect_encoding(data: bytes, position: int) -> str | None:
     return best if scores[best] >= 3 and len(fits) == 1 else None
 
 
-def _choose_encoding(content: bytes, syntax: str, notes: list[str]) -> str:
-    counts = {encoding: _count_elements(content, 0, encoding) for encoding in (EXPLICIT, IMPLICIT, BIG_ENDIAN)}
-    detected = detect_encoding(content, 0)
+def _choose_encoding(data: bytes, position: int, syntax: str, notes: list[str]) -> str:
+    counts = {encoding: _count_elements(data, position, encoding) for encoding in (EXPLICIT, IMPLICIT, BIG_ENDIAN)}
+    detected = detect_encoding(data, position)
     if not syntax:
         best = detected or max(counts, key=lambda encoding: counts[encoding])
         if counts[best] == 0:
@@ -208,10 +207,11 @@ def _read_meta(data: bytes, start: int) -> tuple[Dataset | None, int]:
     return meta, file.tell()
 
 
-def _read_dataset(content: bytes, encoding: str) -> tuple[Dataset, bool]:
+def _read_dataset(data: bytes, position: int, encoding: str) -> tuple[Dataset, bool]:
     from pydicom.filereader import read_dataset
 
-    file = ShortReadDetector(content)
+    file = ShortReadDetector(data)
+    file.seek(position)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is missing at the end, which we detect

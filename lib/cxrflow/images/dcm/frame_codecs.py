@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrflow.images.checks import codestream, jpeg
+from cxrflow.images.checks import codestream, jpeg, jpeg_lossless, jpegxl
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.image_layout import ImageLayout
 from cxrflow.images.decode_result import DecodeError, missing_codec
@@ -67,7 +67,7 @@ def decode_frame(frame: bytes, codec: str, layout: ImageLayout, elements: Elemen
     if codec not in CODECS:
         raise DecodeError("unsupported", f"{codec} in DICOM; expected one of {', '.join(CODECS)}")
     if codec != "RLE":
-        height, width = codestream.check_frame(frame)
+        height, width = jpegxl.read_size(frame) if codec == "JPEG XL" else codestream.check_frame(frame)
         if layout.height and layout.width and (height, width) != (layout.height, layout.width):
             message = f"a frame of {width} x {height} pixels; the file declares {layout.width} x {layout.height}"
             raise DecodeError("corrupt", message)
@@ -86,7 +86,7 @@ def _decode_dct(frame: bytes, layout: ImageLayout, elements: Elements) -> Decode
     """JPEG baseline, extended and progressive."""
     header = jpeg.read_header(frame)
     if header.bits != 8:
-        return _decode_gdcm(frame, layout, elements)
+        return _decode_deep(frame, layout, elements)
     if len(header.components) == 1:
         return DecodedFrame(values=_decode_luma(frame, header, elements), bits=8)
     if len(header.components) != 3:
@@ -110,7 +110,7 @@ def _decode_luma(frame: bytes, header: jpeg.Header, elements: Elements) -> np.nd
     return values
 
 
-def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+def _decode_deep(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
     """JPEG lossless of up to 16 bits, and JPEG extended of 12 bits."""
     header = jpeg.read_header(frame)
     samples = len(header.components)
@@ -119,10 +119,41 @@ def _decode_gdcm(frame: bytes, layout: ImageLayout, elements: Elements) -> Decod
 
 
 def decode_deep_jpeg(frame: bytes) -> np.ndarray:
-    """Decode lossless or 12-bit JPEG with GDCM to uint8 or uint16 (H, W) or (H, W, 3)."""
+    """Decode lossless or 12-bit JPEG to uint8 or uint16 (H, W) or (H, W, 3).
+
+    Gray lossless JPEG is decoded by libjpeg-turbo 3 in imagecodecs, if that is installed; all others by GDCM.
+
+    Raises:
+        DecodeError: a lossless JPEG is damaged. Check one of 12 bits with ``codestream.check_frame``.
+    """
+    header = jpeg.read_header(frame)
+    if header.process == codestream.LOSSLESS:
+        if len(header.components) == 1 and (values := _decode_lossless_gray(frame, header)) is not None:
+            return values
+        codestream.check_lossless_scan(frame)
+    return _decode_gdcm(frame, header)
+
+
+def _decode_lossless_gray(frame: bytes, header: jpeg.Header) -> np.ndarray | None:
+    """Decode with imagecodecs and check that nothing is missing; None if it is not installed or cannot read this."""
+    try:
+        import imagecodecs
+
+        values = imagecodecs.jpeg8_decode(frame)
+    except Exception:  # not installed, or an error of its own: whether the file is damaged, the strict check decides
+        return None
+    if values.shape != (header.height, header.width) or values.dtype.kind != "u":
+        return None
+    if not jpeg_lossless.fits_scan(frame, values):
+        codestream.check_lossless_scan(frame)
+    return values
+
+
+def _decode_gdcm(frame: bytes, header: jpeg.Header) -> np.ndarray:
     import gdcm
 
-    header = jpeg.read_header(frame)
+    if header.bits < 8:  # GDCM ends the process
+        raise missing_codec(f"JPEG of {header.bits} bits", ImportError(name="imagecodecs"))
     samples = len(header.components)
     allocated = 8 if header.bits <= 8 else 16
     pixel_format = gdcm.PixelFormat(samples, allocated, header.bits, header.bits - 1, 0)
@@ -154,7 +185,7 @@ def _decode_jpeg_ls(frame: bytes, layout: ImageLayout, elements: Elements) -> De
     buffer, info = jpeg_ls.decode_pixel_data(frame)
     bits, samples = info["bits_per_sample"], info["components"]
     height, width = info["height"], info["width"]
-    values = np.frombuffer(bytes(buffer), np.uint8 if bits <= 8 else "<u2")
+    values = np.frombuffer(buffer, np.uint8 if bits <= 8 else "<u2")
     if samples > 1 and info["interleave_mode"] == 0:
         values = values.reshape(samples, height, width).transpose(1, 2, 0).ravel()
     return _with_shape(values, height, width, samples, bits, _space(layout, samples))
@@ -170,6 +201,18 @@ def _decode_jpeg2000(frame: bytes, layout: ImageLayout, elements: Elements) -> D
     space = "RGB" if codestream.has_color_transform(frame) else _space(layout, samples)
     found = _with_shape(values, values.shape[0], values.shape[1], samples, int(header["precision"]), space)
     return DecodedFrame(values=found.values, bits=found.bits, signed=bool(header["is_signed"]), space=found.space)
+
+
+def _decode_jpegxl(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
+    import imagecodecs
+
+    header = jpegxl.read_header(frame)
+    values = imagecodecs.jpegxl_decode(frame, numthreads=1)
+    samples = 1 if values.ndim == 2 else values.shape[2]
+    if values.dtype.kind != "u":
+        raise DecodeError("unsupported", f"JPEG XL with values of type {values.dtype}; expected integers")
+    bits = header.bits or 8 * values.dtype.itemsize
+    return _with_shape(values, values.shape[0], values.shape[1], samples, bits, "RGB")
 
 
 def _decode_rle(frame: bytes, layout: ImageLayout, elements: Elements) -> DecodedFrame:
@@ -188,7 +231,7 @@ def _decode_rle(frame: bytes, layout: ImageLayout, elements: Elements) -> Decode
         buffer = decode_rle(frame, layout.height * layout.width, allocated, "<")
     except ValueError as error:
         raise DecodeError("corrupt", "the RLE data are damaged, or do not fit the declared size") from error
-    values = np.frombuffer(bytes(buffer), f"<u{allocated // 8}")
+    values = np.frombuffer(buffer, f"<u{allocated // 8}")
     if layout.samples > 1:
         values = values.reshape(layout.samples, layout.height, layout.width).transpose(1, 2, 0).ravel()
     return _with_shape(
@@ -199,9 +242,10 @@ def _decode_rle(frame: bytes, layout: ImageLayout, elements: Elements) -> Decode
 CODECS: dict[str, Callable[[bytes, ImageLayout, Elements], DecodedFrame]] = {
     "JPEG baseline": _decode_dct,
     "JPEG extended": _decode_dct,
-    "JPEG lossless": _decode_gdcm,
+    "JPEG lossless": _decode_deep,
     "JPEG-LS": _decode_jpeg_ls,
     "JPEG 2000": _decode_jpeg2000,
+    "JPEG XL": _decode_jpegxl,
     "RLE": _decode_rle,
 }
 

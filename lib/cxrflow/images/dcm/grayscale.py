@@ -25,6 +25,7 @@ from cxrflow.images.dcm.lookup_tables import LookupTable, read_table
 from cxrflow.images.dcm.pixel_data import StoredPixels
 from cxrflow.images.decode_result import DecodeError
 from cxrflow.images.doubts import DOUBTS
+from cxrflow.images.lookup import look_up
 from cxrflow.images.render_checks import check_rendering, is_decreasing
 
 
@@ -85,14 +86,20 @@ def render(stored: StoredPixels, elements: Elements) -> np.ndarray:
         first = min(values.min().item(), 0)
         inputs = np.arange(first, values.max().item() + 1)
         table = _to_gray(inputs, low, high, stored, elements)
-        shown = np.take(table, values if first == 0 else values.astype(np.int32) - first)
+        shown = look_up(table, _count_from(values, first))
     else:
         shown = _to_gray(values, low, high, stored, elements)
     if valid is not None:
-        shown[~valid] = 0
+        shown = np.where(valid, shown, np.uint8(0))
     for message in check_rendering(values, shown, valid):
         elements.note(message)
     return shown
+
+
+def _count_from(values: np.ndarray, first: int) -> np.ndarray:
+    """Return ``values - first`` as unsigned integers of the same size; ``first`` is the smallest value, or 0."""
+    unsigned = values.view(f"u{values.dtype.itemsize}")
+    return unsigned - unsigned.dtype.type(first % 2 ** (8 * values.dtype.itemsize)) if first else unsigned
 
 
 def _to_gray(values: np.ndarray, low: float, high: float, stored: StoredPixels, elements: Elements) -> np.ndarray:

@@ -7,6 +7,10 @@ states are not applied. Uncompressed, RLE and deflated pixels have no checksum.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+
 from cxrflow.images.dcm import color, grayscale
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import parse_file
@@ -37,6 +41,16 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale
         raise missing_codec("DICOM", error) from error
     except Exception as error:  # nothing of an exception's text, which may quote the header, goes into the table
         raise DecodeError("corrupt", "the DICOM file contradicts itself or is damaged; export it again") from error
+
+
+@functools.cache
+def import_packages() -> None:
+    """Import what DICOM needs and is installed, which takes a third of a second. Child processes then have it."""
+    for name in ("pydicom.filereader", "rle.rle", "jpeg_ls", "openjpeg", "gdcm"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        from imagecodecs import jpeg8_decode  # noqa: F401 (a module of its own)
 
 
 def _decode(data: bytes, max_pixels: int) -> Grayscale:
