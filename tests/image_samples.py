@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -11,6 +12,12 @@ import pytest
 from PIL import Image
 
 from cxrflow.images import DECODERS, Recipe, decode_image
+
+LIBRARY_WORDS = re.compile(
+    r"Error\b|Exception|Traceback|NoneType|object has no|invalid literal|unpack|argument|buffer|pydicom|Pillow|zlib"
+    r"|libtiff|libjpeg|0x[0-9a-f]+ at|Corrupt JPEG|Premature|broken data|when reading|cannot identify|decompress",
+)
+"""Words of Python and of libraries, which mean nothing to the owner of a file."""
 
 every_decoder = pytest.mark.parametrize("decoder", sorted(DECODERS))
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from cxrflow.images.bit_depth import to_uint8
 from cxrflow.images.decode_result import DecodedImage, DecodeError, Grayscale, join_notes
-from cxrflow.images.decoders import find_decoder, pillow
+from cxrflow.images.decoders import DECODERS, find_decoder, pillow
 from cxrflow.images.formats import check_size, sniff
+from cxrflow.images.library_errors import to_decode_error
 from cxrflow.images.recipe import Recipe
 from cxrflow.images.render_checks import check_rendering
 from cxrflow.images.resize import RESIZES
@@ -51,10 +52,10 @@ def decode_image(data: bytes, recipe: Recipe) -> DecodedImage:
 def _run(recipe: Recipe, data: bytes, kind: str) -> Grayscale:
     decoder, min_size = find_decoder(recipe.decoder), (recipe.height, recipe.width)
     if accepts_max_pixels(decoder):
-        gray = _run_decoder(decoder, data, min_size, recipe.max_pixels)
+        gray = _run_decoder(decoder, kind, data, min_size, recipe.max_pixels)
     else:
         _check_declared_size(data, kind, recipe.max_pixels)
-        gray = _run_decoder(decoder, data, min_size)
+        gray = _run_decoder(decoder, kind, data, min_size)
     _check_contract(gray, recipe.decoder)
     if not gray.verified:
         _check_damage(data, kind, recipe.max_pixels)
@@ -70,12 +71,14 @@ def accepts_max_pixels(decoder: Callable) -> bool:
         return False
 
 
-def _run_decoder(decoder: Callable, *arguments) -> Grayscale:
+def _run_decoder(decoder: Callable, kind: str, *arguments) -> Grayscale:
     try:
         return decoder(*arguments)
     except (DecodeError, MemoryError):
         raise
-    except Exception as error:  # a custom decoder may raise anything
+    except Exception as error:  # a custom decoder may raise anything; its author needs to see it
+        if decoder in DECODERS.values():
+            raise to_decode_error(error, kind) from error
         raise DecodeError("corrupt", f"{type(error).__name__}: {error}") from error
 
 
@@ -117,6 +120,6 @@ def _check_damage(data: bytes, kind: str, max_pixels: int) -> None:
             if refused.reason != "unsupported":  # Pillow need not support the file: the decoder read it
                 raise
         except Exception as error:
-            converted = pillow.to_decode_error(error)
+            converted = to_decode_error(error, kind)
             if converted.reason != "unsupported":
                 raise converted from error

@@ -19,6 +19,7 @@ import simplejpeg
 
 from cxrflow.images import orientation
 from cxrflow.images.decode_result import DecodeError, join_notes
+from cxrflow.images.library_errors import to_jpeg_error
 
 PROCESSES = {
     0xC0: "baseline",
@@ -36,6 +37,7 @@ PROCESSES = {
     0xCF: "hierarchical",
 }
 SUPPORTED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+END = b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -187,21 +189,12 @@ def check_scans(header: Header, data: bytes) -> None:
         raise DecodeError("truncated", f"scans of {lacking} of {len(missing)} colour components are missing")
 
 
-def to_decode_error(error: ValueError, data: bytes) -> DecodeError:
-    """Convert libjpeg-turbo's error to a DecodeError. A cut file causes several different messages."""
-    words = str(error)
-    if "Premature end of JPEG file" in words or b"\xff\xd9" not in data:
-        return DecodeError("truncated", words)
-    unsupported = "subsampling" in words or "not implemented" in words
-    return DecodeError("unsupported" if unsupported else "corrupt", words)
-
-
 def check_scan_data(data: bytes, color: str = "GRAY", least: tuple[int, int] = (1, 1)) -> None:
     """Decode strictly and discard the pixels; by default at 1/8, the fastest scale that still reads every code."""
     try:
         simplejpeg.decode_jpeg(data, color, min_height=least[0], min_width=least[1])
     except ValueError as error:
-        raise to_decode_error(error, data) from None
+        raise to_jpeg_error(error, END in data) from None
 
 
 def decode_gray(data: bytes) -> np.ndarray:
@@ -209,4 +202,4 @@ def decode_gray(data: bytes) -> np.ndarray:
     try:
         return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
     except ValueError as error:
-        raise to_decode_error(error, data) from None
+        raise to_jpeg_error(error, END in data) from None

@@ -16,7 +16,6 @@ from cxrflow.images.checks import jpeg
 from cxrflow.images.lookup import look_up
 
 HUFFMAN_TABLES, START_OF_SCAN, RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
-END = b"\xff\xd9"
 BLOCK = 2**18
 """Values that are counted at a time, so that they stay in the processor's cache."""
 
@@ -42,7 +41,7 @@ def fits_scan(data: bytes, values: np.ndarray) -> bool:
     # one component with its table, predictor 1, and no point transform
     if len(scan) != 6 or scan[0] != 1 or scan[3] != 1 or scan[5] != 0 or scan[2] >> 4 not in tables:
         return False
-    codes = np.frombuffer(data, np.uint8, data.rfind(END) - end, end)
+    codes = np.frombuffer(data, np.uint8, data.rfind(jpeg.END) - end, end)
     escapes = np.flatnonzero(codes == 0xFF)
     if len(escapes) and (escapes[-1] + 1 == len(codes) or codes[escapes + 1].any()):  # another marker
         return False

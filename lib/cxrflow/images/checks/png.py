@@ -65,8 +65,8 @@ def _inflated(inflate, data: bytes):
 def _inflate(inflate, piece) -> bytes:
     try:
         return inflate.decompress(piece, 16 * PIECE)
-    except zlib.error as error:
-        raise DecodeError("corrupt", str(error)) from None
+    except zlib.error:
+        raise DecodeError("corrupt", "the compressed image data are damaged") from None
 
 
 def expected_bytes(data: bytes) -> int:

@@ -89,8 +89,8 @@ def _check_deflate(strip: bytes) -> None:
         while strip and not inflate.eof:
             inflate.decompress(strip, 1 << 20)
             strip = inflate.unconsumed_tail
-    except zlib.error as error:
-        raise DecodeError("corrupt", str(error)) from None
+    except zlib.error:
+        raise DecodeError("corrupt", "the compressed data of a strip are damaged") from None
     if not inflate.eof:
         raise DecodeError("truncated", "a strip's deflate stream ends early")
 

@@ -32,6 +32,7 @@ from cxrflow.images.decoders import dicom
 from cxrflow.images.deep_color import is_deep_color, read_luma
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
 from cxrflow.images.jpeg_sampling import decode_unusual_sampling, draft_luma
+from cxrflow.images.library_errors import to_decode_error
 from cxrflow.images.optional_codecs import OPTIONAL, decode_optional
 from cxrflow.images.recipe import MAX_PIXELS
 
@@ -80,7 +81,7 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise a dozen unrelated exception types on damaged files
-        raise to_decode_error(error) from error
+        raise to_decode_error(error, kind) from error
 
 
 def open_image(data: bytes, kind: str, max_pixels: int) -> Image.Image:
@@ -133,18 +134,6 @@ def check_content(image: Image.Image, data: bytes) -> None:
         png.check_stream(data)
     elif image.format == "TIFF":
         tiff.check_strips(data, image.tag_v2)
-
-
-def to_decode_error(error: Exception) -> DecodeError:
-    """Convert Pillow's exception to a DecodeError."""
-    words = f"{type(error).__name__}: {error}"
-    lower = words.lower()
-    if any(sign in lower for sign in ("truncated", "larger than file", "end of file", "offset too large")):
-        return DecodeError("truncated", words)
-    foreign = any(sign in lower for sign in ("unsupported", "unknown", "not supported"))
-    if foreign or isinstance(error, NotImplementedError):
-        return DecodeError("unsupported", words)
-    return DecodeError("corrupt", words)
 
 
 def _decode_jpeg(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale:

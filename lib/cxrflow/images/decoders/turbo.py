@@ -16,6 +16,7 @@ from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import pillow
 from cxrflow.images.formats import check_size
 from cxrflow.images.jpeg_sampling import cmyk_to_luma, decode_unusual_sampling
+from cxrflow.images.library_errors import to_jpeg_error
 from cxrflow.images.recipe import MAX_PIXELS
 
 
@@ -48,7 +49,7 @@ def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.n
             data, color, min_height=-(-header.height // denominator), min_width=-(-header.width // denominator)
         )
     except ValueError as error:
-        raise jpeg.to_decode_error(error, data) from None
+        raise to_jpeg_error(error, jpeg.END in data) from None
     if color == "GRAY":
         return pixels[..., 0]
     # cmyk_to_luma expects inverted values, as Pillow reads them
