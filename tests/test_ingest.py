@@ -274,6 +274,7 @@ def test_what_cannot_be_read_is_quarantined_and_not_the_end(spark, tmp_path):
     assert (result["files"], result["samples"], result["reasons"]) == (6, 2, {"unreadable": 4})
     details = pd.read_parquet(tmp_path / "table" / "quarantine").set_index("path")["detail"]
     assert "not a regular file" in details[str(images / "A" / "pipe.png")]
+    assert details[str(images / "A" / "gone.png")] == "No such file or directory"
     assert str(images / "B" / "\\xff.png") in details.index
 
 

@@ -71,7 +71,7 @@ class ReadAndDecode:
         except DecodeError as error:
             return digest, error
         except OSError as error:
-            return None, DecodeError("unreadable", f"{type(error).__name__}: {error}")
+            return None, DecodeError("unreadable", error.strerror or str(error))
         except MemoryError:
             return digest, DecodeError("too_large", "decoding needs more memory than --worker-memory allows")
 
