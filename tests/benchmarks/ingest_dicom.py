@@ -61,7 +61,7 @@ def by_imagecodecs(data: bytes) -> np.ndarray:
 def by_dicomsdl(data: bytes) -> np.ndarray:
     import dicomsdl
 
-    return dicomsdl.open_memory(data).to_numpy_image(0)
+    return dicomsdl.open_memory(data).pixelData(0, storedvalue=True)
 
 
 LIBRARIES: dict[str, Callable[[bytes], np.ndarray]] = {
