@@ -23,6 +23,7 @@ from cxrflow.images.dcm.pixel_data import read_pixels
 from cxrflow.images.image_hash import perceptual_hash
 from cxrflow.images.recipe import MAX_PIXELS
 from cxrflow.images.resize import stretch
+from cxrflow.spark.isolation import keep_freed_memory
 from dicom_files import SYNTAXES, make_files
 from program import ROOT
 from recipe import HEIGHT, WIDTH
@@ -57,6 +58,7 @@ def main() -> None:
     flags = parser.parse_args()
     folder = ROOT / "build" / "dicom"
     make_files(folder, flags.files, flags.files)
+    keep_freed_memory()  # as a decoding process does
     columns = []
     for syntax in SYNTAXES:
         paths = list_images(str(folder / syntax))[: flags.files]

@@ -29,7 +29,7 @@ from cxrflow.catalog.select_files import Selected, select_files
 from cxrflow.spark.image_folder import Listing
 
 # Image data per decoding task: enough to pay for the task's start, little enough to balance and to retry.
-TASK_BYTES = 256 * 2**20
+TASK_BYTES = 512 * 2**20
 # A new table has at least this many shards if possible, so that a small one can be shuffled and sharded too: two for
 # each of the 24 virtual streams of training.
 MIN_SHARDS = 48

@@ -184,6 +184,13 @@ class _Child:
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next arrays, up to KEPT_MEMORY."""
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        for setting, size in KEPT_MEMORY.items():
+            ctypes.CDLL(None).mallopt(setting, size)
+
+
 def _run_child(batch: _Batch, free: Semaphore, receiver: Connection, results: Connection) -> None:
     parent = os.getppid()
     receiver.close()  # otherwise this process would not notice that the parent closed the pipe
@@ -192,9 +199,7 @@ def _run_child(batch: _Batch, free: Semaphore, receiver: Connection, results: Co
     if batch.memory is not None:
         limit = data_bytes() + batch.memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        for setting, size in KEPT_MEMORY.items():
-            ctypes.CDLL(None).mallopt(setting, size)
+    keep_freed_memory()
     try:
         for number, group in enumerate(_groups(batch)):
             while not free.acquire(timeout=_PARENT_CHECK_SECONDS):
