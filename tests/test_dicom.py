@@ -363,4 +363,4 @@ def test_a_missing_package_is_named(monkeypatch):
     data = compressed(TWELVE, uid.JPEGLSLossless, BitsStored=12)
     monkeypatch.setitem(sys.modules, "jpeg_ls", None)
     caught = refused(data)
-    assert caught.reason == "unsupported" and "jpeg_ls" in caught.detail and "cxrflow[dicom]" in caught.detail
+    assert caught.reason == "unsupported" and "pyjpegls" in caught.detail and "cxrflow[dicom]" in caught.detail
