@@ -12,8 +12,7 @@ from cxrflow.base.config import IngestConfig
 from cxrflow.base.errors import UserError
 from cxrflow.pipeline.ingest_job import ingest
 from label_files import CHEXPERT, MIMIC, NIH_2020, PADCHEST, VINDR_COLUMNS, padchest
-
-pytestmark = pytest.mark.spark
+from no_spark import session
 
 
 def write(folder, *names):
@@ -30,13 +29,14 @@ def write_gzip(path, text):
 
 
 @pytest.fixture
-def run(spark, tmp_path):
+def run(monkeypatch, tmp_path):
     """Ingest ``collection`` below tmp_path: (result, samples by path below the collection, manifest)."""
+    spark = session(monkeypatch)
 
     def ingest_collection(**flags):
         root, table = tmp_path / "collection", tmp_path / "table"
         result = ingest(spark, IngestConfig(images=str(root), table=str(table), height=8, width=8, **flags))
-        columns = ["path", "label", "patient_id", "split"]
+        columns = ["path", "label", "patient_id", "split", "patient_sex", "patient_age", "view_position"]
         rows = ds.dataset(table / "samples", partitioning="hive").to_table(columns).to_pylist()
         samples = {row["path"].removeprefix(f"{root}/"): row for row in rows}
         return result, samples, json.loads((table / "manifest.json").read_text())
@@ -69,6 +69,8 @@ def test_nih_with_images_in_several_folders(run, root):
     assert samples["images_001/images/00000001_000.png"]["split"] in ("train", "val")
     assert samples["images_002/images/00000002_000.png"]["split"] == "test"
     assert set(column(samples, "patient_id").values()) == {"1", "2"}
+    first = samples["images_001/images/00000001_000.png"]
+    assert (first["patient_sex"], first["patient_age"], first["view_position"]) == ("M", 58.0, "PA")
     assert (manifest["task"], manifest["labels"]) == ("multi", ["Hernia", "Mass"])
     assert result["labels"] == {"layout": "NIH ChestX-ray14", "rows": 3, "rows_without_file": 1, "files_without_row": 3}
 
@@ -86,6 +88,9 @@ def test_chexpert_whose_paths_begin_with_the_archives_folder(run, root):
     _, samples, manifest = run(labels=str(root.parent / "train.csv"), findings="Cardiomegaly,Edema")
     assert column(samples, "label") == {names[0]: "Cardiomegaly|?Edema", names[1]: "No Finding"}
     assert column(samples, "patient_id") == {names[0]: "patient00001", names[1]: "patient00002"}
+    assert {(row["patient_sex"], row["patient_age"], row["view_position"]) for row in samples.values()} == {
+        ("M", 6, "AP")
+    }
     assert manifest["labels"] == ["Cardiomegaly", "Edema"]
 
 
