@@ -8,7 +8,6 @@ pixel aspect ratio are ignored. More than 8 bits per sample follow ``cxrflow.ima
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import threading
 import warnings
@@ -24,14 +23,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from cxrflow.images import deep_jpeg, orientation
+from cxrflow.images import orientation
 from cxrflow.images.bit_depth import finite_range, infer_range
 from cxrflow.images.checks import bmp, gif, jpeg, png, tiff, webp
 from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
 from cxrflow.images.decoders import dicom
 from cxrflow.images.deep_color import is_deep_color, read_luma
 from cxrflow.images.formats import check_size, sniff, unknown_format_error
-from cxrflow.images.jpeg_sampling import decode_unusual_sampling, draft_luma
+from cxrflow.images.jpeg_file import decode_jpeg
+from cxrflow.images.jpeg_sampling import draft_luma
 from cxrflow.images.library_errors import to_decode_error
 from cxrflow.images.optional_codecs import OPTIONAL, decode_optional
 from cxrflow.images.recipe import MAX_PIXELS
@@ -74,7 +74,7 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
         raise unknown_format_error(data)
     try:
         if kind == "JPEG":
-            return _decode_jpeg(data, min_size, max_pixels)
+            return decode_jpeg(data, min_size, max_pixels, _read_jpeg)
         with open_image(data, kind, max_pixels) as image:
             check_content(image, data)
             return _decode_other(image, data)
@@ -136,34 +136,10 @@ def check_content(image: Image.Image, data: bytes) -> None:
         tiff.check_strips(data, image.tag_v2)
 
 
-def _decode_jpeg(data: bytes, min_size: tuple[int, int], max_pixels: int) -> Grayscale:
-    data, note = jpeg.repair_headers(data)
-    header = jpeg.read_header(data)
-    if deep_jpeg.is_deep_jpeg(header):
-        check_size(header.height, header.width, max_pixels)
-        return jpeg_result(deep_jpeg.decode(data, header), header, note)
-    with open_image(data, "JPEG", max_pixels) as image:
-        try:
-            check_content(image, data)
-        except DecodeError as refused:
-            if refused.reason != "unsupported":
-                raise
-            size = orientation.swap(min_size, header.orientation)
-            pixels, unchecked = decode_unusual_sampling(data, header, size)
-            return jpeg_result(Grayscale(pixels=pixels, bits=8), header, join_notes(note, unchecked))
-        pixels = draft_luma(image, header, orientation.swap(min_size, header.orientation))
-        return jpeg_result(Grayscale(pixels=pixels, bits=8), header, note)
-
-
-def jpeg_result(decoded: Grayscale, header: jpeg.Header, note: str) -> Grayscale:
-    """Apply the EXIF orientation to a decoded JPEG, and add the notes."""
-    return dataclasses.replace(
-        decoded,
-        pixels=orientation.apply(decoded.pixels, header.orientation),
-        note=join_notes(header.note, note),
-        verified=True,
-        full_size=orientation.swap((header.height, header.width), header.orientation),
-    )
+def _read_jpeg(data: bytes, header: jpeg.Header, size: tuple[int, int]) -> np.ndarray:
+    with _open(data, "JPEG") as image:
+        check_content(image, data)
+        return draft_luma(image, header, size)
 
 
 def _decode_other(image: Image.Image, data: bytes) -> Grayscale:

@@ -10,12 +10,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from cxrflow.images import deep_jpeg, orientation
 from cxrflow.images.checks import jpeg
-from cxrflow.images.decode_result import DecodeError, Grayscale, join_notes
+from cxrflow.images.decode_result import Grayscale
 from cxrflow.images.decoders import pillow
-from cxrflow.images.formats import check_size
-from cxrflow.images.jpeg_sampling import cmyk_to_luma, decode_unusual_sampling
+from cxrflow.images.jpeg_file import decode_jpeg
+from cxrflow.images.jpeg_sampling import cmyk_to_luma
 from cxrflow.images.library_errors import to_jpeg_error
 from cxrflow.images.recipe import MAX_PIXELS
 
@@ -24,24 +23,10 @@ def decode(data: bytes, min_size: tuple[int, int], max_pixels: int = MAX_PIXELS)
     """Decode a file to gray values; a JPEG at the smallest scale not below ``min_size`` (height, width)."""
     if not data.startswith(b"\xff\xd8\xff") or data[128:132] == b"DICM":
         return pillow.decode(data, min_size, max_pixels)
-    data, note = jpeg.repair_headers(data)
-    header = jpeg.read_header(data)
-    check_size(header.height, header.width, max_pixels)
-    if deep_jpeg.is_deep_jpeg(header):
-        return pillow.jpeg_result(deep_jpeg.decode(data, header), header, note)
-    jpeg.check_header(header, data)
-    try:
-        pixels = _decode(data, header, orientation.swap(min_size, header.orientation))
-    except DecodeError as refused:
-        if refused.reason != "unsupported":
-            raise
-        size = orientation.swap(min_size, header.orientation)
-        pixels, unchecked = decode_unusual_sampling(data, header, size)
-        note = join_notes(note, unchecked)
-    return pillow.jpeg_result(Grayscale(pixels=pixels, bits=8), header, note)
+    return decode_jpeg(data, min_size, max_pixels, _read_jpeg)
 
 
-def _decode(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.ndarray:
+def _read_jpeg(data: bytes, header: jpeg.Header, min_size: tuple[int, int]) -> np.ndarray:
     denominator = scale_denominator(header.height, header.width, *min_size)
     color = "CMYK" if len(header.components) == 4 else "GRAY"
     try:
