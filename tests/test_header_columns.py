@@ -11,6 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from cxrflow.base.image_columns import IMAGE_COLUMNS
+from cxrflow.base.patient_key import PatientKey
 from cxrflow.images.dcm.file_parser import parse_file
 from cxrflow.images.dcm.header_columns import HeaderColumns, header_columns
 from cxrflow.images.dcm.header_scan import FIRST_BYTES, scan_header
@@ -140,6 +141,18 @@ def test_broken_elements_give_none():
 
 def test_the_columns_are_those_of_the_table():
     assert list(HeaderColumns.__annotations__) == list(IMAGE_COLUMNS)
+
+
+def test_the_patient_is_a_hash_of_the_whole_id_and_its_issuer():
+    key = PatientKey(b"k" * 16, is_own=True)
+
+    def patient(**elements):
+        data = saved(dataset(np.zeros((4, 4), np.uint8), **elements))
+        return scan_header(lambda size: data[:size], key).patient_id
+
+    assert patient(PatientID="4711", IssuerOfPatientID="A") == key.patient_id("4711", "A") != patient(PatientID="4711")
+    assert patient(PatientID=["A", "1"]) != patient(PatientID=["A", "2"])  # two values, against the standard
+    assert patient(PatientName="Doe^Jane") is None
 
 
 class Reads:

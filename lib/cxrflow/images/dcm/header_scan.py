@@ -48,6 +48,6 @@ def scan_header(read: Callable[[int], bytes], key: PatientKey | None = None) -> 
             return HeaderScan(is_dicom=True)
         if dataset is not None:
             elements = Elements(dataset)
-            patient = key.patient_id(*(elements.text(keyword) for keyword in PATIENT)) if key else None
+            patient = key.patient_id(*("\\".join(elements.texts(keyword)) for keyword in PATIENT)) if key else None
             return HeaderScan(is_dicom=True, columns=header_columns(dataset), patient_id=patient)
         size *= GROWTH
