@@ -226,6 +226,40 @@ def test_audit_counts_doubts_by_kind_however_many_texts_there_are():
     assert next(iter(found)) == "nearly_empty"
 
 
+def test_audit_counts_how_images_were_taken_without_naming_few_patients():
+    makers = ["Siemens ", "SIEMENS", "siemens"]
+    rows = []
+    for number in range(120):
+        patient, split = number // 2, ("train", "val", "test")[number // 2 % 3]
+        taken = {
+            "manufacturer": makers[patient % 3] if patient < 50 else "GE" if patient < 55 else f"rare {patient}",
+            "patient_age": 0.08 if patient < 30 else None,
+            "burned_in_annotation": patient < 4,
+        }
+        rows.append(sample(str(number), f"p{patient}", split, str(number), label="AB"[number % 2]) | taken)
+    with filled(rows) as catalog:
+        found = audit(catalog)["groups"]
+    assert found.keys() == {"manufacturer", "age", "burned_in_annotation"}  # nothing is known of the others
+    assert found["manufacturer"]["splits"]["train"] == {
+        "GE": None,  # two patients there
+        "SIEMENS": {"images": 34, "patients": 17},
+        "other": None,
+    }
+    assert found["manufacturer"]["labels"] == {
+        "A": {"GE": 3, "SIEMENS": 34, "other": 3},
+        "B": {"GE": 3, "SIEMENS": 34, "other": 3},
+        "all": {"GE": 6, "SIEMENS": 68, "other": 6},
+    }
+    assert found["age"]["splits"]["val"] == {
+        "0-1": {"images": 20, "patients": 10},
+        "not stated": {"images": 20, "patients": 10},
+    }
+    assert found["burned_in_annotation"]["splits"]["test"] == {
+        "not burned in": {"images": 38, "patients": 19},
+        "other": None,
+    }
+
+
 def test_the_catalog_comes_back_as_it_was_left(tmp_path):
     with new_catalog(str(tmp_path), MEMORY) as catalog:
         insert(catalog, "files", pa.Table.from_pylist([{"path": "größe 肺", "size": 5, "modified": NOW}]))

@@ -8,9 +8,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cxrflow.base import config
+from cxrflow import metrics
+from cxrflow.base import config, schema
+from cxrflow.base.image_groups import GROUPED
 from cxrflow.images import DOUBTS, REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +127,29 @@ def test_every_kind_of_doubt_is_explained_by_the_words_of_its_notes():
     rows = table_in("ingest.md", "| kind | the note begins with | meaning |")
     assert list(rows) == list(DOUBTS)
     assert all(DOUBTS[name].beginning.startswith(cells[0]) for name, cells in rows.items())
+
+
+def names_in(page: str, header: str) -> set[str]:
+    """The names in code marks in the first column of the table with this header line."""
+    return {name for cell in table_in(page, header) for name in re.findall(r"[\w<>]+", cell)}
+
+
+def test_every_column_of_the_predictions_is_explained():
+    columns = schema.predictions(["<LABEL>"]).names
+    assert names_in("prediction.md", "| column | content |") == set(columns)
+
+
+def test_every_figure_in_metrics_json_is_explained():
+    truth, scores, patients = np.array([0, 1] * 10), np.full((20, 3), 1 / 3), np.arange(20)
+    options = {"bootstrap": 10, "prevalence": (0.5, 0.5)}
+    two = metrics.evaluate_scores(truth, scores[:, :2], patients, ["a", "b"], 1, 0.5, **options)
+    multi = metrics.evaluate_scores(np.eye(3)[truth], scores, patients, ["a", "b", "c"], None, [0.5] * 3, bootstrap=10)
+    figures = {name.removesuffix("_interval") for name in (*two, *multi)}
+    assert figures <= names_in("evaluation.md", "| field | content |")
+
+
+def test_every_grouping_is_explained():
+    assert list(table_in("evaluation.md", "| `by` | groups |")) == list(GROUPED)
 
 
 def test_readme_is_short():

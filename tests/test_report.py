@@ -15,7 +15,7 @@ from cxrflow.base.manifest import RUN_VERSION, Manifest, RunDirectory, read_mani
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
 from cxrflow.images import DOUBTS, Recipe
-from cxrflow.metrics.evaluation_text import rate, span
+from cxrflow.metrics.evaluation_text import as_text, rate, span, warnings
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
 from cxrflow.pipeline.evaluate_job import check_evaluate, evaluate_scored, write_results
 from cxrflow.report.page import write_report
@@ -93,6 +93,11 @@ def scored_rows(table) -> pd.DataFrame:
         scored[score_column(name)] = (0.3 * here + 0.7 * random.random(len(scored))).astype(np.float32)
     for name in (*IMAGE_FACTS, *SOURCE_FACTS):
         scored[name] = random.random(len(scored)).astype(np.float32)
+    # As the table's text columns arrive: of 24 patients, 3 are adults, and the sex of 12 is not stated.
+    patient = scored["patient_id"].rank(method="dense").astype(int) - 1
+    scored["patient_age"] = np.where(patient < 3, "40.5", np.where(patient < 12, "0.5", "3"))
+    scored["patient_sex"] = np.where(patient < 12, "F", None)
+    scored["modality"] = "DX"
     return scored
 
 
@@ -123,7 +128,9 @@ class Evaluated:
 def evaluated(table, trained) -> Evaluated:
     manifest, scored = dataclasses.replace(read_manifest(str(table)), labels=TABLE_FINDINGS), scored_rows(table)
     facts = {name: np.linspace(0, 1, 40).tolist() for name in IMAGE_FACTS} | {"mean": [10.0] * 40}
-    write_json(trained.reference, {"split": "val", "patients": 40, "groups": {"all": {"n": 40, "facts": facts}}})
+    taken = {"patients": 400, "groupings": {"patient_sex": {"all": {"F": 200, "M": 600}}}}
+    groups = {"all": {"n": 40, "facts": facts}}
+    write_json(trained.reference, {"split": "val", "patients": 40, "groups": groups, "taken": taken})
     config = EvaluateConfig(run=trained.url, table=str(table), split="all", bootstrap=50, subgroups=r"(OPACITY|NORMAL)")
     result = {
         "split": "all",
@@ -157,6 +164,62 @@ def test_multi_label_shift_ignores_scores(evaluated):
     assert shift["large"] == ["mean"] and set(shift["facts"]) == {*IMAGE_FACTS}
 
 
+def test_subgroups_are_those_of_the_flag_and_of_how_images_were_taken(evaluated):
+    """Each with at least five patients; there is only one modality."""
+    found = {grouping["by"]: grouping for grouping in evaluated.result["subgroups"]}
+    assert list(found) == ["(OPACITY|NORMAL)", "patient_sex", "age"]
+    patients = {by: {name: group["patients"] for name, group in found[by]["groups"].items()} for by in found}
+    assert patients["patient_sex"] == {"F": 12, "not stated": 12}
+    assert patients["age"] == {"0-1": 9, "1-60": 15} and found["age"]["unshown"] == 0
+    assert list(evaluated.scored["subgroup"].unique()) in (["NORMAL", "OPACITY"], ["OPACITY", "NORMAL"])
+
+
+def test_shift_says_who_was_examined_otherwise(evaluated):
+    taken = evaluated.result["shift"]["taken"]
+    (sex,) = taken["groupings"].values()
+    assert sex["trained"] == {"F": 0.25, "M": 0.75, "not stated": 0.0}
+    assert sex["here"] == {"F": 0.5, "M": 0.0, "not stated": 0.5} and sex["distance"] == 0.75
+    assert taken["large"] == ["patient_sex"]
+    (line,) = (line for line in warnings(evaluated.result) if "taken otherwise" in line)
+    assert "(patient_sex): M 75% there, 0% here, not stated 0% there, 50% here, F 25% there, 50% here." in line
+    text = as_text(evaluated.result)
+    assert "patient_sex, training and here: F 25% 50%, M 75% 0%, not stated 0% 50%; distance 0.75" in text
+    assert "AUC by age\n0-1 " in text
+
+
+def test_page_shows_each_grouping_and_its_shift(evaluated):
+    write_report(ReportConfig(run=evaluated.run.url, examples=1))
+    text = page_text(evaluated.run)
+    for by in ("(OPACITY|NORMAL)", "patient_sex", "age"):
+        assert f"<h3>By <code>{by}</code></h3>" in text
+    shift = text[text.index("How the images were taken") :]
+    assert '<td>patient_sex</td><td>F</td> <td class="number">25.0%</td> <td class="number">50%</td>' in shift
+    assert "Results by <code>(OPACITY|NORMAL)</code>" in text and "Other factors were not evaluated" in text
+
+
+def test_page_reads_subgroups_of_an_older_version(evaluated):
+    older = {name: value for name, value in evaluated.result["subgroups"][0].items() if name != "unshown"}
+    url = Evaluation(evaluated.run.url, "table-all-1").metrics
+    shift = {name: value for name, value in evaluated.result["shift"].items() if name != "taken"}
+    write_json(url, {**evaluated.result, "subgroups": older, "shift": shift})
+    write_report(ReportConfig(run=evaluated.run.url, examples=1))
+    text = page_text(evaluated.run)
+    assert "<h3>By <code>(OPACITY|NORMAL)</code></h3>" in text and "How the images were taken" not in text
+
+
+def test_page_counts_how_training_images_were_taken(trained):
+    data = json.loads(Path(trained.config).read_text())["data"]
+    many = {"images": 1200, "patients": 1100}
+    data["audit"]["groups"] = {"age": {"splits": {"train": {"18-40": many, "5-18": many}, "val": {"5-18": None}}}}
+    change(trained.config, data=data)
+    write_report(ReportConfig(run=trained.url))
+    text = page_text(trained)
+    ages = text[text.index("<h3>By <code>age</code></h3>") :]
+    assert '<th class="number">5-18</th><th class="number">18-40</th>' in ages
+    assert '<td>train</td><td class="number">1,200<small>1,100 patients</small></td>' in ages
+    assert '<td>val</td><td class="number">fewer than 5 patients</td><td class="number">0</td>' in ages
+
+
 def test_metrics_file_is_strict_json(evaluated):
     written = json.loads(Path(Evaluation(evaluated.run.url, "table-all-1").metrics).read_text())
     assert json.loads(json.dumps(evaluated.result, allow_nan=False)) == written
@@ -171,7 +234,7 @@ def test_page_of_a_multi_label_evaluation(evaluated):
     assert not (Path(evaluated.run.url) / "confusion.png").exists()
     assert all(name in text for name in FINDINGS) and rate(result["auc"]) in text and "over 3 of 4 labels" in text
     assert "No, some measures differ much." in text
-    for group in result["subgroups"]["groups"].values():
+    for group in result["subgroups"][0]["groups"].values():
         assert f"{group['auc_labels']} findings; all images {group['auc_of_all']:.3f}" in text
     # There is no model file here, so no example has a heat map beside it.
     assert text.count("X-ray: label") == 2 * 5 and "Grad-CAM heat map" not in text

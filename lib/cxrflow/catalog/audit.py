@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import duckdb
+import pyarrow as pa
 
 from cxrflow.base.config import NONE
+from cxrflow.base.image_groups import GROUPED, MIN_PATIENTS, OTHER, group_of, named_groups
 from cxrflow.catalog.database import query_rows
 from cxrflow.images import DOUBTS
 from cxrflow.images.decode_result import SEPARATOR
@@ -27,6 +29,9 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
     - shapes: by label, without the test split, the distribution of source sizes and aspect ratios, see metrics.shift
     - taken: how the images were taken, as counts by value of each of TAKEN that is known for an image; "none" counts
       the images without a value
+    - groups: by name of each of GROUPED that is known for an image, the numbers of images and patients by split and
+      group, and of images by label and group without the test split, see metrics.taken_shift. Groups of fewer than
+      MIN_PATIENTS patients are together OTHER; numbers of fewer patients in a split are None
     - burned_in: images whose header says that text is burned into the pixels
     - doubts: by kind of images.DOUBTS, the files whose pixels may be wrong, and the paths of EXAMPLES of them
     - patients by split; sizes (minimum, median, maximum side in pixels); files by bits, format and note
@@ -52,6 +57,7 @@ def audit(catalog: duckdb.DuckDBPyConnection) -> dict:
             0
         ]["files"],
         "taken": _taken(catalog),
+        "groups": _groups(catalog),
         "burned_in": query_rows(catalog, "SELECT count(*) AS files FROM samples WHERE burned_in_annotation")[0][
             "files"
         ],
@@ -92,6 +98,59 @@ def _counts(catalog: duckdb.DuckDBPyConnection, column: str, aggregate: str = "c
 def _taken(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
     counts = {name: _counts(catalog, f"coalesce({name}, '{NONE}')") for name in TAKEN}
     return {name: files for name, files in counts.items() if set(files) != {NONE} and files}
+
+
+def _groups(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict]:
+    found = {}
+    for name, column in GROUPED.items():
+        values = [row["value"] for row in query_rows(catalog, f"SELECT DISTINCT {column} AS value FROM samples")]
+        if values in ([], [None]):
+            continue
+        names = pa.table({"value": values, "name": [group_of(name, value) for value in values]})
+        catalog.register("group_names", names)
+        catalog.execute(f"""
+            CREATE OR REPLACE TEMP TABLE grouped_samples AS SELECT label, split, patient_id, name
+            FROM samples JOIN group_names ON samples.{column} IS NOT DISTINCT FROM group_names.value""")
+        catalog.unregister("group_names")
+        patients = query_rows(
+            catalog, "SELECT name, count(DISTINCT patient_id) AS patients FROM grouped_samples GROUP BY name"
+        )
+        named = named_groups({row["name"]: row["patients"] for row in patients})
+        catalog.execute(
+            "UPDATE grouped_samples SET name = ? WHERE NOT list_contains(?::VARCHAR[], name)", [OTHER, sorted(named)]
+        )
+        found[name] = {"splits": _by_split(catalog), "labels": _by_label(catalog)}
+    return found
+
+
+def _by_split(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, dict[str, int] | None]]:
+    rows = query_rows(
+        catalog,
+        """
+        SELECT split, name, count(*) AS images, count(DISTINCT patient_id) AS patients FROM grouped_samples
+        GROUP BY split, name ORDER BY split, name""",
+    )
+    found: dict[str, dict[str, dict[str, int] | None]] = {}
+    for row in rows:
+        shown = {"images": row["images"], "patients": row["patients"]}
+        found.setdefault(row["split"], {})[row["name"]] = shown if row["patients"] >= MIN_PATIENTS else None
+    return found
+
+
+def _by_label(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    """Images by group, for all labels ("all") and for the most frequent ones."""
+    rows = query_rows(
+        catalog,
+        """
+        SELECT coalesce(label, 'all') AS label, name, count(*) AS images FROM grouped_samples
+        WHERE split != 'test' AND (label IS NULL OR label IN (
+            SELECT label FROM grouped_samples WHERE split != 'test' GROUP BY label ORDER BY count(*) DESC LIMIT 100))
+        GROUP BY GROUPING SETS ((grouped_samples.label, name), (name)) ORDER BY label, name""",
+    )
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        found.setdefault(row["label"], {})[row["name"]] = row["images"]
+    return found
 
 
 def _doubts(catalog: duckdb.DuckDBPyConnection) -> dict[str, dict]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from cxrflow.base.image_groups import MIN_PATIENTS
+from cxrflow.metrics.subgroups import listed_subgroups
+
 MAX_UNNAMED = 0.05
 """Share of images without a patient from which the user is warned."""
 MAX_LOG_ODDS_RATIO = 0.5
@@ -39,7 +42,7 @@ def as_text(result: dict) -> str:
             + f"  over {result['macro']['auc_labels']} of {len(result['labels'])} labels"
         )
         lines += [_figure(f"AUC {label}", figures, "auc") for label, figures in result["per_label"].items()]
-    return "\n".join(lines + _confusion(result) + _subgroups(result.get("subgroups")))
+    return "\n".join(lines + _confusion(result) + _subgroups(result) + _taken(result["shift"]))
 
 
 def rate(value: float | None) -> str:
@@ -75,18 +78,41 @@ def _confusion(result: dict) -> list[str]:
     return ["label \\ predicted".ljust(first) + "".join(label.rjust(width) for label in labels), *rows]
 
 
-def _subgroups(subgroups: dict | None) -> list[str]:
-    if not subgroups:
+def _subgroups(result: dict) -> list[str]:
+    lines = []
+    for grouping in listed_subgroups(result):
+        groups = grouping["groups"]
+        key = "accuracy" if all("accuracy" in group for group in groups.values()) else "auc"
+        lines.append(f"{key.replace('auc', 'AUC')} by {grouping['by']}")
+        lines += [
+            _figure(name, group, key)
+            + f"  {group['n']:,} images"
+            + _of_all(group)
+            + ("  lowest" if name == grouping["worst"] else "")
+            for name, group in groups.items()
+        ]
+        if grouping["unshown"]:
+            lines.append(f"not shown: {grouping['unshown']:,} images of fewer than {MIN_PATIENTS} patients")
+    return lines
+
+
+def _taken(shift: dict | None) -> list[str]:
+    """How many images were taken how, in training and here."""
+    if not shift or not shift.get("taken"):
         return []
-    key = "accuracy" if all("accuracy" in group for group in subgroups["groups"].values()) else "auc"
-    lines = [
-        _figure(name, group, key)
-        + f"  {group['n']:,} images"
-        + _of_all(group)
-        + ("  lowest" if name == subgroups["worst"] else "")
-        for name, group in subgroups["groups"].items()
+    return [
+        f"{name}, training and here: "
+        + ", ".join(
+            f"{group} {found['trained'][group]:.0%} {share_text(found['here'][group])}" for group in found["here"]
+        )
+        + f"; distance {found['distance']:.2f}, large from {found['limit']:.2f}"
+        for name, found in shift["taken"]["groupings"].items()
     ]
-    return [f"{key.replace('auc', 'AUC')} by subgroup", *lines]
+
+
+def share_text(share: float | None) -> str:
+    """A share of images in per cent; None is that of too few patients to show."""
+    return f"below {MIN_PATIENTS} patients" if share is None else f"{share:.0%}"
 
 
 def _of_all(group: dict) -> str:
@@ -100,7 +126,13 @@ def _of_all(group: dict) -> str:
 
 def warnings(result: dict) -> list[str]:
     """What a person should know before trusting the figures of metrics.json."""
-    return [*_leakage(result), *_unnamed(result), *_shift(result["shift"]), *_reweighted(result["prevalence"])]
+    return [
+        *_leakage(result),
+        *_unnamed(result),
+        *_shift(result["shift"]),
+        *_taken_otherwise(result["shift"]),
+        *_reweighted(result["prevalence"]),
+    ]
 
 
 def _leakage(result: dict) -> list[str]:
@@ -155,6 +187,31 @@ def _shift(shift: dict | None) -> list[str]:
         f"These images differ from the run's validation images: {facts}. D is the {shift['measure']}; from "
         f"{shift['limit']:.2f} it is large. The figures apply to these images only, and the threshold may not fit them."
     ]
+
+
+def _taken_otherwise(shift: dict | None) -> list[str]:
+    if not shift or not shift.get("taken"):
+        return []
+    taken, lines = shift["taken"], []
+    for name in taken["large"]:
+        found = taken["groupings"][name]
+        shown = [group for group, share in found["here"].items() if share is not None]
+        most = sorted(shown, key=lambda group: -abs(found["here"][group] - found["trained"][group]))[:3]
+        shares = ", ".join(
+            f"{group} {found['trained'][group]:.0%} there, {found['here'][group]:.0%} here" for group in most
+        )
+        lines.append(
+            f"These images were taken otherwise than the training images ({name}): {shares}. The {taken['measure']} is "
+            f"{found['distance']:.2f}; from {found['limit']:.2f} it is large. Look at the subgroups."
+        )
+    new = {name: found["new"] for name, found in taken["groupings"].items() if found["new"]}
+    if new:
+        groups = "; ".join(f"{name} {', '.join(groups)}" for name, groups in new.items())
+        lines.append(
+            f"The training images have no such images, or of fewer than {MIN_PATIENTS} patients: {groups}. The figures "
+            "of these subgroups say more than those of all images."
+        )
+    return lines
 
 
 def _reweighted(prevalence: dict) -> list[str]:

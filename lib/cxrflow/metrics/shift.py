@@ -102,8 +102,8 @@ def compare(reference: dict, facts: dict[str, np.ndarray], groups: np.ndarray, p
         there are so few patients that a large shift may not show; ``facts``, by name the ``distance`` D and the medians
         ``trained`` and ``here``; ``large``, the names of the facts with a large shift, the largest first.
     """
-    shares = _shares(reference["groups"], groups)
-    limit = _limit(_effective_patients(reference, shares), patients)
+    shares = label_shares(reference["groups"], groups)
+    limit = _limit(effective_patients(reference["groups"], reference["patients"], shares), patients)
     found = {}
     for name, here in facts.items():
         parts = [(share, reference["groups"][group]["facts"].get(name, [])) for group, share in shares.items()]
@@ -133,19 +133,22 @@ def _limit(one: float, two: float) -> float:
     return min(1.0, max(LARGE, float(np.sqrt(-np.log(CHANCE / 2) / 2 * (1 / one + 1 / two)))))
 
 
-def _effective_patients(reference: dict, shares: dict[str, float]) -> float:
-    """The effective number of patients of the reference when its groups are weighted to ``shares`` (Kish 1965).
+def effective_patients(known: dict, patients: int, shares: dict[str, float]) -> float:
+    """The effective number of patients of a reference when its groups are weighted to ``shares`` (Kish 1965).
 
     A label that is common here and rare in the reference leaves few. Computed for images, then scaled to patients.
+    ``known``: by group, ``n`` images; ``patients``: number of patients of the reference.
     """
-    counts = {name: group["n"] for name, group in reference["groups"].items()}
+    counts = {name: group["n"] for name, group in known.items()}
     images = 1 / sum(share**2 / counts[name] for name, share in shares.items())
-    return images * reference["patients"] / sum(counts.values())
+    return images * patients / sum(counts.values())
 
 
-def _shares(known: dict, groups: np.ndarray) -> dict[str, float]:
-    """The weight of each reference group: its share here, or in the reference if a group here is not in the
-    reference."""
+def label_shares(known: dict, groups: np.ndarray) -> dict[str, float]:
+    """The weight of each reference group: its share here, or in the reference if a group here is not in the reference.
+
+    ``known``: by group, ``n`` images; ``groups``: text (n,), the labels.
+    """
     names, counts = np.unique(groups, return_counts=True)
     if not set(names.tolist()) <= set(known):
         names, counts = np.array(list(known)), np.array([group["n"] for group in known.values()])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
-
 import numpy as np
 
+from cxrflow.base.image_groups import group_order
 from cxrflow.metrics.decision import Threshold, predicted
 from cxrflow.metrics.evaluation import binary_problems
 from cxrflow.metrics.intervals import Resamples, logit_interval, mean_of
@@ -28,7 +26,8 @@ def evaluate_subgroups(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Figures of each group. ``groups``: text (n,); the other arguments as in ``evaluate_scores``.
+    """Figures of each group. ``groups``: text or None (n,), None for samples in no group; the other arguments as in
+    ``evaluate_scores``. The patients of each group are resampled on their own.
 
     Returns ``groups``, by name, and ``worst``: the name of the group with the lowest accuracy, or for multi with the
     AUC farthest below ``auc_of_all``; None if fewer than two groups have MIN_SAMPLES samples.
@@ -40,28 +39,22 @@ def evaluate_subgroups(
     because some findings are harder than others.
     """
     labels_predicted = predicted(scores, positive, threshold)
-    resamples = Resamples(patients, bootstrap, seed)
+    draws = (bootstrap, seed)
     found = {}
-    for name in sorted(set(groups.tolist()), key=_sort_key):
+    for name in sorted({name for name in groups.tolist() if name is not None}, key=group_order):
         inside = groups == name
         figures = {"n": int(inside.sum()), "patients": len(np.unique(patients[inside]))}
         if truth.ndim == 2:
-            figures |= _mean_auc(truth, scores, labels_predicted, patients, inside, resamples)
+            figures |= _mean_auc(truth, scores, labels_predicted, patients, inside, draws)
         elif len(labels) == 2:
             assert positive is not None
-            figures |= _binary(truth, scores, labels_predicted, patients, inside, labels, positive, resamples)
+            figures |= _binary(truth, scores, labels_predicted, patients, inside, labels, positive, draws)
         else:
             always = np.ones(len(truth), bool)
-            problem = OneVsRest(truth == labels_predicted, scores.max(axis=1), always, patients, inside)
-            figures |= _with_intervals(problem, ("accuracy",), resamples)
+            sides = (truth == labels_predicted, scores.max(axis=1), always)
+            figures |= _with_intervals(sides, patients, inside, ("accuracy",), draws)
         found[name] = figures
     return {"groups": found, "worst": _worst(found)}
-
-
-def _sort_key(name: str) -> tuple[float, str]:
-    """Sorts names that begin with a number by that number, and all others after them."""
-    number = re.match(r"\d+(\.\d+)?", name)
-    return float(number[0]) if number else math.inf, name
 
 
 def _worst(groups: dict[str, dict]) -> str | None:
@@ -73,8 +66,17 @@ def _worst(groups: dict[str, dict]) -> str | None:
     return min(compared, key=lambda name: compared[name]) if len(compared) > 1 else None
 
 
-def _with_intervals(problem: OneVsRest, names: tuple[str, ...], resamples: Resamples) -> dict:
-    figures = problem.figures(resamples.of(problem))
+def _with_intervals(
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray],
+    patients: np.ndarray,
+    rows: np.ndarray,
+    names: tuple[str, ...],
+    draws: tuple[int, int],
+) -> dict:
+    """The named figures of the selected rows. ``sides``: positive, scores and predicted, see ``OneVsRest``."""
+    positive, scores, predicted_positive = (side[rows] for side in sides)
+    problem = OneVsRest(positive, scores, predicted_positive, patients[rows])
+    figures = problem.figures(Resamples(patients[rows], *draws).of(problem))
     return {key: figures[key] for name in names for key in (name, f"{name}_interval")}
 
 
@@ -86,17 +88,16 @@ def _binary(
     inside: np.ndarray,
     labels: list[str],
     positive: int,
-    resamples: Resamples,
+    draws: tuple[int, int],
 ) -> dict:
-    is_positive, own = truth == positive, scores[:, positive]
+    is_positive = truth == positive
+    sides = (is_positive, scores[:, positive], labels_predicted == positive)
     figures = {"positives": int(is_positive[inside].sum())}
-    problem = OneVsRest(is_positive, own, labels_predicted == positive, patients, inside)
-    figures |= _with_intervals(problem, _RATES, resamples)
+    figures |= _with_intervals(sides, patients, inside, _RATES, draws)
     present = np.unique(truth[inside])
     both = len(present) == 2
     rows = inside if both else inside | (truth != present[0])
-    problem = OneVsRest(is_positive, own, labels_predicted == positive, patients, rows)
-    figures |= _with_intervals(problem, ("auc",), resamples)
+    figures |= _with_intervals(sides, patients, rows, ("auc",), draws)
     return {**figures, "auc_against": None if both else f"all {labels[1 - int(present[0])]}"}
 
 
@@ -106,16 +107,18 @@ def _mean_auc(
     labels_predicted: np.ndarray,
     patients: np.ndarray,
     inside: np.ndarray,
-    resamples: Resamples,
+    draws: tuple[int, int],
 ) -> dict:
-    def problems(states: np.ndarray) -> list[OneVsRest]:
+    def problems(rows: np.ndarray) -> list[OneVsRest]:
         names = [str(index) for index in range(truth.shape[1])]
-        return list(binary_problems(states, scores, labels_predicted, patients, names, None).values())
+        of_rows = binary_problems(truth[rows], scores[rows], labels_predicted[rows], patients[rows], names, None)
+        return list(of_rows.values())
 
-    of_group, of_all = problems(np.where(inside[:, None], truth, np.nan)), problems(truth)
+    of_group, of_all = problems(inside), problems(np.ones(len(truth), bool))
     pairs = [pair for pair in zip(of_group, of_all, strict=True) if pair[0].values["auc"] is not None]
     if not pairs:
         return {"auc": None, "auc_interval": None, "auc_of_all": None, "auc_labels": 0}
+    resamples = Resamples(patients[inside], *draws)
     areas = resamples.of(lambda weights: {"auc": mean_of([group(weights)["auc"] for group, _ in pairs])})
     mean, overall = (float(np.mean([problem.values["auc"] for problem in side])) for side in zip(*pairs, strict=True))
     return {
@@ -124,3 +127,9 @@ def _mean_auc(
         "auc_of_all": overall,
         "auc_labels": len(pairs),
     }
+
+
+def listed_subgroups(metrics: dict) -> list[dict]:
+    """The groupings of an evaluation, by its metrics.json: ``by``, ``groups``, ``worst`` and ``unshown``."""
+    found = metrics.get("subgroups") or []
+    return [{**found, "unshown": 0}] if isinstance(found, dict) else found  # older versions had at most one

@@ -20,11 +20,12 @@ from cxrflow.base.generations import reading
 from cxrflow.base.manifest import Manifest, RunDirectory, read_manifest
 from cxrflow.base.schema import score_column, truth_column
 from cxrflow.catalog.delta_log import check_unchanged
-from cxrflow.catalog.grouping import check_subgroups, find_groups
+from cxrflow.catalog.grouping import check_subgroups, columns_for, find_groups, pool_small, taken_groups
 from cxrflow.metrics.evaluation import calibration_errors
 from cxrflow.metrics.evaluation_text import as_text, warnings
 from cxrflow.metrics.prevalence import Prior
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS, compare, score_facts
+from cxrflow.metrics.taken_shift import compare_taken
 from cxrflow.spark.credentials import share_credentials
 from cxrflow.spark.insecure_packages import warn_about_insecure_packages
 from cxrflow.spark.leakage import find_leakage
@@ -88,7 +89,7 @@ def evaluate(spark: SparkSession, config: EvaluateConfig) -> dict:
     if run.positive is not None and len(run.labels) == 2:
         log.info("%s", describe_positive(run.labels, run.positive))
     warn_about_insecure_packages(spark)
-    columns = [config.subgroups] if config.subgroups in manifest.columns else []
+    columns = columns_for(config.subgroups, manifest)
     with reading(config.table, manifest.generation):
         leakage = find_leakage(spark, RunDirectory(config.run), config.table, manifest, config.split)
         scored = score_table(spark, config.table, manifest, config.split, run, columns)
@@ -107,8 +108,8 @@ def evaluate_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored
 
     Returns ``metrics.evaluate_scores`` and prevalence, shift (from the run's validation images), temperature,
     images_without_patient, subgroups and mistakes (the most confident wrong predictions). Changes ``scored``: it
-    re-weights the scores for --prevalence, removes the facts of ``metrics.shift``, and adds predicted labels and
-    subgroups.
+    re-weights the scores for --prevalence, removes the facts of ``metrics.shift``, and adds predicted labels and the
+    subgroups of --subgroups.
     """
     truth = run.truth(scored["label"], manifest.labels)
     patients = scored["patient_id"].to_numpy()
@@ -122,21 +123,43 @@ def evaluate_scored(config: EvaluateConfig, run: Run, manifest: Manifest, scored
     if run.multi:
         scored[[truth_column(label) for label in run.labels]] = truth
     options = (run.labels, run.positive, threshold, config.bootstrap, config.seed)
+    taken = taken_groups(scored)
+    shown = _subgroups(config, manifest, scored, taken)
     result = {
         **metrics.evaluate_scores(truth, scores, patients, *options, prior.clinic if prior else None),
         "prevalence": prevalence,
-        "shift": _shift(config, run, facts, scored, raw),
+        "shift": _shift(config, run, facts, taken, scored, raw),
         "temperature": _temperature(run, truth, raw, prior),
         "images_without_patient": int((scored["path"] == scored["patient_id"]).sum()),
-        "subgroups": None,
+        "subgroups": [
+            {
+                "by": by,
+                "unshown": int((groups == None).sum()),  # noqa: E711 of an array
+                **metrics.evaluate_subgroups(truth, scores, patients, groups, *options),
+            }
+            for by, groups in shown.items()
+        ],
     }
-    if config.subgroups:
-        scored["subgroup"] = groups = find_groups(config.subgroups, scored, manifest)
-        result["subgroups"] = {
-            "by": config.subgroups,
-            **metrics.evaluate_subgroups(truth, scores, patients, groups, *options),
-        }
     return {**result, "mistakes": _mistakes(scored, truth, scores, run, threshold)}
+
+
+def _subgroups(
+    config: EvaluateConfig, manifest: Manifest, scored: pd.DataFrame, taken: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The groups to evaluate, text or None (n,), by grouping: that of --subgroups, and those with at least two groups.
+
+    Adds the column ``subgroup`` for --subgroups.
+    """
+    patients, found = scored["patient_id"].to_numpy(), dict(taken)
+    if config.subgroups:
+        scored["subgroup"] = of_flag = find_groups(config.subgroups, scored, manifest)
+        found = {config.subgroups: of_flag, **found}
+    shown = {by: pool_small(groups, patients, by) for by, groups in found.items()}
+    return {
+        by: groups
+        for by, groups in shown.items()
+        if by == config.subgroups or len({name for name in groups if name is not None}) > 1
+    }
 
 
 def write_results(directory: RunDirectory, scored: pd.DataFrame, result: dict) -> dict:
@@ -175,16 +198,26 @@ def _prevalence(config: EvaluateConfig, run: Run, truth: np.ndarray, scores: np.
 
 
 def _shift(
-    config: EvaluateConfig, run: Run, facts: dict[str, np.ndarray], scored: pd.DataFrame, scores: np.ndarray
+    config: EvaluateConfig,
+    run: Run,
+    facts: dict[str, np.ndarray],
+    taken: dict[str, np.ndarray],
+    scored: pd.DataFrame,
+    scores: np.ndarray,
 ) -> dict | None:
-    """How much the images differ from the run's validation images; None if the run has no reference profile."""
+    """How much the images differ from the run's validation images, and (``taken``) how they were taken from how the
+    training images were. None if the run has no reference profile."""
     directory = RunDirectory(config.run)
     if not storage.exists(directory.reference):
         return None
     groups = np.full(len(scored), "all") if run.multi else scored["label"].to_numpy().astype(str)
     if not run.multi:  # with several findings per image, the distribution of a score depends on the prevalence
         facts = facts | score_facts(scores, run.labels, run.positive)
-    return compare(directory.read(directory.reference, "train"), facts, groups, scored["patient_id"].nunique())
+    reference = directory.read(directory.reference, "train")
+    found = compare(reference, facts, groups, scored["patient_id"].nunique())
+    known = reference.get("taken")  # a run of an older version has none
+    found["taken"] = compare_taken(known, taken, groups, scored["patient_id"].to_numpy()) if known else None
+    return found
 
 
 def _temperature(run: Run, truth: np.ndarray, scores: np.ndarray, prior: Prior | None) -> dict:

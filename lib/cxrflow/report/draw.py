@@ -16,6 +16,7 @@ from PIL import Image
 from cxrflow.base.schema import score_column
 from cxrflow.metrics.curves import curves
 from cxrflow.metrics.evaluation_text import rate, span
+from cxrflow.metrics.subgroups import listed_subgroups
 from cxrflow.report import plots
 from cxrflow.report.gallery import Decision, Example, Row
 
@@ -137,9 +138,14 @@ def _of_scores(metrics: dict, scored: pd.DataFrame, truth: np.ndarray, decision:
 
 
 def _of_subgroups(metrics: dict) -> dict[str, Picture]:
-    if not metrics["subgroups"]:
+    groupings = listed_subgroups(metrics)
+    groups = {
+        name if len(groupings) == 1 else f"{grouping['by']}: {name}": group
+        for grouping in groupings
+        for name, group in grouping["groups"].items()
+    }
+    if not groups:
         return {}
-    groups = metrics["subgroups"]["groups"]
     key = "accuracy" if "accuracy" in metrics else "auc"
     name = "Accuracy" if key == "accuracy" else "AUC"
     overall = [group.get("auc_of_all", metrics[key]) for group in groups.values()]

@@ -13,6 +13,7 @@ from cxrflow.base import storage
 from cxrflow.base.config import SPLITS, ReportConfig
 from cxrflow.base.errors import UserError
 from cxrflow.base.evaluations import find_evaluation
+from cxrflow.base.image_groups import MIN_PATIENTS, group_order
 from cxrflow.base.manifest import PICTURES, RunDirectory
 from cxrflow.base.predictions import NAME as PREDICTIONS
 from cxrflow.base.predictions import has_predictions, read_predictions
@@ -20,8 +21,9 @@ from cxrflow.base.schema import score_column, truth_column
 from cxrflow.base.shard_files import count_labels
 from cxrflow.images import DOUBTS, Recipe, find_doubts
 from cxrflow.metrics import Threshold
-from cxrflow.metrics.evaluation_text import rate, span, warnings
+from cxrflow.metrics.evaluation_text import rate, share_text, span, warnings
 from cxrflow.metrics.shift import IMAGE_FACTS, SOURCE_FACTS
+from cxrflow.metrics.subgroups import listed_subgroups
 from cxrflow.report import draw, gallery
 from cxrflow.report.gradcam import Heatmaps, compute_heatmaps
 
@@ -84,6 +86,8 @@ def write_report(config: ReportConfig) -> dict:
         facts={**IMAGE_FACTS, **SOURCE_FACTS},
         splits=SPLITS,
         doubts=DOUBTS,
+        subgroups=listed_subgroups(metrics) if metrics else [],
+        min_patients=MIN_PATIENTS,
     )
     storage.write_bytes(run.report, page.encode())
     return {
@@ -166,6 +170,8 @@ def _template() -> Template:
     )
     environment.filters["rate"] = rate
     environment.filters["percent"] = lambda value: "none" if value is None else f"{value:.1%}"
+    environment.filters["taken_share"] = share_text
+    environment.filters["group_order"] = lambda names: sorted(names, key=group_order)
     environment.filters["interval"] = lambda pair: span(pair) if pair else ""
     environment.filters["number"] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     environment.filters["count"] = lambda value: f"{value:,}"

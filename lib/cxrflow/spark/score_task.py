@@ -83,7 +83,7 @@ def score_table(
     """Score a split of a table on the executors; returns one row per sample, ordered by path.
 
     Columns: path, label, patient_id and the table's ``columns`` as text, split, the score of each label, the facts of
-    ``metrics.shift``, and the location of the pixels (shard, row). A row takes about 400 bytes on the driver.
+    ``metrics.shift``, and the location of the pixels (shard, row). A row takes about 500 bytes on the driver.
     """
     text = list(dict.fromkeys(["path", "label", "patient_id", *columns]))
     parts = divide_shards(manifest.of_split(split), task_slots(spark))

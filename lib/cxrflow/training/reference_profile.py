@@ -6,6 +6,7 @@ import numpy as np
 
 from cxrflow.base.manifest import Manifest, RunDirectory, write_json
 from cxrflow.metrics.shift import IMAGE_FACTS, describe, score_facts
+from cxrflow.metrics.taken_shift import describe_taken
 
 SPLIT = "val"
 """The model was not trained on these images, so their scores are distributed like those of new ones."""
@@ -23,7 +24,7 @@ def write_reference(
 
     Args:
         run: The run directory.
-        manifest: The table's; its audit has the sizes of the source files.
+        manifest: The table's; its audit has the sizes of the source files, and how they were taken.
         positive: Index of the positive label; None for several findings.
         facts: float (n, 4), see ``metrics.shift.image_facts``.
         truth: int (n,), or float (n, K) for several findings.
@@ -37,4 +38,10 @@ def write_reference(
     found = describe(named, groups)
     for label, group in found.items():
         group["facts"] |= manifest.audit.get("shapes", {}).get(label, {})
-    write_json(run.reference, {"split": SPLIT, "patients": manifest.audit["patients"][SPLIT], "groups": found})
+    patients = manifest.audit["patients"]
+    taken = describe_taken(
+        manifest.audit.get("groups", {}),
+        list(found),
+        sum(count for split, count in patients.items() if split != "test"),
+    )
+    write_json(run.reference, {"split": SPLIT, "patients": patients[SPLIT], "groups": found, "taken": taken})

@@ -20,8 +20,9 @@ class EvaluateConfig(Options):
     split: Literal["train", "val", "test", "all"] = "test"
     """Split to score."""
     subgroups: str | None = None
-    """Also evaluate subgroups. The value is a column of the table, such as source_format, or a regular expression, such
-    as (bacteria|virus). It is searched in the path below the images folder, and its groups make up the name."""
+    """Also evaluate these subgroups. The value is age, a column of the table, such as source_format, or a regular
+    expression, such as (bacteria|virus). It is searched in the path below the images folder, and its groups make up the
+    name."""
     prevalence: str | None = None
     """Re-weight the scores for a site whose prevalence differs from the training data: the share of the positive label,
     such as 0.1, or label=share,label=share,..."""
