@@ -11,7 +11,7 @@ from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.schema import score_column
 from cxrflow.base.shard_files import read_shard
-from cxrflow.images import DecodeError, Recipe, decode_image
+from cxrflow.images import DecodeError, Recipe, decode_image, find_doubts
 from cxrflow.metrics import Threshold, find_outcomes
 from cxrflow.metrics.evaluation_text import rate
 from cxrflow.metrics.outcomes import confidence
@@ -116,7 +116,13 @@ def from_predictions(predictions: pd.DataFrame, decision: Decision, recipe: Reci
         return Example(
             pixels,
             about,
-            [f"predicted {row.predicted_label}", _score(row, decision.labels[about]), _name(row.path), *note],
+            [
+                f"predicted {row.predicted_label}",
+                _score(row, decision.labels[about]),
+                _name(row.path),
+                *_doubts(row),
+                *note,
+            ],
         )
 
     return [(title, [example(row, index) for _, row in part.iterrows()]) for title, index, part in rows if len(part)]
@@ -138,6 +144,12 @@ def _threshold(scores: np.ndarray, predicted: np.ndarray, decision: Decision) ->
 
 def _score(row: pd.Series, label: str) -> str:
     return f"score of {label} {rate(row[score_column(label)])}"
+
+
+def _doubts(row: pd.Series) -> list[str]:
+    note = row.get("note")  # predictions of an older cxrflow have none
+    kinds = find_doubts(note) if isinstance(note, str) else []
+    return [f"may be wrong: {', '.join(kinds)}"] if kinds else []
 
 
 def _name(path: str) -> str:
