@@ -393,9 +393,11 @@ def test_page_of_predictions_without_notes(notes, trained, tmp_path):
 def test_page_shows_the_doubts_of_the_training_data(trained):
     data = json.loads(Path(trained.config).read_text())["data"]
     data["audit"]["doubts"] = {"extra_bits": {"files": 12, "examples": ["/x/1.dcm", "/x/2.dcm"]}}
+    data["audit"]["notes"] = {f"note {number}": 20 - number for number in range(11)}
     change(trained.config, data=data)
     write_report(ReportConfig(run=trained.url))
     text = page_text(trained)
+    assert "changed or ignored: note 0 in 20 files, note 1 in" in text and "note 9 in 11 files, and others." in text
     assert '<td>extra_bits</td><td class="number">12</td>' in text and "/x/1.dcm, /x/2.dcm, ..." in text
     assert f"Bits are set above those that the file declares, and were masked. {DOUBTS['extra_bits'].advice}" in text
 
