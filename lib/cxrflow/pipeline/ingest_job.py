@@ -55,6 +55,13 @@ FIXED_FLAGS = (
 
 def check_ingest(config: IngestConfig) -> None:
     """Check the configuration, the folders and the existing table before Spark starts. Raises UserError."""
+    if config.labels and (labels := find_labels(config.labels)):
+        config = _with_findings(config, labels)
+    _check(config)
+
+
+def _check(config: IngestConfig) -> None:
+    """Check a configuration whose ``findings`` are resolved."""
     check_images(config.images)
     check_apart(config.images, config.table, "--table")
     find_decoder(config.decoder)
@@ -62,8 +69,6 @@ def check_ingest(config: IngestConfig) -> None:
     if config.delta or is_delta(config.table):
         check_delta()
     check_table_url(config.table)
-    if config.labels and (labels := find_labels(config.labels)):
-        config = _with_findings(config, labels)
     if not has_manifest(config.table) and not staging_folder.has_only_leftovers(config.table):
         left_by_ingest = (staging_folder.NAME, lease.NAME)  # an ingest died before it wrote a manifest
         if not any(storage.exists(storage.join(config.table, name)) for name in left_by_ingest):
@@ -140,7 +145,7 @@ def ingest(spark: SparkSession, config: IngestConfig) -> dict:
             labels = copy_labels(spark, config.labels, Path(copies))
         if labels:
             config = _with_findings(config, labels)
-        check_ingest(config)
+        _check(config)
         return _ingest(spark, config, labels)
 
 
