@@ -16,8 +16,8 @@ UV_COMPILE = uv pip compile --quiet --no-header --no-annotate --generate-hashes 
 	--no-emit-find-links
 UV_LINUX = --python-platform x86_64-manylinux_2_28
 
-.PHONY: help setup demo cluster-demo lint test test-faults test-unit benchmark benchmark-dicom benchmark-feed \
-	benchmark-scaling wheel env-archive lock clean
+.PHONY: help setup demo cluster-demo lint test test-faults test-losses test-unit benchmark benchmark-dicom \
+	benchmark-feed benchmark-scaling wheel env-archive lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -40,12 +40,15 @@ lint: setup ## Check format, style, types and the direction of imports.
 	@PYTHONPATH=lib .venv/bin/lint-imports --no-cache
 	@.venv/bin/mypy --python-executable .venv/bin/python
 
-# Most tests start processes and wait for them, so two cores are busy with two tests at a time.
-test: setup ## Run all tests, two at a time.
-	@source cluster/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+# Most tests start processes and wait for them, so three tests at a time keep two cores busy.
+test: setup ## Run all tests, three at a time.
+	@source cluster/env.sh && python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests
 
 test-faults: setup ## Kill each job at every change that it makes to its files: CXRFLOW_FAULTS_ALL=1 adds S3.
 	@source cluster/env.sh && CXRFLOW_FAULTS=1 python -m pytest -v tests/test_faults.py
+
+test-losses: setup ## Lose workers and hosts in every way under every launcher; make test pairs each way with one.
+	@source cluster/env.sh && CXRFLOW_LOSSES_ALL=1 python -m pytest -v tests/test_supervisor_losses.py tests/test_hosts.py
 
 test-unit: setup ## Run the tests that need neither Spark nor a training, in less than a minute.
 	@source cluster/env.sh && python -m pytest -n 2 -m unit tests

@@ -11,10 +11,15 @@ import pytest
 
 # A test's JVMs live for seconds. Java's second compiler pays only after minutes and would take a third of their time.
 # Verifying Spark's own bytecode and starting threads to collect garbage would take a fifth of the rest.
+# Spark's web page takes a tenth of its start.
 os.environ.setdefault(
     "JAVA_TOOL_OPTIONS",
-    "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote -XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote -XX:+UseSerialGC "
+    "-Dspark.ui.enabled=false",
 )
+
+# The many processes of these tests import the package from compiled files.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

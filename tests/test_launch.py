@@ -216,7 +216,7 @@ from cxrflow.launch.supervisor import supervise
 from cxrflow.spark.session import open_session
 from cxrflow.watch.recorder import Recorder
 
-os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --driver-memory 1g pyspark-shell"
+os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[1] --driver-memory 1g pyspark-shell"
 spark, imported = open_session("imports"), {}
 
 def note(event, arguments):
@@ -225,7 +225,7 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 for launcher in ("horovod", "torch"):
-    config = TrainConfig(table="/t", run=f"{sys.argv[1]}/{launcher}", launcher=launcher, workers=2)
+    config = TrainConfig(table="/t", run=f"{sys.argv[1]}/{launcher}", launcher=launcher, workers=1)
     with Recorder(config, resumes=False) as recorder:
         supervise(spark, config, lambda config, worker: {}, lambda config, slots: config, recorder.record, lambda: None)
 print(json.dumps(imported))
@@ -271,16 +271,15 @@ def test_the_local_worker_writes_no_checkpoint_to_a_run_directory_that_another_j
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("launcher", ["horovod", "torch"])
-def test_a_workers_error_ends_the_launch_with_its_message(spark, launcher):
-    """test_agent.py and test_supervisor.py have the other kinds of errors."""
+def test_a_workers_error_ends_the_launch_with_its_message(spark):
+    """test_agent.py and test_supervisor.py have the other kinds of errors, and this one with torch."""
 
     def fail(config, worker):
         if worker.rank == 1:
             raise OSError("the disk of rank 1 is gone")
         worker.all_reduce_mean([__import__("numpy").zeros(1)])  # waits for rank 1
 
-    config = TrainConfig(table="t", run="r", launcher=launcher, workers=2)
+    config = TrainConfig(table="t", run="r", launcher="horovod", workers=2)
     with pytest.raises(JobError, match="the disk of rank 1 is gone.* \\(worker 1"):
         run(spark, config, fail)
 

@@ -29,35 +29,34 @@ from cxrflow.base.config import TrainConfig
 from cxrflow.distributed.worker import Worker
 from cxrflow.launch.local import launch
 from cxrflow.training.fit import fit
-begin = sys.argv[3] == "begin"
+what, table, *runs = sys.argv[1:]
 def function(config, worker):
-    if begin:
+    if what == "begin":
         signal.raise_signal(signal.SIGTERM)
     return fit(config, worker)
-config = TrainConfig(table=sys.argv[1], run=sys.argv[2], epochs=2, batch_size=4)
-launch(function, config, lambda event: None, lambda: None)
+for run in runs:
+    config = TrainConfig(table=table, run=run, epochs=2, batch_size=4)
+    launch(function, config, lambda event: None, lambda: None)
 """
 
 
-def config_of(table, run, launcher, **changes):
-    size = {"launcher": launcher, "workers": 1 if launcher == "local" else 2}
-    return TrainConfig(table=str(table), run=str(run), epochs=EPOCHS, batch_size=4, max_restarts=0, **size, **changes)
-
-
-def train(spark, table, run, launcher, begin: bool):
-    """Train with a real launcher. ``begin``: stop inside the first epoch, after a checkpoint."""
+def train(spark, table, runs, launcher, begin: bool):
+    """Train one run after the other on the same workers of a real launcher. ``begin``: stop inside the first epoch,
+    after a checkpoint."""
     if launcher == "local":
-        arguments = [sys.executable, "-c", LOCAL, str(table), str(run), "begin" if begin else "resume"]
+        arguments = [sys.executable, "-c", LOCAL, "begin" if begin else "resume", str(table), *map(str, runs)]
         done = subprocess.run(arguments, capture_output=True, text=True)
         assert done.returncode == 0 or (begin and "Stopped" in done.stderr), done.stderr
         return
 
-    def fit(config, worker, begin):  # nested, so that it travels by value: workers cannot import this file
+    def fit_all(config, worker, runs, begin):  # nested, so that it travels by value: workers cannot import this file
+        import dataclasses
+
         from cxrflow.training.fit import fit
 
         if begin:
             worker.stop_requested = lambda: True  # at the first step, however late the driver's signal is
-        return fit(config, worker)
+        return [fit(dataclasses.replace(config, run=run), worker) for run in runs][-1]
 
     def stop(event):
         if begin and not stopping:
@@ -65,10 +64,19 @@ def train(spark, table, run, launcher, begin: bool):
             signal.raise_signal(signal.SIGTERM)
 
     stopping: list[dict] = []
+    config = TrainConfig(
+        table=str(table),
+        run=str(runs[0]),
+        launcher=launcher,
+        workers=2,
+        epochs=EPOCHS,
+        batch_size=4,
+        max_restarts=0,
+    )
     supervise(
         spark,
-        config_of(table, run, launcher),
-        functools.partial(fit, begin=begin),
+        config,
+        functools.partial(fit_all, runs=[str(run) for run in runs], begin=begin),
         lambda config, slots: config,
         stop,
         lambda: None,
@@ -84,27 +92,31 @@ def small_table(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(spark, small_table, tmp_path_factory):
-    """``begun(launcher)``: the directory of a run that this launcher began, with a checkpoint inside epoch 1."""
-
-    @functools.cache
-    def begin(launcher):
-        run = tmp_path_factory.mktemp(launcher) / "run"
+    """By launcher, the directory of a run that it began, with a checkpoint inside epoch 1."""
+    runs = {}
+    for launcher in LAUNCHERS:
+        runs[launcher] = run = tmp_path_factory.mktemp(launcher) / "run"
         with contextlib.suppress(Stopped):
-            train(spark, small_table, run, launcher, begin=True)
+            train(spark, small_table, [run], launcher, begin=True)
         state = read_checkpoint(RunDirectory(str(run)), arrays=False).state
         assert state["epoch"] == 0 and state["samples"] > 0
-        return run
-
-    return begin
+    return runs
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("second", LAUNCHERS)
-@pytest.mark.parametrize("first", LAUNCHERS)
-def test_a_run_resumes_under_every_launcher(spark, small_table, begun, tmp_path, first, second):
-    run = shutil.copytree(begun(first), tmp_path / "run")
-    train(spark, small_table, run, second, begin=False)
-    directory = RunDirectory(str(run))
-    history = directory.read(directory.history, "train")
-    assert history["finished"] and len(history["epochs"]) == EPOCHS
-    assert history["epochs"][0]["fed"]["samples"] == 24
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def resumed(request, spark, small_table, begun, tmp_path_factory):
+    """By the launcher that began it, the directory of a run that this launcher resumed."""
+    folder = tmp_path_factory.mktemp(f"resumed-{request.param}")
+    others = {first: run for first, run in begun.items() if first != request.param}
+    runs = {first: Path(shutil.copytree(run, folder / first)) for first, run in others.items()}
+    train(spark, small_table, list(runs.values()), request.param, begin=False)
+    return runs
+
+
+def test_a_launcher_resumes_the_runs_of_every_other_one(resumed):
+    assert len(resumed) == len(LAUNCHERS) - 1
+    for run in resumed.values():
+        directory = RunDirectory(str(run))
+        history = directory.read(directory.history, "train")
+        assert history["finished"] and len(history["epochs"]) == EPOCHS
+        assert history["epochs"][0]["fed"]["samples"] == 24

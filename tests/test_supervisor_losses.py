@@ -83,7 +83,7 @@ class Job:
     def __init__(self, cluster, folder: Path, launcher: str, table: Path, *flags: str):
         master, self._state = cluster
         self._log, self._pace = folder / f"{time.monotonic_ns()}.log", folder / "pace"
-        self._pace.touch()
+        self._pace.write_text("0.3")
         self.run = folder / "run"
         spark_flags = f"--master {master} --driver-memory 512m --executor-memory 512m".split()
         spark_flags += ["--conf", f"spark.executorEnv.CXRFLOW_PACE={self._pace}"]

@@ -19,7 +19,7 @@ from cxrflow.training.checkpoint import read_checkpoint
 pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 8
+EPOCHS = 6
 SECONDS = 120
 """For a job to end."""
 NOT_PACED = "/nowhere"
@@ -71,10 +71,10 @@ class Job:
         return self._process.returncode, output, log
 
 
-def assert_resumable(run, table) -> None:
+def assert_resumable(run, table, *flags) -> None:
     """The last checkpoint can be read, and the same command resumes from it and ends the run."""
     read_checkpoint(RunDirectory(str(run)))
-    with Job(table, run, NOT_PACED) as job:
+    with Job(table, run, NOT_PACED, *flags) as job:
         status, output, log = job.finish()
     assert status == 0, log
     assert json.loads(output.splitlines()[-1])["epochs"] == EPOCHS
@@ -82,30 +82,57 @@ def assert_resumable(run, table) -> None:
 
 @pytest.fixture
 def pace(tmp_path):
-    (tmp_path / "pace").touch()
+    (tmp_path / "pace").write_text("0.1")  # 7 batches an epoch
     return tmp_path / "pace"
 
 
-def test_one_signal_saves_a_checkpoint_within_the_epoch_and_a_second_stops_at_once(table, tmp_path, pace):
-    run = tmp_path / "run"
-    for number, expected, epoch in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 4)):
-        with Job(table, run, pace, "--checkpoint-seconds", "1000") as job:
+@pytest.fixture(scope="module")
+def stopped_run(table, tmp_path_factory):
+    """A run that SIGTERM stopped, then SIGINT, then two SIGINT within a step; resumed to its end.
+
+    Returns the run directory and a list of (exit status, log) of the stopped jobs.
+    """
+    folder = tmp_path_factory.mktemp("stopped")
+    run, pace, ended = folder / "run", folder / "pace", []
+    pace.write_text("0.1")
+    flags = ("--checkpoint-seconds", "1000")
+    for number, epoch in ((signal.SIGTERM, 1), (signal.SIGINT, 3)):
+        with Job(table, run, pace, *flags) as job:
             job.wait_for_epoch(epoch)
             job.signal(number)
             status, _, log = job.finish()
-        assert status == expected, log
-        assert f"stopped, with a checkpoint after {epoch} epochs" in log and "Traceback" not in log
+        ended.append((status, log))
+        assert read_checkpoint(RunDirectory(str(run))).state["samples"] > 0, log
         assert not (run / "_lease.json").exists()
-        assert read_checkpoint(RunDirectory(str(run))).state["samples"] > 0
-    with Job(table, run, pace, "--checkpoint-seconds", "1000") as job:
-        job.wait_for_epoch(5)
+    with Job(table, run, pace, *flags) as job:
+        job.wait_for_epoch(4)
         os.mkfifo(f"{pace}.hold")  # the next step waits there, so that the worker does not look for the signal
         job.signal(signal.SIGINT)
         job.wait_for_log("again to stop at once")
         job.signal(signal.SIGINT)
         status, _, log = job.finish()
+    ended.append((status, log))
+    assert_resumable(run, table, *flags)
+    return run, ended
+
+
+def test_one_signal_saves_a_checkpoint_within_the_epoch(stopped_run):
+    for (status, log), expected, epoch in zip(stopped_run[1], (143, 130), (1, 3), strict=False):
+        assert status == expected, log
+        assert f"stopped, with a checkpoint after {epoch} epochs" in log and "Traceback" not in log
+
+
+def test_a_second_signal_stops_at_once(stopped_run):
+    status, log = stopped_run[1][2]
     assert status == 130 and "stopped at once" in log and "Traceback" not in log
-    assert_resumable(run, table)
+
+
+def test_the_newest_checkpoints_and_the_best_one_remain(stopped_run):
+    """Checkpoints within an epoch, which the signals caused, are gone."""
+    run, _ = stopped_run
+    best = json.loads((run / "history.json").read_text())["best"]["epoch"]
+    epochs = {int(path.name.split("-")[0]) for path in (run / "checkpoints").iterdir()}
+    assert epochs == {EPOCHS - 1, EPOCHS, best}
 
 
 @pytest.fixture
@@ -132,8 +159,8 @@ def test_a_run_directory_that_becomes_unwritable(table, tmp_path, pace, small_di
         subprocess.run(["mount", "-o", f"remount,{option}", small_disk], check=True)
 
     for epoch, damage, repair, text in (
-        (2, fill, other.unlink, "No space left on device"),
-        (4, lambda: mount("ro"), lambda: mount("rw"), "Read-only file system"),
+        (1, fill, other.unlink, "No space left on device"),
+        (3, lambda: mount("ro"), lambda: mount("rw"), "Read-only file system"),
     ):
         with Job(table, run, pace) as job:
             job.wait_for_epoch(epoch)
@@ -156,12 +183,3 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(table, tmp_path):
     for path in sorted((run / "checkpoints").iterdir()):
         with np.load(path) as content:
             assert all(np.isfinite(content[name]).all() for name in content.files), path
-
-
-def test_the_newest_checkpoints_and_the_best_one_remain(table, tmp_path):
-    run = tmp_path / "run"
-    with Job(table, run, NOT_PACED, "--checkpoint-seconds", "1000", epochs=6) as job:
-        job.finish()
-    best = json.loads((run / "history.json").read_text())["best"]["epoch"]
-    epochs = {int(path.name.split("-")[0]) for path in (run / "checkpoints").iterdir()}
-    assert epochs == {5, 6, best}

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from cxrflow.base.config import TrainConfig
 from cxrflow.base.framework_process import prepare_process
+from cxrflow.base.keras_import import import_keras
 from cxrflow.distributed.agent import Agent, MonitorEndpoint
 from cxrflow.distributed.device import pin
 from cxrflow.distributed.netif import interface_towards
@@ -64,6 +65,7 @@ def worker_main(
             os.environ["GLOO_SOCKET_IFNAME"] = name
         gpus = pin("torch", config.device, int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")  # NumPy arrays are exchanged on CPUs
+        import_keras()
         from cxrflow.training.keras_patches import hide_tensorflow
 
         hide_tensorflow()

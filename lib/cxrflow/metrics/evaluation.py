@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from cxrflow.metrics.calibration import ece
 from cxrflow.metrics.decision import Threshold, predicted
@@ -67,7 +66,7 @@ def evaluate_scores(
             "thresholds": dict(zip(labels, threshold, strict=True)),
             "per_label": per_label,
         }
-    figures["confusion"] = confusion_matrix(truth, labels_predicted, labels=range(len(labels))).tolist()
+    figures["confusion"] = _confusion(truth, labels_predicted, len(labels)).tolist()
     if len(labels) == 2:
         assert positive is not None
         return {**figures, "positive_label": labels[positive], "threshold": threshold, **per_label[labels[positive]]}
@@ -80,6 +79,11 @@ def evaluate_scores(
         "macro": macro,
         "per_label": per_label,
     }
+
+
+def _confusion(truth: np.ndarray, labels_predicted: np.ndarray, labels: int) -> np.ndarray:
+    """How many samples of each label (row) got each label (column): int (labels, labels), from int (n,) indices."""
+    return np.bincount(truth * labels + labels_predicted, minlength=labels**2).reshape(labels, labels)
 
 
 def binary_problems(

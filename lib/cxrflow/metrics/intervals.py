@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logit
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import expit, logit, ndtri, stdtrit
 
 MIN_PATIENTS = 10
 """With fewer there is no bootstrap and no variance between patients: what they share by chance would look general."""
-Z = float(norm.ppf(0.975))
+Z = float(ndtri(0.975))
 _BATCH_WEIGHTS = 2**20  # 8 MB
 
 
@@ -59,7 +57,7 @@ class Rate:
         if min(np.count_nonzero(positives), np.count_nonzero(positives < samples)) < MIN_PATIENTS:
             return cls(float(value), float(len(samples)))
         effect = ((positives - value * samples) ** 2).sum() / (total * value * (1 - value))
-        certain = student.ppf(0.975, total - 1) / student.ppf(0.975, len(samples) - 1)
+        certain = stdtrit(total - 1, 0.975) / stdtrit(len(samples) - 1, 0.975)
         return cls(float(value), float(total / max(1.0, effect) * certain**2))
 
     @property

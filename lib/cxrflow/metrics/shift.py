@@ -14,11 +14,11 @@ compared.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from cxrflow.base.schema import score_column
 
-LARGE = float(2 * norm.cdf(0.4) - 1)  # 0.311
+LARGE = float(2 * ndtr(0.4) - 1)  # 0.311
 CHANCE = 0.001
 """Probability that chance alone gives a large D."""
 MAX_QUANTILES = 101

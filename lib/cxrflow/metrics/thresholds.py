@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_curve
 
 from cxrflow.metrics.calibration import logit
 from cxrflow.metrics.decision import Threshold
@@ -23,6 +21,8 @@ Criterion = Callable[[np.ndarray, np.ndarray], float]
 
 def youden_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
     """The threshold that maximises sensitivity + specificity (Youden 1950)."""
+    from sklearn.metrics import roc_curve  # takes a second, so not when a worker starts
+
     _require_both(positive)
     false_rate, true_rate, thresholds = roc_curve(positive, scores, drop_intermediate=False)
     # Skip the first point, an infinite threshold: a model worse than chance would choose it.
@@ -36,6 +36,8 @@ def balanced_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
     Youden's. The default penalty of scikit-learn keeps it finite where the classes are separated completely. If the
     score does not increase with the label, the result is Youden's threshold.
     """
+    from sklearn.linear_model import LogisticRegression  # takes a second, so not when a worker starts
+
     _require_both(positive)
     fitted = LogisticRegression(class_weight="balanced").fit(logit(scores)[:, None], positive)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
