@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrflow import metrics
+from cxrflow import __version__, metrics
 from cxrflow.base import config, schema
 from cxrflow.base.image_groups import GROUPED
 from cxrflow.images import DOUBTS, REASONS
@@ -175,3 +175,13 @@ def test_every_picture_is_shown():
     ).stdout.split()
     text = "\n".join(page.read_text() for page in PAGES)
     assert [picture for picture in pictures if Path(picture).name not in text] == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout")
+def test_the_version_stands_once():
+    """In the package; setup.py reads it, and the lock files have versions of other packages."""
+    found = subprocess.run(
+        ["git", "grep", "-lF", __version__, "--", ".", ":!*.lock", ":!*.png"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    assert found == ["lib/cxrflow/__init__.py"]
