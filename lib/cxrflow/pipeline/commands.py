@@ -23,7 +23,7 @@ from cxrflow.base.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command. All but demo are also Spark jobs of the same name in ``jobs/``."""
+    """One command, which ``jobs/`` also has as a file of the same name."""
 
     config: type[Options]
     run: Callable[[Any], dict[str, Any]]
@@ -150,6 +150,6 @@ COMMANDS = {
         summary="Run all five jobs in turn on synthetic images or your own.",
         details="Without --images it draws synthetic phantoms.",
         example="--folder cxrflow-demo --launcher horovod --workers 2",
-        on_a_cluster="--master spark://HOST:7077",
+        on_a_cluster="add --master spark://HOST:7077; the demo starts each job in a process of its own.",
     ),
 }
