@@ -19,7 +19,7 @@ def look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     if values.size == 0 or values.dtype.kind != "u":
         return table[values]
-    if values.max() >= len(table):
+    if len(table) <= np.iinfo(values.dtype).max and values.max() >= len(table):
         raise IndexError(f"expected values below {len(table)}, got {values.max()}")
     flat = np.ascontiguousarray(values).reshape(-1)
     indices = _wrap(flat)

@@ -79,5 +79,5 @@ def _count_bits(values: np.ndarray, lengths: np.ndarray, precision: int) -> int:
     rows = max(1, BLOCK // values.shape[1])
     for top in range(0, len(values), rows):
         block = values[top : top + rows].astype(np.uint16, copy=False)
-        bits += int(look_up(lengths, np.subtract(block[:, 1:], block[:, :-1])).sum())
+        bits += int(look_up(lengths, block[:, 1:] - block[:, :-1]).sum(dtype=np.uint32))
     return bits
