@@ -144,9 +144,10 @@ def take_turn(program: Program, folder: Path, warm_up: Path) -> dict:
         program.wake()
     ingest(program, warm_up, warm_up.with_name("out"))
     os.sync()  # otherwise the kernel could write earlier files to disk during the round
-    before = busy_seconds() - program.processor_seconds()
+    busy, own = busy_seconds(), program.processor_seconds()
     answer = ingest(program, folder, warm_up.with_name("out"))
-    answer["other_cores"] = (busy_seconds() - program.processor_seconds() - before) / answer["seconds"]
+    answer["processor_seconds"] = program.processor_seconds() - own
+    answer["other_cores"] = (busy_seconds() - busy - answer["processor_seconds"]) / answer["seconds"]
     if program.name in BUSY_WHEN_IDLE:
         program.rest()
     return answer
@@ -173,6 +174,9 @@ def summarise(answers: dict[str, list[dict]]) -> dict[str, dict]:
             "max": max(rates),
             "seconds": [answer["seconds"] for answer in rounds],
             "other_cores": statistics.median(answer["other_cores"] for answer in rounds),
+            "processor_ms": statistics.median(
+                1000 * answer["processor_seconds"] / answer["images"] for answer in rounds
+            ),
         }
     for name, figure in figures.items():
         figure["to_pillow"] = ratio(figures, name, "pillow")
