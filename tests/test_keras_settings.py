@@ -18,31 +18,35 @@ from synthetic_table import make_table
 ODD = {"floatx": "float64", "epsilon": 0.1, "backend": "jax", "image_data_format": "channels_first"}
 PLAIN = {"floatx": "float32", "epsilon": 1e-7, "backend": "tensorflow", "image_data_format": "channels_last"}
 
-TRAIN = """
-import json, sys
+ALL = """
+import json, os, sys
+import keras
+import numpy as np
 from cxrflow.base.config import TrainConfig
 from cxrflow.launch.local import launch
+from cxrflow.spark.scorer import _load
 from cxrflow.training.fit import fit
-import keras
+from cxrflow.training.smoke_step import run_step
+
+table, folder, model, backend = sys.argv[1:]
 before = keras.config.floatx(), keras.config.image_data_format()
-config = TrainConfig(table=sys.argv[1], run=sys.argv[2], epochs=1, batch_size=4, tta=1)
+config = TrainConfig(table=table, run=folder, epochs=1, batch_size=4, tta=1)
 result = launch(fit, config, lambda event: None, lambda: None)
 assert before == (keras.config.floatx(), keras.config.image_data_format())  # a notebook's settings are as they were
-print(json.dumps({name: result[name] for name in ("val_auc", "val_loss", "threshold")}))
-"""
-SCORE = """
-import json, sys
-import numpy as np
-from cxrflow.spark.scorer import _load
-model = _load(open(sys.argv[1], "rb").read(), sys.argv[2])
+found = {"trained": {name: result[name] for name in ("val_auc", "val_loss", "threshold")}}
+
+found["step"] = run_step(TrainConfig(table=table, run="/unused"))["loss"]
+with open(os.environ["KERAS_HOME"] + "/keras.json") as file:  # as if the process had just started
+    user = json.load(file)
+for name in ("floatx", "epsilon", "image_data_format"):
+    getattr(keras.config, f"set_{name}")(user[name])
+keras.config.set_dtype_policy(user["floatx"])
+
+with open(model, "rb") as file:
+    scorer = _load(file.read(), backend)
 pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 1), np.uint8)
-print(json.dumps(np.asarray(model.predict_on_batch(pixels)).tolist()))
-"""
-STEP = """
-import json, sys
-from cxrflow.base.config import TrainConfig
-from cxrflow.training.smoke_step import run_step
-print(json.dumps(run_step(TrainConfig(table=sys.argv[1], run="/unused"))["loss"]))
+found["scores"] = np.asarray(scorer.predict_on_batch(pixels)).tolist()
+print(json.dumps(found))
 """
 
 
@@ -69,14 +73,13 @@ def homes(tmp_path):
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_training_and_scoring_do_not_depend_on_it(homes, tmp_path, backend):
     make_table(tmp_path / "table", {"train": [6, 6], "val": [6, 6]}, height=32, width=40)
-    plain, odd = (run(TRAIN, home, backend, tmp_path / "table", tmp_path / home.name / "run") for home in homes)
-    assert odd == pytest.approx(plain)
     model = tmp_path / "plain" / "run" / "model.keras"
-    scores = [run(SCORE, home, backend, model, backend) for home in homes]
-    assert np.allclose(*scores, atol=1e-6)
-    assert run(STEP, homes[1], backend, tmp_path / "table") == pytest.approx(
-        run(STEP, homes[0], backend, tmp_path / "table"), rel=1e-3
+    plain, odd = (
+        run(ALL, home, backend, tmp_path / "table", tmp_path / home.name / "run", model, backend) for home in homes
     )
+    assert odd["trained"] == pytest.approx(plain["trained"])
+    assert odd["step"] == pytest.approx(plain["step"], rel=1e-3)
+    assert np.allclose(odd["scores"], plain["scores"], atol=1e-6)
 
 
 def test_what_is_overridden_is_found_without_keras(homes, monkeypatch, tmp_path):
