@@ -38,7 +38,7 @@ def test_new_groups_are_named_although_the_distance_is_small():
         sex=usual, manufacturer={**usual, "new": ["AGFA", "FUJI"]}, view_position={**usual, "new": ["LL"]}
     )
     (line,) = warnings(result)
-    assert "no such images, or of fewer than 5 patients: manufacturer AGFA, FUJI; view_position LL." in line
+    assert "fewer than 5 patients in these groups, or none: manufacturer AGFA, FUJI; view_position LL." in line
     assert warnings(of_shift(sex=usual)) == []
 
 

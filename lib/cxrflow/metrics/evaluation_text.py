@@ -208,7 +208,7 @@ def _taken_otherwise(shift: dict | None) -> list[str]:
     if new:
         groups = "; ".join(f"{name} {', '.join(groups)}" for name, groups in new.items())
         lines.append(
-            f"The training images have no such images, or of fewer than {MIN_PATIENTS} patients: {groups}. The figures "
+            f"Training had fewer than {MIN_PATIENTS} patients in these groups, or none: {groups}. The figures "
             "of these subgroups say more than those of all images."
         )
     return lines

@@ -85,8 +85,11 @@ def _compare(
     of_here = {group: float((merged == group).mean()) for group in names}
     names = [group for group in names if shares.get(group) or of_here[group]]
     limit = _limit(effective_patients(sizes, trained, weights), len(np.unique(patients)), len(names))
+    distance = round(sum(abs(shares.get(group, 0) - of_here[group]) for group in names) / 2, 6)
+    if set(np.unique(here[merged == OTHER])) <= set(new):  # each group in OTHER has a row of its own
+        names = [group for group in names if group != OTHER or shares.get(OTHER)]
     return {
-        "distance": round(sum(abs(shares.get(group, 0) - of_here[group]) for group in names) / 2, 6),
+        "distance": distance,
         "limit": limit,
         "few": limit > LARGE,
         "trained": {group: shares.get(group, 0.0) for group in names} | dict.fromkeys(new, 0.0),
