@@ -8,6 +8,8 @@ import pytest
 from cxrflow import metrics
 from cxrflow.base.manifest import Manifest
 from cxrflow.catalog.assign import Assignment
+from cxrflow.catalog.headers import HeaderCounts
+from cxrflow.catalog.select_files import Selected
 from cxrflow.pipeline.headline import (
     EVALUATE,
     INGEST,
@@ -19,6 +21,7 @@ from cxrflow.pipeline.headline import (
     train_headline,
 )
 from cxrflow.pipeline.ingest_job import result_of
+from cxrflow.spark.catalog_tasks import DecodePlan
 
 FINDINGS = [f"A finding with a long name, number {number}" for number in range(20)]
 LONG = {split: dict.fromkeys(FINDINGS, 123456) for split in ("train", "val", "test")}
@@ -68,7 +71,8 @@ def test_the_names_are_those_of_an_ingests_result():
     assigned = Assignment(
         files=1, bytes=1, skipped=0, to_decode=0, bytes_to_decode=0, missing=0, thresholds={}, merged={}
     )
-    assert set(INGEST) <= {*result_of(manifest, assigned, None), "table", "seconds"}
+    plan = DecodePlan(assigned, HeaderCounts(), Selected(), shard_rows=1, tasks=[], catalog="")
+    assert set(INGEST) <= {*result_of(manifest, plan, None), "table", "seconds"}
 
 
 def test_the_names_are_those_of_an_evaluations_figures():
