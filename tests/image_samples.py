@@ -19,6 +19,10 @@ LIBRARY_WORDS = re.compile(
 )
 """Words of Python and of libraries, which mean nothing to the owner of a file."""
 
+FAINT = np.add.outer(np.arange(120), np.arange(160)).astype(np.uint16)  # 0 to 278
+"""A faint picture: with one bright pixel, it takes 280 of 65536 levels."""
+FAINT[0, 0] = 65535
+
 every_decoder = pytest.mark.parametrize("decoder", sorted(DECODERS))
 
 

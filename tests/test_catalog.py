@@ -4,62 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from contextlib import contextmanager
-from datetime import datetime, timezone
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog_samples import NOW, filled, sample
 from cxrflow.base.config import IngestConfig
 from cxrflow.base.errors import UserError
 from cxrflow.catalog.assign import assign_files, task_starts, write_tasks
 from cxrflow.catalog.audit import audit
-from cxrflow.catalog.database import TABLES, insert, new_catalog, open_catalog, query_rows
+from cxrflow.catalog.database import insert, new_catalog, open_catalog, query_rows
 from cxrflow.catalog.labels import LabelFiles, add_labels
 from cxrflow.catalog.reconcile import reconcile
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MEMORY = 64 << 20
-
-
-def sample(path, patient, split, content, *, is_new=True, split_fixed=False, label="A", phash="0" * 64, row=0, note=""):
-    return {
-        "path": path,
-        "size": 1,
-        "modified": NOW,
-        "sha256": content,
-        "label": label,
-        "patient_id": patient,
-        "split": split,
-        "source_height": 10,
-        "source_width": 20,
-        "source_format": "PNG",
-        "source_bits": 8,
-        "note": note,
-        "phash": phash,
-        "sample_id": hash(path) >> 1,
-        "shard": f"{split}/{path}" if is_new else "old",
-        "row": row,
-        "is_new": is_new,
-        "split_fixed": split_fixed or not is_new,
-    }
-
-
-@contextmanager
-def filled(samples, quarantine=()):
-    """A catalog, in memory, with these samples."""
-    with duckdb.connect(config={"threads": 1}) as catalog:
-        catalog.execute("SET TimeZone = 'UTC'")
-        catalog.execute(TABLES)
-        files = [{"path": row["path"]} for row in [*samples, *quarantine]]
-        for table, rows in (("samples", samples), ("quarantine", quarantine), ("files", files)):
-            if rows:
-                insert(catalog, table, pa.Table.from_pylist(list(rows)))
-        yield catalog
 
 
 def splits(catalog):

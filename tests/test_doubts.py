@@ -12,11 +12,8 @@ from PIL import Image
 from cxrflow.images import DOUBTS, find_doubts
 from cxrflow.images.checks import jpeg
 from cxrflow.images.jpeg_sampling import decode_unusual_sampling
-from image_samples import decode, encode, picture, tiff
+from image_samples import FAINT, decode, encode, picture, tiff
 
-FAINT = np.add.outer(np.arange(120), np.arange(160)).astype(np.uint16)  # 0 to 278
-"""A faint picture: with one bright pixel, it takes 280 of 65536 levels."""
-FAINT[0, 0] = 65535
 SMOOTH = (np.add.outer(np.arange(120), np.arange(160)) * 14).astype(np.uint16)  # 12 bits
 
 

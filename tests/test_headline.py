@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from catalog_samples import empty_manifest
 from cxrflow import metrics
-from cxrflow.base.manifest import Manifest
 from cxrflow.catalog.assign import Assignment
 from cxrflow.catalog.headers import HeaderCounts
 from cxrflow.catalog.select_files import Selected
@@ -55,19 +55,7 @@ def test_a_long_text_is_cut():
 
 def test_the_names_are_those_of_an_ingests_result():
     """A name that the result lacks would be left out without an error."""
-    manifest = Manifest(
-        generation=1,
-        height=8,
-        width=8,
-        labels=["a"],
-        shard_rows=1,
-        shards=[],
-        quarantined={},
-        quarantine=[],
-        config={},
-        columns={},
-        audit={"patients": {}},
-    )
+    manifest = empty_manifest("a", {"patients": {}})
     assigned = Assignment(
         files=1, bytes=1, skipped=0, to_decode=0, bytes_to_decode=0, missing=0, thresholds={}, merged={}
     )

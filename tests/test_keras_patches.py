@@ -180,7 +180,7 @@ import numpy as np
 import torch
 from keras import layers
 from torch.utils._python_dispatch import TorchDispatchMode
-from cxrflow.base.framework_process import keep_freed_memory
+from cxrflow.base.freed_memory import keep_freed_memory
 from cxrflow.training.keras_patches import TORCH_LAYERS
 
 class Recorder(TorchDispatchMode):

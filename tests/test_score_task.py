@@ -15,8 +15,7 @@ from cxrflow.images import DOUBTS, Recipe
 from cxrflow.pipeline.predict_job import COUNTED, _count_predictions, _warnings
 from cxrflow.spark.score_task import ScoreFiles, ScoreShards
 from cxrflow.spark.scorer import Run
-from image_samples import encode, picture
-from test_doubts import FAINT
+from image_samples import FAINT, encode, picture
 
 RUN = Run(
     task="single",

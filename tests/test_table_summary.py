@@ -1,29 +1,16 @@
 import logging
 
-from cxrflow.base.manifest import Manifest
+from catalog_samples import empty_manifest, filled, sample
 from cxrflow.catalog.audit import audit
 from cxrflow.catalog.table_summary import log_summary
 from cxrflow.images import DOUBTS
-from test_catalog import filled, sample
 
 
 def logged(caplog, rows: list[dict]) -> list[str]:
     """The lines that ingest logs about a table of these rows, which has no shards."""
     with filled(rows) as catalog:
         found = audit(catalog)
-    manifest = Manifest(
-        generation=1,
-        height=8,
-        width=8,
-        labels=["A"],
-        shard_rows=1,
-        shards=[],
-        quarantined={},
-        quarantine=[],
-        config={},
-        columns={},
-        audit=found,
-    )
+    manifest = empty_manifest("A", found)
     with caplog.at_level(logging.INFO):
         log_summary(manifest, {"train": 1.0, "val": 0.0, "test": 0.0})
     return [record.getMessage() for record in caplog.records]

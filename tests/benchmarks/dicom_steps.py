@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from contestant import list_images
 from cxrflow.base import storage
+from cxrflow.base.freed_memory import keep_freed_memory
 from cxrflow.images.dcm import grayscale
 from cxrflow.images.dcm.elements import Elements
 from cxrflow.images.dcm.file_parser import parse_file
@@ -23,7 +24,7 @@ from cxrflow.images.dcm.pixel_data import read_pixels
 from cxrflow.images.image_hash import perceptual_hash
 from cxrflow.images.recipe import MAX_PIXELS
 from cxrflow.images.resize import stretch
-from cxrflow.spark.isolation import keep_freed_memory
+from cxrflow.spark.isolation import KEPT_MEMORY
 from dicom_files import SYNTAXES, make_files
 from program import ROOT
 from recipe import HEIGHT, WIDTH
@@ -58,7 +59,7 @@ def main() -> None:
     flags = parser.parse_args()
     folder = ROOT / "build" / "dicom"
     make_files(folder, flags.files, flags.files)
-    keep_freed_memory()  # as a decoding process does
+    keep_freed_memory(KEPT_MEMORY)  # as a decoding process does
     columns = []
     for syntax in SYNTAXES:
         paths = list_images(str(folder / syntax))[: flags.files]

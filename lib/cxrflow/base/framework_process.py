@@ -5,12 +5,9 @@ Frameworks read the environment when they are imported, so call ``prepare_proces
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of mallopt(3), from malloc.h."""
-LARGEST_INT = 2**31 - 1
+from cxrflow.base.freed_memory import keep_freed_memory
 
 
 def framework_environment(backend: str, threads: int) -> dict[str, str]:
@@ -36,16 +33,3 @@ def prepare_process(backend: str, threads: int) -> None:
     """
     os.environ.update(framework_environment(backend, threads))
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Make the C library keep the memory that this process frees. Does nothing without glibc.
-
-    Both frameworks allocate the buffers of every step anew. glibc returns large ones to the kernel each time, and the
-    page faults took a twentieth of a step with torch and a fifth with TensorFlow (docs/benchmarks/speed.md). torch has
-    discussed an allocator of its own: https://github.com/pytorch/pytorch/pull/55675.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)

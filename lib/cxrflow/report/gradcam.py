@@ -19,7 +19,8 @@ import numpy as np
 from cxrflow.base import storage
 from cxrflow.base.errors import UserError
 from cxrflow.base.executor_process import python_path
-from cxrflow.base.framework_process import framework_environment, keep_freed_memory
+from cxrflow.base.framework_process import framework_environment
+from cxrflow.base.freed_memory import keep_freed_memory
 from cxrflow.base.keras_import import import_keras
 from cxrflow.base.keras_settings import installed_backend, set_own_settings
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import mmap
 import multiprocessing
 import os
@@ -17,6 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+from cxrflow.base.freed_memory import keep_freed_memory
 from cxrflow.base.process_tree import data_bytes
 
 # The slowest of the largest images takes seconds, so an item that takes longer than this hangs.
@@ -27,11 +26,8 @@ _PARENT_CHECK_SECONDS = 5.0
 GROUP_SECONDS = 0.05
 MAX_RESULTS = 64
 SLOT_BYTES = 4 * 2**20
-
-
-# Settings of the C library's mallopt, by number, in bytes. Large images are allocated and freed over and over. By
-# default, each comes from the kernel as new pages, which takes a third of the time of fast decoders.
-KEPT_MEMORY = {-3: 32 * 2**20, -1: 128 * 2**20}  # M_MMAP_THRESHOLD (its maximum), M_TRIM_THRESHOLD
+# Freed bytes that a child keeps. Large images are allocated and freed over and over.
+KEPT_MEMORY = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -184,13 +180,6 @@ class _Child:
         return f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit status {code}"
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep freed memory for its next arrays, up to KEPT_MEMORY."""
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        for setting, size in KEPT_MEMORY.items():
-            ctypes.CDLL(None).mallopt(setting, size)
-
-
 def _run_child(batch: _Batch, free: Semaphore, receiver: Connection, results: Connection) -> None:
     parent = os.getppid()
     receiver.close()  # otherwise this process would not notice that the parent closed the pipe
@@ -199,7 +188,7 @@ def _run_child(batch: _Batch, free: Semaphore, receiver: Connection, results: Co
     if batch.memory is not None:
         limit = data_bytes() + batch.memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    keep_freed_memory()
+    keep_freed_memory(KEPT_MEMORY)
     try:
         for number, group in enumerate(_groups(batch)):
             while not free.acquire(timeout=_PARENT_CHECK_SECONDS):

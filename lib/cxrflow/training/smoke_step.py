@@ -17,7 +17,7 @@ import time
 from contextlib import closing
 
 from cxrflow.base.config import TrainConfig
-from cxrflow.base.framework_process import keep_freed_memory
+from cxrflow.base.freed_memory import keep_freed_memory
 from cxrflow.base.keras_import import import_keras
 from cxrflow.distributed.device import pin
 
